@@ -1,0 +1,167 @@
+"""Descriptors and completion records: what the overlay is asked to do and what it answers.
+
+A descriptor is `DESCRIPTOR.nbytes` long and lies in a ring in memory; one descriptor is one tensor
+operation. For each the overlay writes one completion record to the same index of a second ring.
+Both are little-endian. Fields that an opcode does not use must be zero.
+
+==========  ==================================================================================
+GEMM        O[m, n] = A[m, k] @ W[k, n].  A: INT8, rows ``a_stride`` bytes apart, readable up to
+            whole beats.  W: INT8, packed by `ciuic.reference.packing.pack_weights`.  O: INT32,
+            rows ``o_stride`` bytes apart; bytes outside the m x n results are not touched.
+SOFTMAX     O[m, n] = softmax over each row of A[m, n] times a scale.  Formats ``in_format`` and
+            ``out_format``; the scale is ``multiplier``, ``shift``, ``pre_shift``
+            (`numerics.SoftmaxScale`).  With ``Flag.CAUSAL`` row i has
+            min(n, row_offset + i + 1) valid elements, otherwise n; elements beyond are zero.
+COPY        ``n`` bytes from ``a_addr`` to ``o_addr``.
+NOP         Nothing; completes in order.
+==========  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+
+class Opcode(IntEnum):
+    """Operations of the overlay."""
+
+    NOP = 0
+    GEMM = 1
+    SOFTMAX = 2
+    COPY = 3
+
+
+class Flag(IntFlag):
+    """Options of a descriptor."""
+
+    CAUSAL = 1
+
+
+class Format(IntEnum):
+    """Element formats in memory."""
+
+    INT32 = 0
+    INT16 = 1
+    INT8 = 2
+    Q0_16 = 3
+    Q0_8 = 4
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one element."""
+        return {0: 4, 1: 2, 2: 1, 3: 2, 4: 1}[self.value]
+
+
+class Status(IntEnum):
+    """How a descriptor ended. All but `OK` halt the overlay until a soft reset."""
+
+    PENDING = 0
+    OK = 1
+    BAD_OPCODE = 2
+    BAD_ALIGNMENT = 3
+    BAD_SIZE = 4
+    BAD_FORMAT = 5
+    READ_ERROR = 6
+    WRITE_ERROR = 7
+    WATCHDOG = 8
+
+
+STATUS_REASON: dict[Status, str] = {
+    Status.PENDING: "it has not completed",
+    Status.OK: "it completed",
+    Status.BAD_OPCODE: "the overlay does not know the opcode",
+    Status.BAD_ALIGNMENT: "an address or stride is not a multiple of the bus width",
+    Status.BAD_SIZE: "a dimension is zero or more than the overlay can hold",
+    Status.BAD_FORMAT: "the overlay does not know the element format",
+    Status.READ_ERROR: "the memory answered a read with an error",
+    Status.WRITE_ERROR: "the memory answered a write with an error",
+    Status.WATCHDOG: "the memory did not answer in time",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One unsigned field of a record: where it starts (byte) and how wide it is (bits)."""
+
+    name: str
+    offset: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A fixed little-endian layout of unsigned fields."""
+
+    nbytes: int
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        end = 0
+        for field in self.fields:
+            if field.offset < end or field.offset % (field.bits // 8):
+                raise ValueError(f"field {field.name} must not overlap and be aligned to its size")
+            end = field.offset + field.bits // 8
+        if end > self.nbytes:
+            raise ValueError(f"fields must fit into {self.nbytes} bytes, not {end}")
+
+    def pack(self, **values: int) -> bytes:
+        """Return the record's bytes; fields not named are zero."""
+        known = {field.name: field for field in self.fields}
+        data = bytearray(self.nbytes)
+        for name, value in values.items():
+            if name not in known:
+                raise ValueError(f"field must be one of {sorted(known)}, not {name!r}")
+            field = known[name]
+            if not 0 <= value < 1 << field.bits:
+                raise ValueError(f"{name} must fit into {field.bits} bits, not {value!r}")
+            width = field.bits // 8
+            data[field.offset : field.offset + width] = int(value).to_bytes(width, "little")
+        return bytes(data)
+
+    def unpack(self, data: bytes | memoryview) -> dict[str, int]:
+        """Return the fields of a record's bytes."""
+        return {
+            field.name: int.from_bytes(data[field.offset : field.offset + field.bits // 8], "little")
+            for field in self.fields
+        }
+
+
+DESCRIPTOR = Record(
+    128,
+    (
+        Field("opcode", 0, 8),  # Opcode
+        Field("flags", 1, 8),  # Flag
+        Field("tag", 2, 16),  # copied into the completion record
+        Field("after", 4, 16),  # wait for the descriptor this many places before; 0 waits for none
+        Field("a_addr", 8, 64),  # activations, scores or source
+        Field("w_addr", 16, 64),  # packed weights
+        Field("o_addr", 24, 64),  # result
+        Field("m", 56, 32),  # rows
+        Field("k", 60, 32),  # shared dimension
+        Field("n", 64, 32),  # columns, or bytes of a copy
+        Field("a_stride", 68, 32),  # bytes between rows of A
+        Field("o_stride", 72, 32),  # bytes between rows of O
+        Field("in_format", 80, 8),  # Format
+        Field("out_format", 81, 8),  # Format
+        Field("shift", 82, 8),  # softmax scale, see numerics.SoftmaxScale
+        Field("pre_shift", 83, 8),
+        Field("multiplier", 84, 32),
+        Field("row_offset", 88, 32),  # causal mask: valid elements of row 0, less one
+    ),
+)
+
+COMPLETION = Record(
+    64,
+    (
+        Field("status", 0, 32),  # Status
+        Field("index", 4, 32),  # number of the descriptor since the last reset
+        Field("fetched", 8, 64),  # cycle counter when the descriptor had been read
+        Field("started", 16, 64),  # ... when its engine started
+        Field("finished", 24, 64),  # ... when its last write was acknowledged
+        Field("beats_read", 32, 32),  # beats of its engine on the read channel
+        Field("beats_written", 36, 32),  # beats of its engine on the write channel
+        Field("busy", 40, 32),  # cycles in which the array (or the softmax lanes) took data
+        Field("tag", 44, 16),  # copied from the descriptor
+    ),
+)
