@@ -23,6 +23,10 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 
+GEMM_MAX_K = 2**17 - 1  # products of INT8 are at most 2**14: an INT32 sum never overflows
+MAX_SIZE = 2**24 - 1  # largest m, n or number of rows
+
+
 class Opcode(IntEnum):
     """Operations of the overlay."""
 

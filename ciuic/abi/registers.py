@@ -111,8 +111,8 @@ COUNTERS: tuple[str, ...] = (
     "array_busy",  # cycles in which the array took a row of activations
     "softmax_busy",  # cycles in which a softmax descriptor ran
     "lanes_busy",  # cycles in which the softmax lanes took elements
-    "stall_read",  # cycles in which an engine waited for read data
-    "stall_write",  # cycles in which an engine waited for the write channel
+    "stall_read",  # cycles with reads in flight and no beat
+    "stall_write",  # cycles in which a write beat or address was offered and not taken
     "beats_read",  # beats on the read channel
     "beats_written",  # beats on the write channel
 )

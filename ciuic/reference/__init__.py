@@ -2,5 +2,13 @@
 
 from .gemm import gemm
 from .packing import pack_weights, packed_nbytes, unpack_weights
+from .softmax import causal_lengths, softmax
 
-__all__ = ["gemm", "pack_weights", "packed_nbytes", "unpack_weights"]
+__all__ = [
+    "causal_lengths",
+    "gemm",
+    "pack_weights",
+    "packed_nbytes",
+    "softmax",
+    "unpack_weights",
+]

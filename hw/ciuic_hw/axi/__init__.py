@@ -1,0 +1,1 @@
+"""AXI: bus signatures, the ports that engines use, and the channels that serve them."""

@@ -22,13 +22,17 @@ from ciuic.abi import OverlayConfig
 
 from ..layouts import DESCRIPTOR_LAYOUT
 
-__all__ = ["EngineSignature", "ReadPort", "WritePort", "request_layout"]
-
+__all__ = ["EngineSignature", "ReadPort", "WritePort", "beat_layout", "request_layout"]
 
 
 def request_layout(config: OverlayConfig) -> data.StructLayout:
     """Return the payload of a request: address and length in bytes."""
     return data.StructLayout({"addr": config.address_bits, "nbytes": 32})
+
+
+def beat_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return the payload of read data."""
+    return data.StructLayout({"data": config.bus_bytes * 8, "last": 1, "error": 1})
 
 
 class ReadPort(Signature):
@@ -43,11 +47,10 @@ class ReadPort(Signature):
     """
 
     def __init__(self, config: OverlayConfig):
-        beat = data.StructLayout({"data": config.bus_bytes * 8, "last": 1, "error": 1})
         super().__init__(
             {
                 "request": Out(stream.Signature(request_layout(config))),
-                "data": In(stream.Signature(beat)),
+                "data": In(stream.Signature(beat_layout(config))),
             }
         )
 

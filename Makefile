@@ -1,0 +1,62 @@
+# The two commands of the README are `make demo` and `make test`. Everything lives in .venv;
+# nothing needs root. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+QUIETLY := $(PYTHON) tools/quietly.py
+
+# What the demo does; override it, e.g. make demo PROMPT="Tell me a joke."
+PROMPT ?= What is an FPGA good for?
+PLACE ?= 0-14=opencl,15-28=cpu,29=fpga:rtl?config=sim
+TOKENS ?= 24
+export PROMPT PLACE TOKENS
+# Passed to pytest, e.g. make test PYTEST="-k softmax"
+PYTEST ?=
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench env clean
+
+help: ## show this list
+	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.demo ## a real model writes text on OpenCL, CPU and the FPGA's RTL, and checks itself
+	@$(BIN)/ciuic fetch
+	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens "$$TOKENS" --place "$$PLACE" --check
+
+test: $(VENV)/.dev lint ## every check and test, the hardware benches included
+	@$(BIN)/ciuic fetch
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST)
+
+lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/file_sizes.py
+
+bench: $(VENV)/.demo ## speed of the simulated overlay
+	@$(BIN)/ciuic bench sim
+
+env: $(VENV)/.dev ## the environment for development, in .venv
+	@echo "ready: $(BIN)/ciuic, $(BIN)/pytest"
+
+clean: ## remove the environment and everything built here
+	rm -rf $(VENV) build dist sim_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find ciuic host hw sim tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+# One environment; a stamp says which extras are in it, and is stale when pyproject.toml changes.
+$(VENV)/.demo: EXTRAS := model,cli,opencl-cpu,sim
+$(VENV)/.dev: EXTRAS := dev,opencl-cpu
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml | $(VENV)/.created
+	@$(QUIETLY) "installing packages into $(VENV) (a few minutes, once)" \
+		$(BIN)/python -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit(f"python must be 3.10 or newer, not {v.major}.{v.minor}; name another one: make PYTHON=python3.12")'
+	@$(QUIETLY) "creating $(VENV)" $(PYTHON) -m venv $(VENV)
+	@touch $@

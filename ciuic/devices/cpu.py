@@ -1,0 +1,100 @@
+"""The CPU: numpy kernels of `ciuic.ops` on host memory. It runs every operator.
+
+INT8 weights are held with their integers as float32, since BLAS has no integer product; the
+results are exact all the same (`ciuic.ops.linear`).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ciuic.errors import DeviceNotFound
+from ciuic.ops import OPERATORS
+from ciuic.ops.linear import FloatWeight
+from ciuic.quantize import QuantizedMatrix
+
+from .array import DeviceArray
+from .base import Device, Kernel, Roofline, Weight
+
+URI = "cpu"
+
+
+class CpuDevice(Device):
+    """The host's processor."""
+
+    kind = "CPU"
+    emulated = False
+    host_memory = True
+    roofline = Roofline(
+        flops_per_second=3e10,
+        bytes_per_second=1e10,
+        link_bytes_per_second=1e10,
+        task_seconds=2e-5,
+    )
+
+    def __init__(self) -> None:
+        self.name = platform.processor() or platform.machine()
+        super().__init__(URI, host_memory_bytes())
+
+    def _load_kernels(self) -> dict[str, Kernel]:
+        return {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
+
+    def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(value)
+
+    def _put_weight(self, weight: QuantizedMatrix) -> FloatWeight:
+        return FloatWeight.of(weight)
+
+    def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
+        contents: npt.NDArray[Any] = array.data.view()
+        return contents
+
+    def _zeros(
+        self, _inputs: Sequence[DeviceArray], output: DeviceArray, _attributes: dict[str, Any]
+    ) -> npt.NDArray[Any]:
+        return np.zeros(output.shape, output.dtype)
+
+    def _weight_bytes(self, weight: Weight) -> int:
+        if isinstance(weight, QuantizedMatrix):
+            return 4 * weight.values.size + weight.scales.nbytes
+        return weight.nbytes
+
+
+def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
+    def kernel(
+        inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
+    ) -> npt.NDArray[Any]:
+        return function(*map(host_operand, inputs), **attributes)
+
+    return kernel
+
+
+def host_operand(array: DeviceArray) -> Any:
+    """Return what a numpy kernel takes of an array whose data lie in host memory."""
+    data = array.data
+    if isinstance(data, np.ndarray) and data.shape != array.shape:
+        return data.reshape(array.shape)
+    return data
+
+
+def host_memory_bytes() -> int:
+    """Return the bytes of memory that the host has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def open_device(uri: str) -> CpuDevice:
+    """Return the CPU as a device."""
+    if uri != URI:
+        raise DeviceNotFound(uri, f"the CPU must be {URI!r}")
+    return CpuDevice()
+
+
+def list_devices() -> list[str]:
+    """Return the URIs of the devices available here."""
+    return [URI]

@@ -1,0 +1,83 @@
+"""attention: causal grouped-query attention of queries against cached keys and values.
+
+q (t, heads, head_dim), keys and values (T, kv_heads, head_dim) with T >= offset + t; query i
+sees keys 0 .. offset + i, so rows of the cache beyond offset + t may hold anything.
+The result is (t, heads * head_dim). ``softmax="q16"`` takes the overlay's fixed-point softmax.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ciuic.errors import UsageError
+from ciuic.quantize import Float32Array
+
+from .operator import Cost, Operator, Shape, Spec, elements, require
+from .softmax import IntegerSoftmax, reference_softmax, softmax_exact, softmax_q16
+
+SOFTMAX_KINDS = ("exact", "q16")
+
+
+def _shape(
+    q: Spec, keys: Spec, values: Spec, *, offset: int, scale: float, softmax: str = "exact"
+) -> Shape:
+    inputs = (q, keys, values)
+    fits = (
+        len(q.shape) == len(keys.shape) == 3
+        and keys.shape == values.shape
+        and q.shape[2] == keys.shape[2]
+        and q.shape[1] % keys.shape[1] == 0
+        and 0 <= offset <= keys.shape[0] - q.shape[0]
+        and all(value.dtype == np.float32 for value in inputs)
+    )
+    wanted = (
+        f"float32 (t, heads, head_dim) and twice (T, kv_heads, head_dim) with T >= {offset} + t"
+    )
+    require(fits, "attention", wanted, inputs)
+    if softmax not in SOFTMAX_KINDS:
+        raise UsageError(f"softmax must be one of {SOFTMAX_KINDS}, not {softmax!r}")
+    return (q.shape[0], q.shape[1] * q.shape[2])
+
+
+def _cost(
+    q: Spec, keys: Spec, values: Spec, *, offset: int, scale: float, softmax: str = "exact"
+) -> Cost:
+    t, heads, head_dim = q.shape
+    visible = offset + t
+    cached = visible * elements(keys.shape[1:])
+    return Cost(t * heads * visible * (4 * head_dim + 8), 4 * (2 * elements(q.shape) + 2 * cached))
+
+
+def attend(
+    q: Float32Array,
+    keys: Float32Array,
+    values: Float32Array,
+    *,
+    offset: int,
+    scale: float,
+    softmax: str = "exact",
+    engine: IntegerSoftmax = reference_softmax,
+) -> Float32Array:
+    """Return attention (t, heads * head_dim); ``engine`` computes the softmax of "q16"."""
+    t, heads, head_dim = q.shape
+    kv_heads = keys.shape[1]
+    visible = offset + t
+    group = heads // kv_heads
+    # (kv_heads, group * t, head_dim): the queries that share a head of keys in one product.
+    grouped = q.reshape(t, kv_heads, group, head_dim).transpose(1, 2, 0, 3)
+    grouped = grouped.reshape(kv_heads, group * t, head_dim)
+    scores = grouped @ keys[:visible].transpose(1, 2, 0) * np.float32(scale)
+    lengths = np.tile(np.arange(offset + 1, visible + 1, dtype=np.int32), heads)
+    flat = scores.reshape(heads * t, visible)
+    if softmax == "q16":
+        flat = softmax_q16(flat, lengths=lengths, engine=engine)
+    else:
+        if t > 1:
+            flat = np.where(np.arange(visible) < lengths[:, None], flat, np.float32(-np.inf))
+        flat = softmax_exact(flat)
+    mixed = flat.reshape(kv_heads, group * t, visible) @ values[:visible].transpose(1, 0, 2)
+    mixed = mixed.reshape(kv_heads, group, t, head_dim).transpose(2, 0, 1, 3)
+    return mixed.reshape(t, heads * head_dim)
+
+
+OPERATOR = Operator("attention", _shape, _cost, attend)

@@ -1,0 +1,34 @@
+"""The operators that Ciuic brings, by name."""
+
+from __future__ import annotations
+
+from . import (
+    attention,
+    elementwise,
+    expression,
+    linear,
+    linear_float32,
+    rms_norm,
+    rope,
+    rows,
+    softmax,
+)
+from .operator import Operator
+
+OPERATORS: dict[str, Operator] = {
+    operator.name: operator
+    for operator in (
+        linear.OPERATOR,
+        linear_float32.OPERATOR,
+        rms_norm.OPERATOR,
+        rope.OPERATOR,
+        attention.OPERATOR,
+        softmax.OPERATOR,
+        elementwise.SILU_MUL,
+        elementwise.ADD,
+        rows.EMBEDDING,
+        rows.KV_APPEND,
+        rows.SLICE_ROWS,
+        expression.OPERATOR,
+    )
+}

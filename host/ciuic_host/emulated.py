@@ -1,0 +1,235 @@
+"""The emulated overlay: the registers of the gateware, the golden models, a model of its cycles.
+
+Descriptors run when the doorbell is rung. What this does not have: time (a cycle count is computed,
+not waited for), and so a watchdog.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ciuic.abi import COMPLETION, CONFIGS, DESCRIPTOR, Opcode, OverlayConfig, Status, registers
+from ciuic.abi.registers import Register
+
+from . import cycle_model
+from .emulated_engines import Engines
+from .memory import MIB, AccessError, DeviceMemory
+from .transport import Buffer, Transport
+from .uri import Options
+
+WORD = (1 << 32) - 1
+BUILD_HASH = 0  # no gateware
+
+
+def open_transport(options: Options) -> Transport:
+    """Open the emulated overlay; options ``config``, ``memory`` (MiB) and ``shadow`` (0 or 1)."""
+    config = CONFIGS[options.text("config", "sim", CONFIGS)]
+    capacity = options.integer("memory", 1024, 1, 3072) * MIB
+    shadow = options.flag("shadow", True)
+    options.check_all_known()
+    return EmulatedTransport(options.uri, config, capacity=capacity, shadow=shadow)
+
+
+class EmulatedTransport(Transport):
+    """An overlay made of numpy.
+
+    Parameters
+    ----------
+    name
+        The device's name.
+    config
+        What it pretends to be built with.
+    capacity
+        Bytes of its memory.
+    shadow
+        Whether bytes reach the other side only by flush and invalidate.
+    """
+
+    emulated = True
+
+    def __init__(
+        self, name: str, config: OverlayConfig, *, capacity: int = 1024 * MIB, shadow: bool = True
+    ) -> None:
+        self.name = name
+        self.config = config
+        self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
+        self._engines = Engines(config, self._memory)
+        self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}
+        self._constants = _constants(config)
+        self._latched = 0  # high half of the counter that was read last
+        self._reset()
+
+    def read(self, offset: int) -> int:
+        """Return the 32-bit register at a byte offset; outside of the map it is zero."""
+        register = _BY_OFFSET.get(offset)
+        if register is None:
+            return 0
+        if register in self._stored:
+            return self._stored[register]
+        if register in self._constants:
+            return self._constants[register]
+        if register in _COUNTER_LOW:
+            value = self._counters[_COUNTER_LOW[register]]
+            self._latched = value >> 32
+            return value & WORD
+        return {
+            registers.STATUS: registers.STATUS.encode(
+                busy=int(self._enabled and self._completed != self._doorbell),
+                halted=int(self._code is not None),
+                code=self._code or 0,
+            ),
+            registers.INTERRUPT_STATUS: self._pending,
+            registers.COMPLETED: self._completed,
+        }.get(register, self._latched)
+
+    def write(self, offset: int, value: int) -> None:
+        """Write the 32-bit register at a byte offset."""
+        register = _BY_OFFSET.get(offset)
+        if register is registers.INTERRUPT_STATUS:
+            self._pending &= ~value
+        elif register is registers.CONTROL:
+            fields = registers.CONTROL.decode(value)
+            self._stored[register] = registers.CONTROL.encode(enable=fields["enable"])
+            if fields["reset"]:
+                self._reset()
+        elif register in self._stored:
+            mask = sum((1 << f.width) - 1 << f.low for f in register.fields) or WORD
+            self._stored[register] = value & mask
+        if register in (registers.CONTROL, registers.DOORBELL):
+            self._run()
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Return a zeroed buffer that starts on a page."""
+        return self._memory.allocate(nbytes)
+
+    def free(self, buffer: Buffer) -> None:
+        """Give a buffer back."""
+        self._memory.free(buffer)
+        self._engines.forget(buffer.device_address, buffer.nbytes)
+
+    def flush(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
+        """Hand the bytes [start, stop) that the CPU wrote to the device."""
+        self._memory.flush(buffer, start, stop)
+        self._engines.forget(buffer.device_address + start, (stop or buffer.nbytes) - start)
+
+    def invalidate(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
+        """Make the bytes [start, stop) that the device wrote visible to the CPU."""
+        self._memory.invalidate(buffer, start, stop)
+
+    def wait_interrupt(self, seconds: float) -> bool:
+        """Return whether the interrupt line is high; what is not done yet never will be."""
+        raised = bool(self._pending & self._stored[registers.INTERRUPT_ENABLE])
+        if not raised:
+            time.sleep(seconds)
+        return raised
+
+    def close(self) -> None:
+        """Release everything; a second call does nothing."""
+        self._memory.clear()
+
+    # --- the command processor ----------------------------------------------------------------
+
+    @property
+    def _enabled(self) -> bool:
+        return self._stored[registers.CONTROL] != 0 and self._code is None
+
+    @property
+    def _doorbell(self) -> int:
+        return self._stored[registers.DOORBELL]
+
+    def _reset(self) -> None:
+        self._stored[registers.DOORBELL] = 0
+        self._completed = 0
+        self._pending = 0
+        self._code: Status | None = None
+        self._counters = dict.fromkeys(registers.COUNTERS, 0)
+
+    def _run(self) -> None:
+        while self._enabled and self._completed != self._doorbell:
+            status = self._step()
+            self._completed = self._completed + 1 & WORD
+            if status is not Status.OK:
+                self._code = status
+                self._pending |= registers.INTERRUPT_STATUS.encode(error=1)
+            elif self._completed == self._doorbell:
+                self._pending |= registers.INTERRUPT_STATUS.encode(done=1)
+
+    def _step(self) -> Status:
+        """Run the next descriptor and write its record."""
+        fetch_cycles, complete_cycles = cycle_model.overhead(self.config)
+        self._count(cycles=fetch_cycles, beats_read=DESCRIPTOR.nbytes // self.config.bus_bytes)
+        fetched = self._counters["cycles"]
+        descriptor, status, work = None, Status.READ_ERROR, cycle_model.Work(0)
+        try:
+            data = self._memory.view(self._entry("RING_BASE", DESCRIPTOR.nbytes), DESCRIPTOR.nbytes)
+            descriptor = DESCRIPTOR.unpack(data.tobytes())
+            status, work = self._engines.run(descriptor)
+        except AccessError:
+            pass  # the descriptor itself could not be read
+        self._account(descriptor, work)
+        record = COMPLETION.pack(
+            status=status,
+            index=self._completed,
+            fetched=fetched,
+            started=fetched,
+            finished=self._counters["cycles"],
+            beats_read=work.beats_read,
+            beats_written=work.beats_written,
+            busy=work.busy,
+            tag=descriptor["tag"] if descriptor else 0,
+        )
+        self._count(
+            cycles=complete_cycles, beats_written=COMPLETION.nbytes // self.config.bus_bytes
+        )
+        return self._answer(record, status)
+
+    def _answer(self, record: bytes, status: Status) -> Status:
+        try:
+            entry = self._memory.view(self._entry("COMPLETION_BASE", len(record)), len(record))
+        except AccessError:
+            return Status.WRITE_ERROR
+        entry[:] = memoryview(record)
+        return status
+
+    def _entry(self, ring: str, nbytes: int) -> int:
+        low, high = (self._stored[registers.BY_NAME[f"{ring}_{half}"]] for half in ("LO", "HI"))
+        entries = 1 << self._stored[registers.RING_LOG2]
+        address = (low | high << 32) + self._completed % entries * nbytes
+        return address & (1 << self.config.address_bits) - 1
+
+    def _account(self, descriptor: dict[str, int] | None, work: cycle_model.Work) -> None:
+        opcode = descriptor["opcode"] if descriptor else None
+        self._count(
+            cycles=work.cycles, beats_read=work.beats_read, beats_written=work.beats_written
+        )
+        if opcode == Opcode.GEMM:
+            self._count(gemm_busy=work.cycles, array_busy=work.busy)
+        elif opcode == Opcode.SOFTMAX:
+            self._count(softmax_busy=work.cycles, lanes_busy=work.busy)
+
+    def _count(self, **amounts: int) -> None:
+        for name, amount in amounts.items():
+            self._counters[name] += amount
+
+
+_BY_OFFSET = {register.offset: register for register in registers.REGISTERS}
+_COUNTER_LOW = {registers.counter(name)[0]: name for name in registers.COUNTERS}
+
+
+def _constants(config: OverlayConfig) -> dict[Register, int]:
+    return {
+        registers.MAGIC: registers.MAGIC_VALUE,
+        registers.ABI_VERSION: registers.ABI_VERSION_VALUE,
+        registers.ARRAY_SHAPE: registers.ARRAY_SHAPE.encode(
+            rows=config.rows, cols=config.cols, lanes=config.lanes
+        ),
+        registers.BUS_SHAPE: registers.BUS_SHAPE.encode(
+            bus_bytes=config.bus_bytes,
+            address_bits=config.address_bits,
+            outstanding=config.outstanding,
+        ),
+        registers.ACTIVATION_WORDS: config.activation_words,
+        registers.ACCUMULATOR_ROWS: config.accumulator_rows,
+        registers.MAX_ROW: config.max_row,
+        registers.BUILD_HASH: BUILD_HASH,
+    }

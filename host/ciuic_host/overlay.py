@@ -1,0 +1,341 @@
+"""The overlay as numpy sees it: matrices in, matrices out.
+
+    with ciuic_host.open("fpga:rtl?config=tiny") as overlay:
+        products = overlay.gemm(activations, weights)
+
+One `Overlay` is used from one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
+from ciuic.abi.numerics import SoftmaxScale
+from ciuic.errors import ShapeError, TransferError, UsageError
+from ciuic.reference import pack_weights
+
+from .completion import Completion
+from .identity import identify
+from .rings import Rings, Ticket
+from .staging import Matrix, Staging
+from .transport import Buffer, Transport
+from .uri import open_transport
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 60.0
+COMPLETIONS_KEPT = 1024
+SCORE_FORMATS: dict[str, Format] = {
+    "int32": Format.INT32,
+    "int16": Format.INT16,
+    "int8": Format.INT8,
+}
+RESULT_DTYPES: dict[Format, type[np.unsignedinteger[Any]]] = {
+    Format.Q0_16: np.uint16,
+    Format.Q0_8: np.uint8,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class WeightHandle:
+    """Packed weights (k, n) in the device's memory; made by `Overlay.load_weights`."""
+
+    k: int
+    n: int
+    buffer: Buffer
+
+
+class Overlay:
+    """One overlay behind a transport, identified, reset and ready.
+
+    Parameters
+    ----------
+    transport
+        How the overlay is reached; closed with the overlay.
+    timeout
+        Seconds without any progress of the overlay after which a wait gives up.
+
+    Attributes
+    ----------
+    config
+        What the overlay is built with.
+    completions
+        The latest completion records, oldest first.
+
+    Raises
+    ------
+    OverlayMismatch
+        If the overlay is not one that this package can drive.
+    """
+
+    def __init__(self, transport: Transport, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._transport = transport
+        self.timeout = timeout
+        self.config = identify(transport)
+        self.completions: deque[Completion] = deque(maxlen=COMPLETIONS_KEPT)
+        self._rings = Rings(transport)
+        self._staging = Staging(transport, self.config.alignment)
+        self._handles: set[WeightHandle] = set()
+        self._closed = False
+        logger.info("%s: overlay %s", transport.name, self.config.name)
+
+    @property
+    def name(self) -> str:
+        """The device's name, as `open` takes it."""
+        return self._transport.name
+
+    @property
+    def emulated(self) -> bool:
+        """Whether no FPGA is behind it."""
+        return self._transport.emulated
+
+    # --- operations ---------------------------------------------------------------------------
+
+    def gemm(
+        self, activations: npt.NDArray[np.int8], weights: npt.NDArray[np.int8] | WeightHandle
+    ) -> npt.NDArray[np.int32]:
+        """Return activations (m, k) @ weights (k, n) as INT32 (m, n).
+
+        Parameters
+        ----------
+        activations
+            INT8 (m, k).
+        weights
+            INT8 (k, n), or what `load_weights` returned, which saves packing and copying them.
+        """
+        _check_matrix("activations", activations, ("int8",))
+        if not isinstance(weights, WeightHandle):
+            handle = self.load_weights(weights)
+            try:
+                return self.gemm(activations, handle)
+            finally:
+                self.free(handle)
+        self._check_handle(weights)
+        m, k = activations.shape
+        if k != weights.k:
+            raise ShapeError(
+                f"shapes must be (m, k) and (k, n), not {(m, k)} and {(weights.k, weights.n)}"
+            )
+        operand, result = self._staging.matrices((m, k), (m, weights.n * 4))
+        operand.put(activations)
+        self._run(
+            Opcode.GEMM,
+            operand,
+            result,
+            w_addr=weights.buffer.device_address,
+            m=m,
+            k=k,
+            n=weights.n,
+        )
+        return result.get(np.int32)
+
+    def softmax(
+        self,
+        scores: npt.NDArray[np.int8 | np.int16 | np.int32],
+        *,
+        scale: float | SoftmaxScale = 1.0,
+        causal: bool = False,
+        row_offset: int = 0,
+        out: Format = Format.Q0_16,
+    ) -> npt.NDArray[np.uint16 | np.uint8]:
+        """Return softmax(scale * scores) along the rows, as unsigned fractions.
+
+        Parameters
+        ----------
+        scores
+            INT8, INT16 or INT32 (rows, cols), at most ``config.max_row`` columns.
+        scale
+            What multiplies the scores before exp; above 0.
+        causal
+            Whether row i sees its first ``row_offset + i + 1`` elements only; the others give 0.
+        row_offset
+            Elements before the first row's own.
+        out
+            ``Format.Q0_16`` (uint16, units of 2**-16) or ``Format.Q0_8`` (uint8, units of 2**-8).
+        """
+        _check_matrix("scores", scores, tuple(SCORE_FORMATS))
+        rows, cols = scores.shape
+        if cols > self.config.max_row:
+            raise ShapeError(f"scores must have at most {self.config.max_row} columns, not {cols}")
+        if out not in RESULT_DTYPES:
+            raise ShapeError(f"result format must be Q0_16 or Q0_8, not {out!r}")
+        if not 0 <= row_offset < 1 << 32:
+            raise ShapeError(f"row_offset must be from 0 to 2**32 - 1, not {row_offset!r}")
+        encoded = scale if isinstance(scale, SoftmaxScale) else _encode(scale)
+        operand, result = self._staging.matrices(
+            (rows, cols * scores.itemsize), (rows, cols * out.nbytes)
+        )
+        operand.put(scores)
+        self._run(
+            Opcode.SOFTMAX,
+            operand,
+            result,
+            flags=Flag.CAUSAL if causal else 0,
+            m=rows,
+            n=cols,
+            in_format=SCORE_FORMATS[scores.dtype.name],
+            out_format=out,
+            multiplier=encoded.multiplier,
+            shift=encoded.shift,
+            row_offset=row_offset if causal else 0,
+        )
+        return result.get(RESULT_DTYPES[out])
+
+    def copy(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a copy of an array that went through the overlay."""
+        if array.size == 0:
+            raise ShapeError(f"array must not be empty, but its shape is {array.shape}")
+        nbytes = array.nbytes
+        source, target = self._staging.matrices((1, nbytes), (1, nbytes))
+        source.put(np.ascontiguousarray(array).view(np.uint8).reshape(1, nbytes))
+        descriptor = {"a_addr": source.address, "o_addr": target.address, "n": nbytes}
+        self._finish(DESCRIPTOR.pack(opcode=Opcode.COPY, **descriptor))
+        return target.get(array.dtype).reshape(array.shape)
+
+    # --- weights ------------------------------------------------------------------------------
+
+    def load_weights(self, weights: npt.NDArray[np.int8]) -> WeightHandle:
+        """Pack weights (k, n) for the array and keep them in the device's memory."""
+        _check_matrix("weights", weights, ("int8",))
+        k, n = weights.shape
+        packed = pack_weights(weights, self.config).view(np.uint8).reshape(-1)
+        buffer = self._transport.allocate(packed.nbytes)
+        buffer.array[: packed.nbytes] = packed
+        self._transport.flush(buffer)
+        handle = WeightHandle(k, n, buffer)
+        self._handles.add(handle)
+        return handle
+
+    def free(self, handle: WeightHandle) -> None:
+        """Give the memory of weights back."""
+        self._check_handle(handle)
+        self._handles.remove(handle)
+        self._transport.free(handle.buffer)
+
+    # --- descriptors --------------------------------------------------------------------------
+
+    def submit(self, descriptors: Sequence[bytes]) -> Ticket:
+        """Start packed descriptors (`ciuic.abi.DESCRIPTOR`), in order."""
+        return self._rings.submit(descriptors, self.timeout)
+
+    def wait(self, ticket: Ticket, seconds: float | None = None) -> list[Completion]:
+        """Return the completion records of a ticket, once.
+
+        Raises
+        ------
+        DescriptorError
+            If one of them failed; the overlay has been reset and can be used again.
+        DeviceTimeout
+            If the overlay makes no progress for ``seconds`` (`timeout` if omitted).
+        """
+        records = self._rings.wait(ticket, self.timeout if seconds is None else seconds)
+        self.completions.extend(records)
+        return records
+
+    def counters(self) -> dict[str, int]:
+        """Return the overlay's counters, which count since its last reset."""
+        return {name: self._counter(name) for name in registers.COUNTERS}
+
+    def build_hash(self) -> int:
+        """Return the first 32 bits of the hash over the gateware's sources."""
+        return self._transport.read(registers.BUILD_HASH.offset)
+
+    def reset(self) -> None:
+        """Reset the overlay; descriptors in flight are given up, loaded weights stay."""
+        self._rings.reset()
+
+    def close(self) -> None:
+        """Stop the overlay and release everything; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._rings.close()
+            self._staging.close()
+            for handle in self._handles:
+                self._transport.free(handle.buffer)
+            self._handles.clear()
+        finally:
+            self._transport.close()
+
+    def __enter__(self) -> Overlay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, opcode: Opcode, operand: Matrix, result: Matrix, **fields: int) -> None:
+        self._finish(
+            DESCRIPTOR.pack(
+                opcode=opcode,
+                a_addr=operand.address,
+                a_stride=operand.stride,
+                o_addr=result.address,
+                o_stride=result.stride,
+                **fields,
+            )
+        )
+
+    def _finish(self, descriptor: bytes) -> None:
+        self.wait(self.submit([descriptor]))
+
+    def _counter(self, name: str) -> int:
+        low, high = registers.counter(name)  # reading the low half latches the high one
+        value = self._transport.read(low.offset)
+        return value | self._transport.read(high.offset) << 32
+
+    def _check_handle(self, handle: WeightHandle) -> None:
+        if handle not in self._handles:
+            raise TransferError(
+                f"weights ({handle.k}, {handle.n}) must be loaded on {self.name} and not freed"
+            )
+
+
+def open(uri: str, *, timeout: float = TIMEOUT_SECONDS) -> Overlay:
+    """Open an overlay by name, such as ``fpga:emulated`` or ``fpga:rtl?config=tiny``.
+
+    Raises
+    ------
+    DeviceNotFound
+        If there is no such device here.
+    UsageError
+        If the name or one of its options cannot be read.
+    OverlayMismatch
+        If the overlay is not one that this package can drive.
+    """
+    if not timeout > 0:
+        raise UsageError(f"timeout must be above 0 seconds, not {timeout!r}")
+    transport = open_transport(uri)
+    try:
+        return Overlay(transport, timeout=timeout)
+    except BaseException:
+        transport.close()
+        raise
+
+
+def _check_matrix(name: str, array: npt.NDArray[Any], dtypes: tuple[str, ...]) -> None:
+    if array.dtype.name not in dtypes:
+        raise ShapeError(f"{name} must be {' or '.join(dtypes)}, not {array.dtype}")
+    if array.ndim != 2 or array.size == 0:
+        raise ShapeError(f"{name} must be a non-empty matrix, not of shape {array.shape}")
+
+
+def _encode(scale: float) -> SoftmaxScale:
+    try:
+        return SoftmaxScale.encode(scale)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,205 @@
+"""The read side of the AXI master: several read ports share one AR and R channel."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.utils import ceil_log2, exact_log2
+
+from ciuic.abi import OverlayConfig
+
+from .bus import BURST_INCR, MAX_BURST_BEATS
+from .ports import ReadPort, beat_layout
+from .splitter import BurstSplitter, burst_layout
+
+__all__ = ["ReadChannel", "ReadQueue", "connect_axi_read"]
+
+
+class ReadQueue(Component):
+    """Offer bursts of one port only when there is room for all their beats.
+
+    Because every beat in flight has its place, the R channel never waits for an engine, and ports
+    that share it cannot block each other.
+
+    Parameters
+    ----------
+    config
+        The overlay's configuration.
+    depth
+        Beats of the queue, a power of two. Bursts are at most half of it.
+
+    Members
+    -------
+    port : In(ReadPort)
+        The engine's port.
+    burst : Out(stream)
+        Bursts that may be issued now.
+    beat : In(stream)
+        Beats of issued bursts; always ready.
+    """
+
+    def __init__(self, config: OverlayConfig, *, depth: int):
+        self.config = config
+        self.depth = depth
+        self._beat = beat_layout(config)
+        super().__init__(
+            {
+                "port": In(ReadPort(config)),
+                "burst": Out(stream.Signature(burst_layout(config))),
+                "beat": In(stream.Signature(self._beat, always_ready=True)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        max_burst = min(MAX_BURST_BEATS, self.depth // 2)
+        m.submodules.splitter = splitter = BurstSplitter(self.config, max_burst=max_burst)
+        m.submodules.fifo = fifo = SyncFIFOBuffered(
+            width=Shape.cast(self._beat).width, depth=self.depth
+        )
+        connect(m, flipped(self.port.request), splitter.request)
+
+        room = Signal(range(self.depth + 1), init=self.depth)
+        issued, taken = Signal(9), Signal()
+        m.d.sync += room.eq(room - issued + taken)
+        m.d.comb += [
+            self.burst.p.eq(splitter.burst.p),
+            self.burst.valid.eq(splitter.burst.valid & (splitter.burst.p.beats <= room)),
+            splitter.burst.ready.eq(self.burst.valid & self.burst.ready),
+            issued.eq(Mux(self.burst.valid & self.burst.ready, splitter.burst.p.beats, 0)),
+            fifo.w_data.eq(self.beat.p),
+            fifo.w_en.eq(self.beat.valid),
+            self.port.data.p.eq(fifo.r_data),
+            self.port.data.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(self.port.data.ready),
+            taken.eq(fifo.r_rdy & fifo.r_en),
+        ]
+        return m
+
+
+class ReadChannel(Component):
+    """Serve several read ports, in the order of their bursts, with ``outstanding`` in flight.
+
+    Parameters
+    ----------
+    config
+        The overlay's configuration.
+    depths
+        Name of each port and the depth of its queue in beats; earlier ports go first.
+
+    Members
+    -------
+    <name> : In(ReadPort)
+        One for each port.
+    addr, len, addr_valid, addr_ready; data, resp, last, data_valid, data_ready
+        The AR and R channels.
+    drain : In(1)
+        Issue no further bursts.
+    quiet : Out(1)
+        No burst is in flight or offered.
+    beat : Out
+        One bit a port: a beat of it arrives in this cycle.
+    waiting : Out(1)
+        Bursts are in flight and no beat arrives.
+    """
+
+    def __init__(self, config: OverlayConfig, depths: dict[str, int]):
+        self.config = config
+        self.depths = depths
+        super().__init__(
+            {
+                **{name: In(ReadPort(config)) for name in depths},
+                "addr": Out(config.address_bits),
+                "len": Out(8),
+                "addr_valid": Out(1),
+                "addr_ready": In(1),
+                "data": In(config.bus_bytes * 8),
+                "resp": In(2),
+                "last": In(1),
+                "data_valid": In(1),
+                "data_ready": Out(1),
+                "drain": In(1),
+                "quiet": Out(1),
+                "beat": Out(len(depths)),
+                "waiting": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        queues = []
+        for name, depth in self.depths.items():
+            m.submodules[name] = queue = ReadQueue(self.config, depth=depth)
+            connect(m, flipped(getattr(self, name)), queue.port)
+            queues.append(queue)
+
+        # The order of bursts in flight: whose they are, and whether they end a request.
+        entry = data.StructLayout({"port": ceil_log2(max(2, len(queues))), "last": 1})
+        m.submodules.order = order = SyncFIFOBuffered(
+            width=Shape.cast(entry).width, depth=self.config.outstanding
+        )
+        issue = Signal(data.StructLayout({"valid": 1, "addr": self.config.address_bits, "len": 8}))
+        free = Signal()
+        m.d.comb += [
+            self.addr.eq(issue.addr),
+            self.len.eq(issue.len),
+            self.addr_valid.eq(issue.valid),
+            free.eq((~issue.valid | self.addr_ready) & order.w_rdy & ~self.drain),
+        ]
+        with m.If(self.addr_ready):
+            m.d.sync += issue.valid.eq(0)
+
+        chosen = Signal(entry)
+        m.d.comb += order.w_data.eq(chosen)
+        blocked = ~free
+        for index, queue in enumerate(queues):
+            m.d.comb += queue.burst.ready.eq(~blocked)
+            with m.If(queue.burst.valid & ~blocked):
+                m.d.comb += [
+                    chosen.port.eq(index),
+                    chosen.last.eq(queue.burst.p.last),
+                    order.w_en.eq(1),
+                ]
+                m.d.sync += [
+                    issue.valid.eq(1),
+                    issue.addr.eq(queue.burst.p.addr),
+                    issue.len.eq(queue.burst.p.beats - 1),
+                ]
+            blocked = blocked | queue.burst.valid
+
+        head, arrives = Signal(entry), Signal()
+        m.d.comb += [
+            head.eq(order.r_data),
+            self.data_ready.eq(order.r_rdy),
+            arrives.eq(self.data_valid & order.r_rdy),
+            order.r_en.eq(arrives & self.last),
+            self.beat.eq(arrives << head.port),
+            self.waiting.eq(order.level.any() & ~arrives),
+            self.quiet.eq(~order.level.any() & ~issue.valid),
+        ]
+        for index, queue in enumerate(queues):
+            error = self.resp[1]  # A3.4.4: SLVERR and DECERR have this bit set
+            m.d.comb += [
+                queue.beat.valid.eq(self.beat[index]),
+                queue.beat.p.data.eq(Mux(error, 0, self.data)),
+                queue.beat.p.error.eq(error),
+                queue.beat.p.last.eq(self.last & head.last),
+            ]
+        return m
+
+
+def connect_axi_read(m: Module, channel: ReadChannel, axi, config: OverlayConfig) -> None:
+    """Join a read channel to the AR and R channels of an `Axi4` manager."""
+    m.d.comb += [
+        axi.araddr.eq(channel.addr),
+        axi.arlen.eq(channel.len),
+        axi.arsize.eq(exact_log2(config.bus_bytes)),
+        axi.arburst.eq(BURST_INCR),
+        axi.arvalid.eq(channel.addr_valid),
+        channel.addr_ready.eq(axi.arready),
+        channel.data.eq(axi.rdata),
+        channel.resp.eq(axi.rresp),
+        channel.last.eq(axi.rlast),
+        channel.data_valid.eq(axi.rvalid),
+        axi.rready.eq(channel.data_ready),
+    ]

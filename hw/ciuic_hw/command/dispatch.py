@@ -1,0 +1,131 @@
+"""Checks a descriptor and hands it to its engine when its turn has come."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2, exact_log2
+
+from ciuic.abi import Opcode, OverlayConfig, Status
+
+from ..layouts import DESCRIPTOR_LAYOUT
+from .fetch import FETCHED_LAYOUT
+
+__all__ = ["Dispatch", "note_layout"]
+
+ALIGNED = ("a_addr", "w_addr", "o_addr", "a_stride", "o_stride")
+
+
+def note_layout(engines: int) -> data.StructLayout:
+    """Return what completion must know of a descriptor that was dispatched."""
+    return data.StructLayout(
+        {
+            "engine": ceil_log2(max(2, engines)),
+            "status": 8,  # other than PENDING: it was refused and no engine has it
+            "tag": DESCRIPTOR_LAYOUT["tag"].width,
+            "fetched": 64,
+            "started": 64,
+        }
+    )
+
+
+class Dispatch(Component):
+    """Start descriptors in order.
+
+    A descriptor is started when the one that it names in ``after`` is complete, and when its
+    engine is the one that works already or none works.
+
+    Parameters
+    ----------
+    config
+        The overlay's configuration.
+    engines
+        Name of each engine and the opcodes that it runs.
+
+    Members
+    -------
+    run : In(1)
+        Start descriptors while set.
+    completed : In(32)
+        Number of completed descriptors.
+    cycle : In(64)
+        Cycle counter.
+    fetched : In(stream)
+        See `Fetch`.
+    <engine> : Out(stream)
+        Descriptors.
+    note : Out(stream)
+        See `note_layout`.
+    """
+
+    def __init__(self, config: OverlayConfig, engines: dict[str, tuple[Opcode, ...]]):
+        self.config = config
+        self.engines = engines
+        super().__init__(
+            {
+                "run": In(1),
+                "completed": In(32),
+                "cycle": In(64),
+                "fetched": In(stream.Signature(FETCHED_LAYOUT)),
+                **{engine: Out(stream.Signature(DESCRIPTOR_LAYOUT)) for engine in engines},
+                "note": Out(stream.Signature(note_layout(len(engines)))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        descriptor = self.fetched.p.descriptor
+        engine = Signal(self.note.p.engine.shape())
+        status = Signal(8, init=Status.PENDING)
+        known, misaligned = Signal(), Signal()
+        low = exact_log2(self.config.alignment)
+        m.d.comb += misaligned.eq(Cat(getattr(descriptor, name)[:low] for name in ALIGNED).any())
+        with m.Switch(descriptor.opcode):
+            for number, opcodes in enumerate(self.engines.values()):
+                with m.Case(*opcodes):
+                    m.d.comb += [engine.eq(number), known.eq(1)]
+        with m.If(self.fetched.p.error):
+            m.d.comb += status.eq(Status.READ_ERROR)
+        with m.Elif(~known):
+            m.d.comb += status.eq(Status.BAD_OPCODE)
+        with m.Elif(misaligned):
+            m.d.comb += status.eq(Status.BAD_ALIGNMENT)
+
+        # Whose turn it is. `started` counts descriptors handed out.
+        started, flying = Signal(32), Signal(32)
+        working = Signal.like(engine)
+        free, turn, good = Signal(), Signal(), Signal()
+        m.d.comb += [
+            good.eq(status == Status.PENDING),
+            flying.eq(started - self.completed),
+            free.eq((flying == 0) | (good & (engine == working))),
+            turn.eq(
+                self.fetched.valid
+                & self.run
+                & free
+                & ((descriptor.after == 0) | (flying < descriptor.after))
+                & self.note.ready
+            ),
+        ]
+
+        taken = Signal()
+        m.d.comb += taken.eq(turn & ~good)
+        for number, name in enumerate(self.engines):
+            port = getattr(self, name)
+            m.d.comb += [
+                port.p.eq(descriptor),
+                port.valid.eq(turn & good & (engine == number)),
+            ]
+            with m.If(port.valid & port.ready):
+                m.d.comb += taken.eq(1)
+        m.d.comb += [
+            self.fetched.ready.eq(taken),
+            self.note.valid.eq(taken),
+            self.note.p.engine.eq(engine),
+            self.note.p.status.eq(status),
+            self.note.p.tag.eq(descriptor.tag),
+            self.note.p.fetched.eq(self.fetched.p.cycle),
+            self.note.p.started.eq(self.cycle),
+        ]
+        with m.If(taken):
+            m.d.sync += [started.eq(started + 1), working.eq(engine)]
+        return m

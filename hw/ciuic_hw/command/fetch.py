@@ -1,0 +1,100 @@
+"""Reads descriptors from the ring, one ahead of the one that waits for dispatch."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import exact_log2
+
+from ciuic.abi import DESCRIPTOR, OverlayConfig
+from ciuic.abi.registers import RING_LOG2_MAX
+
+from ..axi.ports import ReadPort
+from ..layouts import DESCRIPTOR_LAYOUT
+
+__all__ = ["FETCHED_LAYOUT", "Fetch", "ring_position"]
+
+FETCHED_LAYOUT = data.StructLayout({"descriptor": DESCRIPTOR_LAYOUT, "cycle": 64, "error": 1})
+
+
+def ring_position(index, log2):
+    """Return the entry of a ring of ``1 << log2`` entries that an index falls on."""
+    return index[:RING_LOG2_MAX] & ((1 << log2) - 1)[:RING_LOG2_MAX]
+
+
+class Fetch(Component):
+    """Read descriptors up to the doorbell.
+
+    Parameters
+    ----------
+    config
+        The overlay's configuration.
+
+    Members
+    -------
+    run : In(1)
+        Fetch while set.
+    base, log2, doorbell : In
+        The ring.
+    cycle : In(64)
+        Cycle counter.
+    read : Out(ReadPort)
+        Memory.
+    fetched : Out(stream)
+        The descriptor, the cycle in which it had been read, and whether a read was refused.
+    """
+
+    def __init__(self, config: OverlayConfig):
+        self.config = config
+        super().__init__(
+            {
+                "run": In(1),
+                "base": In(64),
+                "log2": In(4),
+                "doorbell": In(32),
+                "cycle": In(64),
+                "read": Out(ReadPort(config)),
+                "fetched": Out(stream.Signature(FETCHED_LAYOUT)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        bus_bits = self.config.bus_bytes * 8
+        out, beat = self.fetched, self.read.data
+        index = Signal(32)
+        words = Signal(DESCRIPTOR.nbytes * 8)
+        failed = Signal()
+        offset = ring_position(index, self.log2) << exact_log2(DESCRIPTOR.nbytes)
+
+        with m.If(out.ready):
+            m.d.sync += out.valid.eq(0)
+        with m.FSM():
+            with m.State("REQUEST"):
+                m.d.comb += [
+                    self.read.request.valid.eq(self.run & (index != self.doorbell)),
+                    self.read.request.p.addr.eq(self.base + offset),
+                    self.read.request.p.nbytes.eq(DESCRIPTOR.nbytes),
+                ]
+                m.d.sync += failed.eq(0)
+                with m.If(self.read.request.valid & self.read.request.ready):
+                    m.next = "RECEIVE"
+            with m.State("RECEIVE"):
+                m.d.comb += beat.ready.eq(1)
+                with m.If(beat.valid):
+                    m.d.sync += [
+                        words.eq(Cat(words[bus_bits:], beat.p.data)),
+                        failed.eq(failed | beat.p.error),
+                    ]
+                    with m.If(beat.p.last):
+                        m.next = "OFFER"
+            with m.State("OFFER"):
+                with m.If(~out.valid | out.ready):
+                    m.d.sync += [
+                        out.valid.eq(1),
+                        out.p.descriptor.eq(words),
+                        out.p.cycle.eq(self.cycle),
+                        out.p.error.eq(failed),
+                        index.eq(index + 1),
+                    ]
+                    m.next = "REQUEST"
+        return m

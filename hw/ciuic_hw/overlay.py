@@ -1,0 +1,196 @@
+"""The overlay: registers, command processor and engines behind one AXI4-Lite slave and one master.
+
+control ─► ControlRegisters ─► Fetch ─► Dispatch ─► engines ─► Complete
+                                 │                  │    │       │
+memory  ◄──────────────────── ReadChannel ◄─────────┘    └► WriteChannel ─► memory
+"""
+
+from amaranth.hdl import *
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+
+from ciuic.abi import Opcode, OverlayConfig
+from ciuic.abi import registers as regs
+
+from .axi.bus import Axi4, Axi4Lite
+from .axi.read import ReadChannel, connect_axi_read
+from .axi.write import WriteChannel, connect_axi_write
+from .command.complete import Complete
+from .command.dispatch import Dispatch
+from .command.fetch import Fetch
+from .control import ADDRESS_BITS, ControlRegisters
+from .copy import CopyEngine
+from .gemm.engine import GemmEngine
+from .softmax.engine import SoftmaxEngine
+from .sources import build_hash
+
+__all__ = ["Overlay"]
+
+ENGINES = {
+    "gemm": (Opcode.GEMM,),
+    "softmax": (Opcode.SOFTMAX,),
+    "copy": (Opcode.COPY, Opcode.NOP),
+}
+# Beats that each read port may have waiting; a burst is at most half of them.
+READ_DEPTHS = {"command": 32, "activations": 128, "softmax": 256, "copy": 128, "weights": 512}
+WRITE_PORTS = ("command", *ENGINES)
+NOTES = 4  # descriptors between dispatch and completion
+
+
+class Overlay(Component):
+    """A loadable design for one configuration.
+
+    Parameters
+    ----------
+    config
+        What to build.
+
+    Members
+    -------
+    control : In(Axi4Lite)
+        Registers, see `ciuic.abi.registers`.
+    memory : Out(Axi4)
+        Descriptors, operands, results, completion records.
+    interrupt : Out(1)
+        Level, high while an enabled interrupt is pending.
+    """
+
+    def __init__(self, config: OverlayConfig):
+        self.config = config
+        super().__init__(
+            {
+                "control": In(Axi4Lite(address_bits=ADDRESS_BITS)),
+                "memory": Out(Axi4(bus_bytes=config.bus_bytes, address_bits=config.address_bits)),
+                "interrupt": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.control = control = ControlRegisters(config, build_hash=build_hash())
+        connect(m, flipped(self.control), control.bus)
+        m.d.comb += self.interrupt.eq(control.interrupt)
+
+        # All but the registers is under the soft reset.
+        soft = Signal()
+        reset = ResetInserter(soft)
+        engines = {
+            "gemm": GemmEngine(config),
+            "softmax": SoftmaxEngine(config),
+            "copy": CopyEngine(config),
+        }
+        reader = ReadChannel(config, READ_DEPTHS)
+        writer = WriteChannel(config, WRITE_PORTS)
+        fetch, dispatch = Fetch(config), Dispatch(config, ENGINES)
+        complete = Complete(config, tuple(ENGINES))
+        notes = SyncFIFO(width=Shape.cast(dispatch.note.p.shape()).width, depth=NOTES)
+        m.submodules.reader = reset(reader)
+        m.submodules.writer = reset(writer)
+        m.submodules.fetch = reset(fetch)
+        m.submodules.dispatch = reset(dispatch)
+        m.submodules.complete = reset(complete)
+        m.submodules.notes = reset(notes)
+        for name, engine in engines.items():
+            m.submodules[name] = reset(engine)
+
+        connect_axi_read(m, reader, self.memory, config)
+        connect_axi_write(m, writer, self.memory, config)
+        connect(m, fetch.read, reader.command)
+        connect(m, engines["gemm"].read, reader.activations)
+        connect(m, engines["gemm"].read_weights, reader.weights)
+        connect(m, engines["softmax"].read, reader.softmax)
+        connect(m, engines["copy"].read, reader.copy)
+        connect(m, complete.write, writer.command)
+        connect(m, fetch.fetched, dispatch.fetched)
+        for name, engine in engines.items():
+            connect(m, getattr(dispatch, name), engine.descriptor)
+            connect(m, engine.done, getattr(complete, name))
+            connect(m, engine.write, getattr(writer, name))
+        m.d.comb += [
+            notes.w_data.eq(dispatch.note.p),
+            notes.w_en.eq(dispatch.note.valid),
+            dispatch.note.ready.eq(notes.w_rdy),
+            complete.note.p.eq(notes.r_data),
+            complete.note.valid.eq(notes.r_rdy),
+            notes.r_en.eq(complete.note.ready),
+        ]
+
+        run = control.enable & ~complete.halted & ~control.resetting
+        m.d.comb += [
+            fetch.run.eq(run),
+            fetch.base.eq(control.ring_base),
+            fetch.log2.eq(control.ring_log2),
+            fetch.doorbell.eq(control.doorbell),
+            dispatch.run.eq(run),
+            dispatch.completed.eq(complete.completed),
+            complete.base.eq(control.completion_base),
+            complete.log2.eq(control.ring_log2),
+            complete.doorbell.eq(control.doorbell),
+            control.busy.eq(run & (complete.completed != control.doorbell)),
+            control.halted.eq(complete.halted),
+            control.code.eq(complete.code),
+            control.completed.eq(complete.completed),
+            control.done.eq(complete.done),
+            control.error.eq(complete.error),
+        ]
+
+        # Soft reset: let the bus come to rest, then forget.
+        with m.If(control.reset_request):
+            m.d.sync += control.resetting.eq(1)
+        with m.If(control.resetting & reader.quiet & writer.quiet):
+            m.d.comb += soft.eq(1)
+            m.d.sync += control.resetting.eq(0)
+        m.d.comb += [
+            control.clear.eq(soft),
+            reader.drain.eq(control.resetting),
+            writer.drain.eq(control.resetting),
+        ]
+
+        counters = self._counters(m, control, reader, writer, engines, complete, soft)
+        for part in (fetch, dispatch, complete):
+            m.d.comb += part.cycle.eq(counters["cycles"])
+        # Records count the engines' beats, not those of descriptors and records.
+        command_read = 1 << tuple(READ_DEPTHS).index("command")
+        command_written = 1 << WRITE_PORTS.index("command")
+        with m.If((reader.beat & ~command_read).any()):
+            m.d.sync += complete.beats_read.eq(complete.beats_read + 1)
+        with m.If((writer.beat & ~command_written).any()):
+            m.d.sync += complete.beats_written.eq(complete.beats_written + 1)
+        with m.If(soft):
+            m.d.sync += [complete.beats_read.eq(0), complete.beats_written.eq(0)]
+
+        idle_cycles = Signal(32)
+        moving = reader.beat.any() | writer.beat.any() | ~control.busy | soft
+        m.d.sync += idle_cycles.eq(Mux(moving, 0, idle_cycles + 1))
+        m.d.comb += complete.watchdog_expired.eq(
+            (control.watchdog != 0) & (idle_cycles >= control.watchdog)
+        )
+        return m
+
+    def _counters(self, m, control, reader, writer, engines, complete, soft):
+        """Count what `registers.COUNTERS` names; return the counters by name."""
+        running = {}
+        for name in ("gemm", "softmax"):
+            running[name] = Signal(name=f"{name}_running")
+            number = tuple(ENGINES).index(name)
+            m.d.comb += running[name].eq(
+                complete.note.valid & (complete.note.p.engine == number) & control.busy
+            )
+        events = {
+            "cycles": 1,
+            "gemm_busy": running["gemm"],
+            "array_busy": engines["gemm"].active,
+            "softmax_busy": running["softmax"],
+            "lanes_busy": engines["softmax"].active,
+            "stall_read": reader.waiting,
+            "stall_write": writer.waiting,
+            "beats_read": reader.beat.any(),
+            "beats_written": writer.beat.any(),
+        }
+        counters = {}
+        for name in regs.COUNTERS:
+            counters[name] = Signal(64, name=f"count_{name}")
+            m.d.sync += counters[name].eq(Mux(soft, 0, counters[name] + events[name]))
+            m.d.comb += getattr(control, f"count_{name}").eq(counters[name])
+        return counters

@@ -1,0 +1,247 @@
+"""Second stage: exponentials of the distances from the largest score, and their sum."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ciuic.abi import numerics
+
+from .layouts import EXPONENTIAL, RECIPROCAL, SCORE, extent_layout, sum_bits
+from .pipeline import delay
+from .reciprocal import Reciprocal
+from .rows import RowWords
+from .table import Interpolator
+
+__all__ = ["ExponentialLane", "ExponentialStage", "RowSum"]
+
+SHIFT = range(numerics.MAX_SHIFT + 1)
+
+
+class ExponentialLane(wiring.Component):
+    """One exponential a cycle.
+
+    Members
+    -------
+    score, maximum : In(signed(32))
+    inside : In(1)
+        The element is valid; the exponential of others is zero.
+    multiplier, shift : In
+        The scale, constant while rows pass.
+    o : Out(EXPONENTIAL)
+
+    Latency
+    -------
+    ``ExponentialLane.latency`` cycles.
+    """
+
+    latency = 5 + Interpolator.latency
+
+    def __init__(self):
+        super().__init__(
+            {
+                "score": In(SCORE),
+                "maximum": In(SCORE),
+                "inside": In(1),
+                "multiplier": In(numerics.MULTIPLIER_BITS),
+                "shift": In(SHIFT),
+                "o": Out(EXPONENTIAL),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        distance = Signal(numerics.DISTANCE_BITS)
+        outside = Signal()
+        m.d.sync += [distance.eq(self.maximum - self.score), outside.eq(~self.inside)]
+
+        exponent = self._exponent(m, distance, outside)
+        halvings = exponent[numerics.EXPONENT_FRACTION :]
+        table = Interpolator(
+            numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1
+        )
+        m.submodules.exp2 = table
+        far = delay(m, halvings >= numerics.EXPONENT_LIMIT, table.latency)
+        m.d.comb += [
+            table.position.eq(exponent),
+            self.o.mantissa.eq(Mux(far, 0, table.value)),
+            self.o.halvings.eq(delay(m, halvings[: len(self.o.halvings)], table.latency)),
+        ]
+        return m
+
+    def _exponent(self, m, distance, outside):
+        """Return the distance times the scale, four cycles later; saturated where outside."""
+        coarse_step = 8
+        coarse_bits = numerics.SCALED_BITS + coarse_step - 1
+        shifted = Signal(numerics.DISTANCE_BITS + numerics.PRE_SHIFT)
+        coarse = Signal(coarse_bits)
+        beyond = Signal()
+        m.d.comb += shifted.eq(
+            (distance << numerics.PRE_SHIFT) >> (self.shift[3:] << 3)
+        )
+        m.d.sync += [coarse.eq(shifted), beyond.eq(shifted[coarse_bits:].any() | outside)]
+
+        fine = Signal(coarse_bits)
+        scaled = Signal(numerics.SCALED_BITS)
+        m.d.comb += fine.eq(coarse >> self.shift[:3])
+        saturate = beyond | fine[numerics.SCALED_BITS :].any()
+        m.d.sync += scaled.eq(Mux(saturate, -1, fine))
+
+        # Two registers, so that the multiplier's own pipeline can take them.
+        product = delay(m, scaled * self.multiplier, 2)
+        return product[numerics.POST_SHIFT :]
+
+
+class RowSum(wiring.Component):
+    """Sum the exponentials of each row.
+
+    Members
+    -------
+    i : In(ArrayLayout(EXPONENTIAL, lanes))
+    taken : In(1)
+        ``i`` is one more word of the row.
+    final : In(1)
+        ``i`` is its last.
+    valid : Out(1)
+        ``total`` is that of one more row.
+    total : Out(sum_bits(max_row))
+        SUM_FRACTION fraction bits.
+
+    Latency
+    -------
+    ``latency`` cycles.
+    """
+
+    def __init__(self, config):
+        self.lanes = config.lanes
+        super().__init__(
+            {
+                "i": In(data.ArrayLayout(EXPONENTIAL, config.lanes)),
+                "taken": In(1),
+                "final": In(1),
+                "valid": Out(1),
+                "total": Out(sum_bits(config.max_row)),
+            }
+        )
+
+    @property
+    def latency(self):
+        """Cycles from the last word to the total."""
+        return exact_log2(self.lanes) + 2
+
+    def elaborate(self, platform):
+        m = Module()
+        widen = numerics.SUM_FRACTION - numerics.MANTISSA_FRACTION
+        terms = [
+            delay(m, (self.i[lane].mantissa << widen) >> self.i[lane].halvings, 1)
+            for lane in range(self.lanes)
+        ]
+        while len(terms) > 1:
+            terms = [
+                delay(m, one + other, 1)
+                for one, other in zip(terms[::2], terms[1::2], strict=True)
+            ]
+        depth = self.latency - 1
+        taken = delay(m, self.taken, depth)
+        final = delay(m, self.final, depth)
+        running = Signal.like(self.total)
+        total = running + terms[0]
+        m.d.sync += [self.valid.eq(taken & final), self.total.eq(total)]
+        with m.If(taken):
+            m.d.sync += running.eq(Mux(final, 0, total))
+        return m
+
+
+class ExponentialStage(wiring.Component):
+    """Exponentials of a row's scores, and the reciprocal of their sum.
+
+    Members
+    -------
+    start, extent
+        As in `RowLength`.
+    multiplier, shift
+        As in `ExponentialLane`.
+    i : In(stream)
+        Words of ``lanes`` scores.
+    maximum : In(stream)
+        The largest score of each row.
+    room : In(1)
+        Both outputs have room.
+    taken : Out(1)
+        The lanes take a word in this cycle.
+    word_valid : Out(1)
+        ``word`` is one more word of exponentials, in order.
+    word : Out(ArrayLayout(EXPONENTIAL, lanes))
+    row_valid : Out(1)
+        ``row`` is that of one more row, in order.
+    row : Out(RECIPROCAL)
+
+    Latency
+    -------
+    ``word_latency`` cycles to a word, ``row_latency`` from a row's last word to its reciprocal.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        words = data.ArrayLayout(EXPONENTIAL, config.lanes)
+        super().__init__(
+            {
+                "start": In(1),
+                "extent": In(extent_layout(config.max_row)),
+                "multiplier": In(numerics.MULTIPLIER_BITS),
+                "shift": In(SHIFT),
+                "i": In(stream.Signature(data.ArrayLayout(SCORE, config.lanes))),
+                "maximum": In(stream.Signature(SCORE)),
+                "room": In(1),
+                "taken": Out(1),
+                "word_valid": Out(1),
+                "word": Out(words),
+                "row_valid": Out(1),
+                "row": Out(RECIPROCAL),
+            }
+        )
+
+    @property
+    def word_latency(self):
+        """Cycles from a word of scores to its exponentials."""
+        return ExponentialLane.latency
+
+    @property
+    def row_latency(self):
+        """Cycles from a row's last word of scores to its reciprocal."""
+        return self.word_latency + RowSum(self.config).latency + Reciprocal.latency
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = self.config.lanes
+        m.submodules.words = words = RowWords(lanes=lanes, max_row=self.config.max_row)
+        m.d.comb += [
+            words.start.eq(self.start),
+            words.extent.eq(self.extent),
+            self.taken.eq(self.i.valid & self.maximum.valid & self.room),
+            self.i.ready.eq(self.taken),
+            self.maximum.ready.eq(self.taken & words.final),
+            words.step.eq(self.taken),
+        ]
+        for index in range(lanes):
+            m.submodules[f"lane_{index}"] = lane = ExponentialLane()
+            m.d.comb += [
+                lane.score.eq(self.i.payload[index]),
+                lane.maximum.eq(self.maximum.payload),
+                lane.inside.eq(words.valid[index]),
+                lane.multiplier.eq(self.multiplier),
+                lane.shift.eq(self.shift),
+                self.word[index].eq(lane.o),
+            ]
+        m.submodules.sum = row_sum = RowSum(self.config)
+        m.submodules.reciprocal = reciprocal = Reciprocal(self.config)
+        m.d.comb += [
+            self.word_valid.eq(delay(m, self.taken, self.word_latency)),
+            row_sum.i.eq(self.word),
+            row_sum.taken.eq(self.word_valid),
+            row_sum.final.eq(delay(m, words.final, self.word_latency)),
+            reciprocal.total.eq(row_sum.total),
+            self.row.eq(reciprocal.o),
+            self.row_valid.eq(delay(m, row_sum.valid, reciprocal.latency)),
+        ]
+        return m

@@ -1,0 +1,239 @@
+"""Third stage: probabilities, rounded so that a row keeps its sum."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ciuic.abi import numerics
+
+from .layouts import EXPONENTIAL, RECIPROCAL, extent_layout
+from .pipeline import delay
+from .rows import RowWords
+
+__all__ = ["NormalizeStage", "ProbabilityLane", "Rounding"]
+
+PROBABILITY_BITS = numerics.PROBABILITY_FRACTION + 1
+WIDE, NARROW = numerics.RESULT_FRACTION_16, numerics.RESULT_FRACTION_8
+# Bits of a probability below a unit of the narrow result; those of a wide one are aligned to it.
+PART_BITS = numerics.PROBABILITY_FRACTION - NARROW
+
+
+class ProbabilityLane(wiring.Component):
+    """One probability a cycle.
+
+    Members
+    -------
+    exponential : In(EXPONENTIAL)
+    reciprocal : In(RECIPROCAL)
+    o : Out(PROBABILITY_BITS)
+        PROBABILITY_FRACTION fraction bits.
+
+    Latency
+    -------
+    ``ProbabilityLane.latency`` cycles.
+    """
+
+    latency = 3
+
+    def __init__(self):
+        super().__init__(
+            {
+                "exponential": In(EXPONENTIAL),
+                "reciprocal": In(RECIPROCAL),
+                "o": Out(PROBABILITY_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        surplus = (
+            numerics.MANTISSA_FRACTION
+            + numerics.RECIPROCAL_FRACTION
+            - numerics.PROBABILITY_FRACTION
+        )
+        # Two registers, so that the multiplier's own pipeline can take them.
+        product = delay(m, self.exponential.mantissa * self.reciprocal.inverse, 2)
+        shift = delay(m, self.exponential.halvings + self.reciprocal.norm, 2)
+        m.d.sync += self.o.eq(product[surplus:] >> shift)
+        return m
+
+
+class Rounding(wiring.Component):
+    """Round the probabilities of a row and carry the remainder from each to the next.
+
+    Members
+    -------
+    narrow : In(1)
+        Results have 8 bits instead of 16; constant while rows pass.
+    i : In(ArrayLayout(PROBABILITY_BITS, lanes))
+    taken : In(1)
+        ``i`` is one more word of the row.
+    final : In(1)
+        ``i`` is its last.
+    o : Out(ArrayLayout(16, lanes))
+
+    Latency
+    -------
+    ``latency`` cycles.
+    """
+
+    def __init__(self, config):
+        self.lanes = config.lanes
+        super().__init__(
+            {
+                "narrow": In(1),
+                "i": In(data.ArrayLayout(PROBABILITY_BITS, config.lanes)),
+                "taken": In(1),
+                "final": In(1),
+                "o": Out(data.ArrayLayout(WIDE, config.lanes)),
+            }
+        )
+
+    @property
+    def latency(self):
+        """Cycles from a word to its results."""
+        return exact_log2(self.lanes) + 3
+
+    def elaborate(self, platform):
+        m = Module()
+        split = [self._split(m, self.i[lane]) for lane in range(self.lanes)]
+        whole = [one for one, _ in split]
+        # Prefix sums of the parts below a unit. The highest bit is the parity of the units: the sum
+        # grows by less than a unit from lane to lane, so where it changes, a unit was carried.
+        sums = [part for _, part in split]
+        distance = 1
+        while distance < self.lanes:
+            sums = [
+                delay(m, self._add(sums[lane - distance], one) if lane >= distance else one, 1)
+                for lane, one in enumerate(sums)
+            ]
+            distance *= 2
+
+        depth = self.latency - 2
+        taken = delay(m, self.taken, depth)
+        final = delay(m, self.final, depth)
+        half = 1 << (PART_BITS - 1)
+        remainder = Signal(PART_BITS, init=half)
+        reached = [self._add(remainder, one) for one in sums]
+        with m.If(taken):
+            m.d.sync += remainder.eq(Mux(final, half, reached[-1]))
+        units = [C(0, 1), *(delay(m, one[-1], 1) for one in reached)]
+        for lane in range(self.lanes):
+            result = Signal(WIDE + 1)
+            carried = units[lane] ^ units[lane + 1]
+            m.d.comb += result.eq(delay(m, whole[lane], depth) + carried)
+            beyond = result[WIDE] | (self.narrow & result[NARROW])
+            m.d.sync += self.o[lane].eq(Mux(beyond, -1, result))
+        return m
+
+    @staticmethod
+    def _add(one, other):
+        return (one + other)[: PART_BITS + 1]
+
+    def _split(self, m, probability):
+        """Return a probability's whole units and, aligned to PART_BITS, what is left, a cycle on."""
+        snap = exact_log2(numerics.SNAP_8)
+        whole = Signal(WIDE + 1)
+        part = Signal(PART_BITS + 1)
+        close = probability[snap:PART_BITS]
+        with m.If(~self.narrow):
+            wide_part = numerics.PROBABILITY_FRACTION - WIDE
+            m.d.sync += [
+                whole.eq(probability[wide_part:]),
+                part.eq(probability[:wide_part] << (PART_BITS - wide_part)),
+            ]
+        with m.Else():
+            m.d.sync += [
+                whole.eq(probability[PART_BITS:] + close.all()),
+                part.eq(Mux(close.all() | ~close.any(), 0, probability[:PART_BITS])),
+            ]
+        return whole, part
+
+
+class NormalizeStage(wiring.Component):
+    """Results of a row's exponentials.
+
+    Members
+    -------
+    start, extent
+        As in `RowLength`.
+    narrow
+        As in `Rounding`.
+    i : In(stream)
+        Words of ``lanes`` exponentials, the valid ones of each row.
+    row : In(stream)
+        The reciprocal of each row's sum.
+    room : In(1)
+        The output has room.
+    row_begin : Out(1)
+        Strobe: the first word of a row was taken.
+    valid : Out(1)
+        ``word`` is one more word of results, zeros beyond the valid elements.
+    word : Out(ArrayLayout(16, lanes))
+
+    Latency
+    -------
+    ``latency`` cycles.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "extent": In(extent_layout(config.max_row)),
+                "narrow": In(1),
+                "i": In(stream.Signature(data.ArrayLayout(EXPONENTIAL, config.lanes))),
+                "row": In(stream.Signature(RECIPROCAL)),
+                "room": In(1),
+                "row_begin": Out(1),
+                "valid": Out(1),
+                "word": Out(data.ArrayLayout(WIDE, config.lanes)),
+            }
+        )
+
+    @property
+    def latency(self):
+        """Cycles from a word of exponentials to its results."""
+        return ProbabilityLane.latency + Rounding(self.config).latency
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = self.config.lanes
+        m.submodules.words = words = RowWords(
+            lanes=lanes, max_row=self.config.max_row, padded=True
+        )
+        masked = ~words.valid[0]
+        taken = Signal()
+        begun = Signal()
+        m.d.comb += [
+            words.start.eq(self.start),
+            words.extent.eq(self.extent),
+            taken.eq(self.room & self.row.valid & (self.i.valid | masked)),
+            self.i.ready.eq(taken & ~masked),
+            self.row.ready.eq(taken & words.final),
+            words.step.eq(taken),
+            self.row_begin.eq(taken & ~begun),
+        ]
+        with m.If(taken):
+            m.d.sync += begun.eq(~words.final)
+
+        m.submodules.rounding = rounding = Rounding(self.config)
+        for index in range(lanes):
+            m.submodules[f"lane_{index}"] = lane = ProbabilityLane()
+            m.d.comb += [
+                lane.exponential.eq(self.i.payload[index]),
+                lane.reciprocal.eq(self.row.payload),
+                rounding.i[index].eq(lane.o),
+            ]
+            with m.If(masked):
+                m.d.comb += lane.exponential.mantissa.eq(0)
+        m.d.comb += [
+            rounding.narrow.eq(self.narrow),
+            rounding.taken.eq(delay(m, taken, ProbabilityLane.latency)),
+            rounding.final.eq(delay(m, words.final, ProbabilityLane.latency)),
+            self.word.eq(rounding.o),
+            self.valid.eq(delay(m, rounding.taken, rounding.latency)),
+        ]
+        return m

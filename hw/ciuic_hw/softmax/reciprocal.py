@@ -1,0 +1,56 @@
+"""The reciprocal of a row's sum."""
+
+from amaranth.hdl import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ciuic.abi import numerics
+
+from .layouts import RECIPROCAL, sum_bits
+from .pipeline import delay
+from .table import Interpolator
+
+__all__ = ["Reciprocal"]
+
+FRACTION_BITS = numerics.TABLE_BITS + numerics.STEP_BITS
+
+
+class Reciprocal(wiring.Component):
+    """One reciprocal a cycle.
+
+    Members
+    -------
+    total : In(sum_bits(max_row))
+        At least one, SUM_FRACTION fraction bits.
+    o : Out(RECIPROCAL)
+
+    Latency
+    -------
+    ``Reciprocal.latency`` cycles.
+    """
+
+    latency = 2 + Interpolator.latency
+
+    def __init__(self, config):
+        super().__init__({"total": In(sum_bits(config.max_row)), "o": Out(RECIPROCAL)})
+
+    def elaborate(self, platform):
+        m = Module()
+        norm = Signal.like(self.o.norm)
+        for power, bit in enumerate(self.total[numerics.SUM_FRACTION :]):
+            with m.If(bit):
+                m.d.comb += norm.eq(power)
+        norm_1 = delay(m, norm, 1)
+        total_1 = delay(m, self.total[numerics.SUM_FRACTION - FRACTION_BITS :], 1)
+        fraction = delay(m, (total_1 >> norm_1)[:FRACTION_BITS], 1)
+
+        table = Interpolator(
+            numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION
+        )
+        m.submodules.reciprocal = table
+        m.d.comb += [
+            table.position.eq(fraction),
+            self.o.inverse.eq(table.value),
+            self.o.norm.eq(delay(m, norm_1, 1 + table.latency)),
+        ]
+        return m

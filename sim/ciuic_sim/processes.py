@@ -1,0 +1,72 @@
+"""Programs run by a build: several at a time, none left behind."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+JOBS = 2  # compilers at a time
+LOG_LINES = 30  # of a failed program's output
+
+
+class BuildFailed(RuntimeError):
+    """A program of a build ended with an error; the message holds the end of its output."""
+
+    def __init__(self, command: Sequence[str], code: int, output: str) -> None:
+        self.command = list(command)
+        self.code = code
+        tail = "\n".join(output.splitlines()[-LOG_LINES:])
+        super().__init__(f"{Path(command[0]).name} ended with exit code {code}:\n{tail}")
+
+
+def run(
+    command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a program in a folder and return its output, standard error included."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise BuildFailed(command, done.returncode, done.stdout)
+    return done.stdout
+
+
+def run_all(commands: Sequence[Sequence[str]], *, folder: Path) -> None:
+    """Run independent programs, `JOBS` at a time; on an error or Ctrl-C end the others."""
+    waiting = list(commands)
+    running: list[tuple[Sequence[str], subprocess.Popen[str]]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < JOBS:
+                command = waiting.pop(0)
+                running.append((command, _start(command, folder)))
+            command, process = running[0]
+            output, _ = process.communicate()
+            del running[0]
+            if process.returncode:
+                raise BuildFailed(command, process.returncode, output)
+    finally:
+        for _, process in running:
+            process.kill()
+            process.communicate()
+
+
+def _start(command: Sequence[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )

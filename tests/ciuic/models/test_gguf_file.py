@@ -1,0 +1,155 @@
+"""GGUF files: what is read is what was written, and what is broken is refused."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from ciuic.errors import ModelFormatError
+from ciuic.models.gguf_file import SUPPORTED, GgufFile
+
+from .conftest import metadata, random_tensors, write_gguf
+
+Type = gguf.GGMLQuantizationType
+WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+K_BLOCK_BYTES = {"Q4_K": 144, "Q5_K": 176, "Q6_K": 210}  # per 256 values
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write_gguf(tmp_path / "small.gguf", metadata(), random_tensors())
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_tensor_equals_the_package_that_wrote_it(tmp_path: Path, name: str) -> None:
+    values = np.random.default_rng(1).standard_normal((3, 5, 64)).astype(np.float32)
+    type_ = Type[name]
+    path = write_gguf(tmp_path / "t.gguf", {}, {"t": values}, {"t": type_})
+    with GgufFile(path) as file:
+        got = file.tensor("t")
+    expected = gguf.quants.dequantize(gguf.quants.quantize(values, type_), type_)
+    assert got.shape == values.shape
+    assert got.dtype == np.float32
+    assert np.array_equal(got, expected.reshape(values.shape))
+    assert np.abs(got - values).max() < 0.5
+
+
+@pytest.mark.parametrize("name", K_BLOCK_BYTES)
+def test_tensor_of_k_blocks(tmp_path: Path, name: str) -> None:
+    raw = np.random.default_rng(2).integers(0, 64, (4, 2 * K_BLOCK_BYTES[name]), np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    writer.add_tensor("t", raw, raw_dtype=Type[name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with GgufFile(tmp_path / "t.gguf") as file:
+        got = file.tensor("t")
+    assert got.shape == (4, 512)
+    assert np.array_equal(got, gguf.quants.dequantize(raw, Type[name]))
+
+
+def test_every_supported_type_is_tested() -> None:
+    assert set(WRITABLE) | set(K_BLOCK_BYTES) == set(SUPPORTED)
+
+
+def test_metadata_and_shapes_are_read(small: Path) -> None:
+    with GgufFile(small) as file:
+        for key, value in metadata().items():
+            assert file.metadata[key] == (np.float32(value) if type(value) is float else value)
+        for name, tensor in random_tensors().items():
+            assert file.tensors[name].shape == tensor.shape
+            assert np.array_equal(file.tensor(name), tensor)
+
+
+def test_tensors_outlive_the_file(small: Path) -> None:
+    with GgufFile(small) as file:
+        tensor = file.tensor("output_norm.weight")
+    assert np.array_equal(tensor, random_tensors()["output_norm.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"GGU", "truncated: the magic number needs bytes up to 4, the file has 3"),
+        (b"PK\x03\x04 a zip file", r"not a GGUF file (it does not begin with the letters GGUF)"),
+        (b"GGUF" + struct.pack("<I", 9), "GGUF version must be 2 or 3, not 9"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0),
+            f"truncated: number of tensors is {1 << 60:,}, more than the file can hold",
+        ),
+    ],
+)
+def test_foreign_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "f.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelFormatError, match=f"^{re.escape(f'{path}: {reason}')}$"):
+        GgufFile(path)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match=r"cannot be read \(No such file or directory\)$"):
+        GgufFile(tmp_path / "absent.gguf")
+    with pytest.raises(ModelFormatError, match=r"cannot be read \(Is a directory\)$"):
+        GgufFile(tmp_path)
+
+
+def test_every_truncation_is_refused(small: Path) -> None:
+    whole = small.read_bytes()
+    with GgufFile(small) as file:
+        end = max(info.start + info.nbytes for info in file.tensors.values())
+    cuts = [*range(0, 600), *range(600, end, 997), end - 1]
+    for cut in cuts:
+        small.write_bytes(whole[:cut])
+        with pytest.raises(ModelFormatError):
+            GgufFile(small)
+
+
+def test_flipped_bytes_are_refused_or_read(small: Path) -> None:
+    """Whatever a header says, there is a `ModelFormatError` or a file that can be read."""
+    whole = bytearray(small.read_bytes())
+    rng = np.random.default_rng(3)
+    for position in rng.integers(0, 8000, 300):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << rng.integers(8)
+        small.write_bytes(broken)
+        try:
+            with GgufFile(small) as file:
+                for name in file.tensors:
+                    file.tensor(name)
+        except ModelFormatError:
+            continue
+
+
+def test_unsupported_type_is_refused(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "t.gguf", {}, {"t": np.zeros((2, 32), np.int8)})
+    with pytest.raises(ModelFormatError, match=r": tensor t has type I8; supported are F32, F16"):
+        GgufFile(path)
+
+
+def test_unknown_type_is_refused(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "t.gguf", {}, {"name": np.zeros((2, 32), np.float32)})
+    content = bytearray(path.read_bytes())
+    at = content.index(b"name") + 4 + 4 + 16
+    assert content[at : at + 4] == bytes(4)
+    content[at] = 250
+    path.write_bytes(content)
+    with pytest.raises(ModelFormatError, match=r": tensor name has the unknown type number 250$"):
+        GgufFile(path)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "t.gguf", {}, {"t": np.full((1, 32), np.nan, np.float32)})
+    with GgufFile(path) as file, pytest.raises(ModelFormatError, match="t holds values that are"):
+        file.tensor("t")
+
+
+def test_missing_tensor_is_named(small: Path) -> None:
+    with GgufFile(small) as file, pytest.raises(ModelFormatError, match=r": tensor x is missing$"):
+        file.tensor("x")

@@ -1,0 +1,28 @@
+"""What the metadata promises to find can be loaded."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+import pytest
+
+GROUPS = ("ciuic.devices", "ciuic.transports", "ciuic.benches")
+POINTS = [point for group in GROUPS for point in entry_points(group=group)]
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: f"{point.group}:{point.name}")
+def test_entry_point_loads(point: EntryPoint) -> None:
+    try:
+        found = point.load()
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("ciuic"):
+            raise
+        pytest.skip(f"needs {error.name}")
+    assert callable(found) or hasattr(found, "run")
+
+
+def test_each_group_has_its_members() -> None:
+    names = {group: {point.name for point in POINTS if point.group == group} for group in GROUPS}
+    assert {"cpu", "opencl", "fpga"} <= names["ciuic.devices"]
+    assert {"emulated", "rtl"} <= names["ciuic.transports"]
+    assert {"sim"} <= names["ciuic.benches"]
