@@ -11,17 +11,13 @@ from ciuic.errors import ShapeError
 EXACT_FLOAT32_TERMS = 2**24 // 2**14
 
 
-def gemm(
-    activations: npt.NDArray[np.int8], weights: npt.NDArray[np.int8]
-) -> npt.NDArray[np.int32]:
+def gemm(activations: npt.NDArray[np.int8], weights: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
     """Return activations (m, k) @ weights (k, n) as INT32 (m, n), wrapping as the hardware does.
 
     Computed in float32 slices along K that are exact, because BLAS has no integer product.
     """
     if activations.dtype != np.int8 or weights.dtype != np.int8:
-        raise ShapeError(
-            f"operands must be int8, not {activations.dtype} and {weights.dtype}"
-        )
+        raise ShapeError(f"operands must be int8, not {activations.dtype} and {weights.dtype}")
     if activations.ndim != 2 or weights.ndim != 2 or activations.shape[1] != weights.shape[0]:
         raise ShapeError(
             f"shapes must be (m, k) and (k, n), not {activations.shape} and {weights.shape}"
