@@ -29,7 +29,7 @@ demo: $(VENV)/.demo ## a real model writes text on OpenCL, CPU and the FPGA's RT
 
 test: $(VENV)/.dev lint ## every check and test, the hardware benches included
 	@$(BIN)/ciuic fetch
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --durations=10 $(PYTEST)
 
 lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
 	$(BIN)/ruff format --check .

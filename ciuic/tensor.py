@@ -304,8 +304,7 @@ def _linearize(
         return number[id(item)] if isinstance(item, Value) else item
 
     steps = tuple(
-        Step(str(v.op), tuple(map(operand, v.operands)), v.shape, v.axis, v.keepdims)
-        for v in order
+        Step(str(v.op), tuple(map(operand, v.operands)), v.shape, v.axis, v.keepdims) for v in order
     )
     shapes = tuple(leaf.shape for leaf in leaves)
     return Program(name, shapes, str(result.dtype), steps), tuple(leaves)

@@ -2,8 +2,8 @@
 
     python tools/quietly.py "installing packages" COMMAND ...
 
-The command's output is shown only if it fails. The exit status is the command's. Standard library
-only: this runs before anything is installed.
+Only if the command fails, the end of its output is shown. The exit status is the command's.
+Standard library only: this runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 TICK_SECONDS = 0.5
+SHOWN_LINES = 40  # of what a failed command said
 INTERRUPTED = 130
 
 
@@ -59,8 +60,10 @@ def main(what: str, command: list[str]) -> int:
                 status = INTERRUPTED
         if sys.stdout.isatty():
             _show("")
-        if status:
-            sys.stdout.write(log.read_text(errors="replace"))
+        if status == INTERRUPTED:
+            print(f"{what}: interrupted", flush=True)
+        elif status:
+            print(*log.read_text(errors="replace").splitlines()[-SHOWN_LINES:], sep="\n")
             print(f"{what}: failed with status {status}: {' '.join(command)}", flush=True)
         else:
             print(f"{what}: done in {time.monotonic() - started:.0f} s", flush=True)

@@ -126,7 +126,7 @@ COUNTERS: tuple[str, ...] = (
     "lanes_busy",  # cycles in which the softmax lanes took elements
     "stall_read",  # cycles with reads in flight and no beat
     "stall_write",  # cycles in which a write beat or address was offered and not taken
-    "beats_read",  # beats on the read channel
+    "beats_read",  # beats on the read channels of all ports
     "beats_written",  # beats on the write channel
 )
 

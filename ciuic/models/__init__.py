@@ -1,0 +1,1 @@
+"""Models: files, tokenizers, the families, and generation."""

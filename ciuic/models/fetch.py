@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from ciuic.errors import CiuicError, ModelFormatError
+
+from .progress import Report, silent
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 FETCH_COMMAND = "ciuic fetch"
@@ -32,11 +33,6 @@ MODEL_NBYTES = 98_362_432
 
 CHUNK_NBYTES = 1 << 20
 POLL_SECONDS = 0.2
-Report = Callable[[str, int, int], None]
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Report to nobody."""
 
 
 def cache_folder() -> Path:
@@ -71,7 +67,7 @@ def find_default_model() -> Path:
     return path
 
 
-def fetch_default_model(report: Report = _silent) -> Path:
+def fetch_default_model(report: Report = silent) -> Path:
     """Download the default model unless it is there and whole; return its path.
 
     Parameters

@@ -99,14 +99,16 @@ class GgufFile:
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor dequantized to float32, in its own shape, slowest dimension first."""
         info = self._info(name)
-        raw = np.frombuffer(self._bytes, np.uint8, info.nbytes, info.start)
-        rows = raw.reshape(math.prod(info.shape[:-1]), -1)
+        # Bytes of our own: arrays over the map itself would keep it from being closed.
+        raw = self._bytes[info.start : info.start + info.nbytes]
+        rows = np.frombuffer(raw, np.uint8).reshape(math.prod(info.shape[:-1]), -1)
         if info.type is GGMLQuantizationType.F32:
-            values = rows.view("<f4").astype(np.float32)  # a copy: the map may be closed
+            values = rows.view("<f4").astype(np.float32)
         elif info.type is GGMLQuantizationType.F16:
             values = rows.view("<f2").astype(np.float32)
         else:
-            values = dequantize(rows, info.type)
+            with np.errstate(invalid="ignore", over="ignore"):  # found below
+                values = dequantize(rows, info.type)
         if not np.isfinite(values).all():
             raise ModelFormatError(self.path, f"tensor {name} holds values that are not finite")
         return np.ascontiguousarray(values.reshape(info.shape))

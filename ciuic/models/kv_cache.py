@@ -1,71 +1,99 @@
-"""Keys and values of the tokens so far, for one sequence.
+"""Keys and values of the tokens so far, for one sequence, on the device that needs them.
 
-Each layer's arrays grow in blocks of token slots, so that memory follows the context instead of
-the model's longest one.
+A layer's arrays grow in blocks of token slots, so that memory follows the context instead of the
+model's longest one.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
+from ciuic.devices import Device, DeviceArray
 from ciuic.errors import UsageError
+from ciuic.runtime import Runtime
 
 BLOCK_SLOTS = 256  # token slots that a layer's arrays grow by
 
 
 class LayerCache:
-    """Keys and values of one layer, float32, (tokens, kv_heads, head_dim) each."""
+    """Keys and values of one layer, float32 (slots, kv_heads, head_dim) each.
 
-    def __init__(self, n_kv_heads: int, head_dim: int, max_seq_len: int) -> None:
-        self._slot_shape = (n_kv_heads, head_dim)
+    Parameters
+    ----------
+    runtime
+        Runs the copies.
+    slot_shape
+        Shape of one token's keys: (kv_heads, head_dim).
+    max_seq_len
+        Longest context in tokens.
+
+    Attributes
+    ----------
+    length
+        Tokens in the cache.
+    """
+
+    def __init__(self, runtime: Runtime, slot_shape: tuple[int, int], max_seq_len: int) -> None:
+        self._runtime = runtime
+        self._slot_shape = slot_shape
         self._max_seq_len = max_seq_len
-        self._keys = np.empty((0, *self._slot_shape), np.float32)  # (slots, kv_heads, head_dim)
-        self._values = np.empty((0, *self._slot_shape), np.float32)  # (slots, kv_heads, head_dim)
+        self._arrays: tuple[DeviceArray, DeviceArray] | None = None
         self.length = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes held, unused slots included."""
-        return self._keys.nbytes + self._values.nbytes
+        return sum(array.nbytes for array in self._arrays or ())
 
     def append(
-        self, keys: npt.NDArray[np.float32], values: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Add (t, kv_heads, head_dim) keys and values; return all of them so far as views.
+        self, keys: DeviceArray, values: DeviceArray, device: Device
+    ) -> tuple[DeviceArray, DeviceArray]:
+        """Add keys and values (t, kv_heads, head_dim); return all slots, later ones unused.
+
+        Parameters
+        ----------
+        keys, values
+            Of the next tokens.
+        device
+            Where the cache is to be; it must have a kernel for ``kv_append``.
 
         Raises
         ------
         UsageError
             If the context would grow beyond the model's longest.
         """
-        stop = self.length + len(keys)
+        stop = self.length + keys.shape[0]
         if stop > self._max_seq_len:
             raise UsageError(f"the context must be at most {self._max_seq_len} tokens, not {stop}")
-        if stop > len(self._keys):
-            self._grow(stop)
-        self._keys[self.length : stop] = keys
-        self._values[self.length : stop] = values
+        arrays = self._with_room(stop, device)
+        for array, rows in zip(arrays, (keys, values), strict=True):
+            self._runtime.run("kv_append", [array, rows], device=device, offset=self.length)
         self.length = stop
-        return self._keys[:stop], self._values[:stop]
+        return arrays
 
-    def _grow(self, slots: int) -> None:
+    def _with_room(self, slots: int, device: Device) -> tuple[DeviceArray, DeviceArray]:
+        old = self._arrays
+        if old is not None and old[0].shape[0] >= slots and old[0].device is device:
+            return old
         slots = -(-slots // BLOCK_SLOTS) * BLOCK_SLOTS
-        for name in ("_keys", "_values"):
-            grown = np.empty((slots, *self._slot_shape), np.float32)
-            grown[: self.length] = getattr(self, name)[: self.length]
-            setattr(self, name, grown)
+        keys, values = (
+            self._runtime.zeros((slots, *self._slot_shape), device=device) for _ in range(2)
+        )
+        for array, before in zip((keys, values), old or (), strict=False):
+            self._runtime.run("kv_append", [array, before], device=device, offset=0)
+        self._arrays = (keys, values)
+        return keys, values
 
 
 class KvCache:
     """The caches of all layers of one sequence."""
 
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, max_seq_len: int) -> None:
-        self.layers = [LayerCache(n_kv_heads, head_dim, max_seq_len) for _ in range(n_layers)]
+    def __init__(
+        self, runtime: Runtime, n_layers: int, slot_shape: tuple[int, int], max_seq_len: int
+    ) -> None:
+        self.layers = [LayerCache(runtime, slot_shape, max_seq_len) for _ in range(n_layers)]
 
     @property
     def length(self) -> int:
-        """Tokens in the cache, counted at the last layer: the tokens that are through."""
+        """Tokens that are through all layers."""
         return self.layers[-1].length
 
     @property

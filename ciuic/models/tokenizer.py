@@ -95,12 +95,12 @@ class Tokenizer:
         self.special = {tokens[id_]: id_ for id_ in special}
         self.end_ids = frozenset(end_ids)
         self.bos_id = bos_id
-        pairs = [cast("tuple[str, str]", tuple(merge.split(" "))) for merge in merges]
-        for pair in pairs:
-            if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
-                raise ValueError(f"merge must be of two tokens and give a third, not {pair!r}")
         # Special tokens stay out, so that no text can spell one.
         words = {token: id_ for token, id_ in vocabulary.items() if token not in self.special}
+        pairs = [cast("tuple[str, str]", tuple(merge.split(" "))) for merge in merges]
+        for pair in pairs:
+            if len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys():
+                raise ValueError(f"merge must be of two tokens and give a third, not {pair!r}")
         self._bpe = FastTokenizer(models.BPE(vocab=words, merges=pairs))
         self._bpe.pre_tokenizer = PRE_TOKENIZERS[pre]()
         self._bytes = _bytes_of_tokens(tokens, set(special))

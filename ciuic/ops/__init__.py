@@ -7,7 +7,7 @@ rms_norm         x (t, d), weight (d,); eps                           -> (t, d)
 rope             x (t, heads, hd), positions int32 (t,);
                  theta, interleaved=False                             -> (t, heads, hd)
 attention        q (t, heads, hd), keys, values (T, kv_heads, hd);
-                 offset, scale, softmax="exact" | "q16"               -> (t, heads * hd)
+                 offset, scale, softmax="exact"|"q16"|None            -> (t, heads * hd)
 softmax          x (rows, cols); scale=1.0                            -> (rows, cols)
 silu_mul         gate (t, h), up (t, h)                               -> (t, h)
 add              x, y                                                 -> shape of x

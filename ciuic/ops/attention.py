@@ -2,7 +2,8 @@
 
 q (t, heads, head_dim), keys and values (T, kv_heads, head_dim) with T >= offset + t; query i
 sees keys 0 .. offset + i, so rows of the cache beyond offset + t may hold anything.
-The result is (t, heads * head_dim). ``softmax="q16"`` takes the overlay's fixed-point softmax.
+The result is (t, heads * head_dim). ``softmax`` is "exact", "q16" (the overlay's fixed point) or
+None: the form of the device's own, which is "q16" on FPGAs and "exact" elsewhere.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from ciuic.quantize import Float32Array
 from .operator import Cost, Operator, Shape, Spec, elements, require
 from .softmax import IntegerSoftmax, reference_softmax, softmax_exact, softmax_q16
 
-SOFTMAX_KINDS = ("exact", "q16")
+SOFTMAX_KINDS = ("exact", "q16", None)
 
 
 def _shape(
-    q: Spec, keys: Spec, values: Spec, *, offset: int, scale: float, softmax: str = "exact"
+    q: Spec, keys: Spec, values: Spec, *, offset: int, scale: float, softmax: str | None = None
 ) -> Shape:
     inputs = (q, keys, values)
     fits = (
@@ -35,12 +36,12 @@ def _shape(
     )
     require(fits, "attention", wanted, inputs)
     if softmax not in SOFTMAX_KINDS:
-        raise UsageError(f"softmax must be one of {SOFTMAX_KINDS}, not {softmax!r}")
+        raise UsageError(f"softmax must be 'exact', 'q16' or None, not {softmax!r}")
     return (q.shape[0], q.shape[1] * q.shape[2])
 
 
 def _cost(
-    q: Spec, keys: Spec, values: Spec, *, offset: int, scale: float, softmax: str = "exact"
+    q: Spec, keys: Spec, values: Spec, *, offset: int, scale: float, softmax: str | None = None
 ) -> Cost:
     t, heads, head_dim = q.shape
     visible = offset + t
@@ -55,7 +56,7 @@ def attend(
     *,
     offset: int,
     scale: float,
-    softmax: str = "exact",
+    softmax: str | None = None,
     engine: IntegerSoftmax = reference_softmax,
 ) -> Float32Array:
     """Return attention (t, heads * head_dim); ``engine`` computes the softmax of "q16"."""
@@ -64,8 +65,8 @@ def attend(
     visible = offset + t
     group = heads // kv_heads
     # (kv_heads, group * t, head_dim): the queries that share a head of keys in one product.
-    grouped = q.reshape(t, kv_heads, group, head_dim).transpose(1, 2, 0, 3)
-    grouped = grouped.reshape(kv_heads, group * t, head_dim)
+    by_head = q.reshape(t, kv_heads, group, head_dim).transpose(1, 2, 0, 3)
+    grouped = by_head.reshape(kv_heads, group * t, head_dim)
     scores = grouped @ keys[:visible].transpose(1, 2, 0) * np.float32(scale)
     lengths = np.tile(np.arange(offset + 1, visible + 1, dtype=np.int32), heads)
     flat = scores.reshape(heads * t, visible)
@@ -76,8 +77,8 @@ def attend(
             flat = np.where(np.arange(visible) < lengths[:, None], flat, np.float32(-np.inf))
         flat = softmax_exact(flat)
     mixed = flat.reshape(kv_heads, group * t, visible) @ values[:visible].transpose(1, 0, 2)
-    mixed = mixed.reshape(kv_heads, group, t, head_dim).transpose(2, 0, 1, 3)
-    return mixed.reshape(t, heads * head_dim)
+    by_token = mixed.reshape(kv_heads, group, t, head_dim).transpose(2, 0, 1, 3)
+    return by_token.reshape(t, heads * head_dim)
 
 
 OPERATOR = Operator("attention", _shape, _cost, attend)

@@ -42,9 +42,8 @@ def _silu_mul_cost(gate: Spec, up: Spec) -> Cost:
 def _silu_mul(gate: Float32Array, up: Float32Array) -> Float32Array:
     # exp of the negative magnitude never overflows: sigmoid(-g) = e / (1 + e), e = exp(-|g|).
     small = np.exp(-np.abs(gate))
-    sigmoid = np.where(gate >= 0, np.float32(1), small) / (np.float32(1) + small)
-    result: Float32Array = gate * sigmoid * up
-    return result
+    numerator = np.where(gate >= 0, np.float32(1), small)
+    return (gate * numerator / (np.float32(1) + small) * up).astype(np.float32, copy=False)
 
 
 ADD = Operator("add", _add_shape, _add_cost, _add)

@@ -80,9 +80,7 @@ def rescale(
     return result if bias is None else result + bias
 
 
-def _kernel(
-    x: Float32Array, weight: FloatWeight, bias: Float32Array | None = None
-) -> Float32Array:
+def _kernel(x: Float32Array, weight: FloatWeight, bias: Float32Array | None = None) -> Float32Array:
     values, scales = quantize_rows_float(x)
     return rescale(accumulate(values, weight.values), scales, weight.scales, bias)
 

@@ -11,9 +11,7 @@ from .operator import Cost, Operator, Shape, Spec, elementwise_cost, require
 
 def _shape(x: Spec, weight: Spec, *, eps: float) -> Shape:
     fits = (
-        len(x.shape) == 2
-        and weight.shape == x.shape[1:]
-        and x.dtype == weight.dtype == np.float32
+        len(x.shape) == 2 and weight.shape == x.shape[1:] and x.dtype == weight.dtype == np.float32
     )
     require(fits, "rms_norm", "float32 (t, d) and (d,)", (x, weight))
     return x.shape
@@ -25,7 +23,8 @@ def _cost(x: Spec, weight: Spec, *, eps: float) -> Cost:
 
 def _kernel(x: Float32Array, weight: Float32Array, *, eps: float) -> Float32Array:
     mean_square = np.einsum("td,td->t", x, x)[:, None] / np.float32(x.shape[1])
-    return x * (np.float32(1) / np.sqrt(mean_square + np.float32(eps))) * weight
+    result: Float32Array = x / np.sqrt(mean_square + np.float32(eps)) * weight
+    return result
 
 
 OPERATOR = Operator("rms_norm", _shape, _cost, _kernel)

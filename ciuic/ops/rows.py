@@ -39,7 +39,9 @@ def _embedding_cost(ids: Spec, table: Spec) -> Cost:
 
 def _embedding(ids: npt.NDArray[np.int32], table: Float32Array) -> Float32Array:
     if ids.size and (ids.min() < 0 or ids.max() >= table.shape[0]):
-        raise ShapeError(f"ids must be from 0 to {table.shape[0] - 1}, not {ids.min()}..{ids.max()}")
+        raise ShapeError(
+            f"ids must be from 0 to {table.shape[0] - 1}, not {ids.min()} to {ids.max()}"
+        )
     return table[ids]
 
 

@@ -145,8 +145,11 @@ class EmulatedTransport(Transport):
         self._counters = dict.fromkeys(registers.COUNTERS, 0)
 
     def _run(self) -> None:
+        # Later descriptors are fetched while the first one works.
+        fetch_cycles = cycle_model.fetch(self.config)
         while self._enabled and self._completed != self._doorbell:
-            status = self._step()
+            status = self._step(fetch_cycles)
+            fetch_cycles = 0
             self._completed = self._completed + 1 & WORD
             if status is not Status.OK:
                 self._code = status
@@ -154,9 +157,8 @@ class EmulatedTransport(Transport):
             elif self._completed == self._doorbell:
                 self._pending |= registers.INTERRUPT_STATUS.encode(done=1)
 
-    def _step(self) -> Status:
+    def _step(self, fetch_cycles: int) -> Status:
         """Run the next descriptor and write its record."""
-        fetch_cycles, complete_cycles = cycle_model.overhead(self.config)
         self._count(cycles=fetch_cycles, beats_read=DESCRIPTOR.nbytes // self.config.bus_bytes)
         fetched = self._counters["cycles"]
         descriptor, status, work = None, Status.READ_ERROR, cycle_model.Work(0)
@@ -179,7 +181,8 @@ class EmulatedTransport(Transport):
             tag=descriptor["tag"] if descriptor else 0,
         )
         self._count(
-            cycles=complete_cycles, beats_written=COMPLETION.nbytes // self.config.bus_bytes
+            cycles=cycle_model.complete(self.config),
+            beats_written=COMPLETION.nbytes // self.config.bus_bytes,
         )
         return self._answer(record, status)
 

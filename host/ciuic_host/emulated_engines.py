@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from ciuic.abi.numerics import SoftmaxScale
 
 from . import cycle_model
 from .cycle_model import Work
-from .memory import AccessError, DeviceMemory
+from .memory import AccessError
 
 Descriptor = dict[str, int]
 Matrix = npt.NDArray[Any]
@@ -36,6 +36,14 @@ class Refused(Exception):
         super().__init__(status.name)
 
 
+class Memory(Protocol):
+    """Where operands and results are."""
+
+    def view(self, address: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """Return a view of bytes; raise `AccessError` if some are not there."""
+        ...
+
+
 class Engines:
     """Runs descriptors on a memory.
 
@@ -47,7 +55,7 @@ class Engines:
         Where operands and results are.
     """
 
-    def __init__(self, config: OverlayConfig, memory: DeviceMemory) -> None:
+    def __init__(self, config: OverlayConfig, memory: Memory) -> None:
         self._config = config
         self._memory = memory
         self._weights: dict[tuple[int, int, int], npt.NDArray[np.int8]] = {}
@@ -114,7 +122,8 @@ class Engines:
             descriptor["a_addr"], rows, cols * in_format.nbytes, descriptor["a_stride"]
         )
         causal = descriptor["flags"] & Flag.CAUSAL
-        lengths = reference.causal_lengths(rows, cols, descriptor["row_offset"]) if causal else None
+        offset = descriptor["row_offset"] if causal else cols
+        lengths = reference.causal_lengths(rows, cols, offset)
         result = reference.softmax(
             raw.view(dtype),
             scale=SoftmaxScale(descriptor["multiplier"], descriptor["shift"]),
@@ -122,7 +131,7 @@ class Engines:
             lengths=lengths,
         )
         self._write(descriptor["o_addr"], descriptor["o_stride"], result.view(np.uint8))
-        return cycle_model.softmax(self._config, rows, cols, in_format, out_format)
+        return cycle_model.softmax(self._config, lengths, cols, in_format, out_format)
 
     def _unpacked(self, address: int, k: int, n: int) -> npt.NDArray[np.int8]:
         key = (address, k, n)

@@ -21,14 +21,14 @@ import numpy.typing as npt
 from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.errors import ShapeError, TransferError, UsageError
-from ciuic.reference import pack_weights
+from ciuic.reference import pack_weights, packed_nbytes
 
 from .completion import Completion
 from .identity import identify
 from .rings import Rings, Ticket
 from .staging import Matrix, Staging
 from .transport import Buffer, Transport
-from .uri import open_transport
+from .uri import Report, no_report, open_transport
 
 logger = logging.getLogger(__name__)
 
@@ -207,9 +207,8 @@ class Overlay:
         """Pack weights (k, n) for the array and keep them in the device's memory."""
         _check_matrix("weights", weights, ("int8",))
         k, n = weights.shape
-        packed = pack_weights(weights, self.config).view(np.uint8).reshape(-1)
-        buffer = self._transport.allocate(packed.nbytes)
-        buffer.array[: packed.nbytes] = packed
+        buffer = self._transport.allocate(packed_nbytes(k, n, self.config))
+        buffer.array[:] = pack_weights(weights, self.config).view(np.uint8).reshape(-1)
         self._transport.flush(buffer)
         handle = WeightHandle(k, n, buffer)
         self._handles.add(handle)
@@ -305,8 +304,18 @@ class Overlay:
             )
 
 
-def open(uri: str, *, timeout: float = TIMEOUT_SECONDS) -> Overlay:
+def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_report) -> Overlay:
     """Open an overlay by name, such as ``fpga:emulated`` or ``fpga:rtl?config=tiny``.
+
+    Parameters
+    ----------
+    uri
+        The device's name.
+    timeout
+        Seconds without any progress of the overlay after which a wait gives up.
+    report
+        Called with (what, steps done, steps in all) if it takes long, such as the first time that
+        RTL is compiled.
 
     Raises
     ------
@@ -319,7 +328,7 @@ def open(uri: str, *, timeout: float = TIMEOUT_SECONDS) -> Overlay:
     """
     if not timeout > 0:
         raise UsageError(f"timeout must be above 0 seconds, not {timeout!r}")
-    transport = open_transport(uri)
+    transport = open_transport(uri, report)
     try:
         return Overlay(transport, timeout=timeout)
     except BaseException:

@@ -37,7 +37,8 @@ class Matrix:
 
     def put(self, array: npt.NDArray[Any]) -> None:
         """Write a matrix (rows, cols) and hand it to the device."""
-        self._rows()[:, : self.row_bytes] = np.ascontiguousarray(array).view(np.uint8)
+        raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).view(np.uint8)
+        self._rows()[:, : self.row_bytes] = raw
         self.transport.flush(self.buffer, self.offset, self.offset + self.rows * self.stride)
 
     def get(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -67,7 +67,7 @@ class Transport(ABC):
 
     @abstractmethod
     def wait_interrupt(self, seconds: float) -> bool:
-        """Wait until the interrupt line is high; return whether it is, after at most ``seconds``."""
+        """Wait at most ``seconds`` until the interrupt line is high; return whether it is."""
 
     @abstractmethod
     def close(self) -> None:

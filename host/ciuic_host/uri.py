@@ -19,6 +19,11 @@ SCHEME = "fpga"
 GROUP = "ciuic.transports"
 
 OpenTransport = Callable[["Options"], Transport]
+Report = Callable[[str, int, int], None]  # what, steps done, steps in all
+
+
+def no_report(what: str, done: int, total: int) -> None:
+    """Tell nobody how far long work has come."""
 
 
 class Options:
@@ -30,10 +35,13 @@ class Options:
         The whole name, for error messages.
     values
         Option names and their texts.
+    report
+        Called while the transport is made ready, if that takes long.
     """
 
-    def __init__(self, uri: str, values: dict[str, str]) -> None:
+    def __init__(self, uri: str, values: dict[str, str], report: Report = no_report) -> None:
         self.uri = uri
+        self.report = report
         self._values = values
         self._known: list[str] = []
 
@@ -76,7 +84,7 @@ def transports() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def open_transport(uri: str) -> Transport:
+def open_transport(uri: str, report: Report = no_report) -> Transport:
     """Open the transport that a name stands for.
 
     Raises
@@ -86,7 +94,7 @@ def open_transport(uri: str) -> Transport:
     UsageError
         If the name or an option cannot be read.
     """
-    kind, options = parse(uri)
+    kind, options = parse(uri, report)
     kinds = transports()
     if kind not in kinds:
         raise DeviceNotFound(uri, f"kind must be one of {sorted(kinds)}, not {kind!r}")
@@ -94,7 +102,7 @@ def open_transport(uri: str) -> Transport:
     return opener(options)
 
 
-def parse(uri: str) -> tuple[str, Options]:
+def parse(uri: str, report: Report = no_report) -> tuple[str, Options]:
     """Return the kind and the options of a name."""
     parts = urlsplit(uri)
     if parts.scheme != SCHEME or parts.netloc or parts.fragment or not parts.path:
@@ -106,4 +114,4 @@ def parse(uri: str) -> tuple[str, Options]:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise UsageError(f"{uri}: an option must be given once, not twice")
-    return parts.path, Options(uri, values)
+    return parts.path, Options(uri, values, report)

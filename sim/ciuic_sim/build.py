@@ -21,11 +21,15 @@ logger = logging.getLogger(__name__)
 
 TOP = "top"  # name of the top module in the netlist
 FLATTEN = (
-    "read_rtlil top.il; hierarchy -top top; proc; flatten; opt -full; write_verilog -noattr top.v"
+    "read_rtlil top.il; hierarchy -auto-top; rename -top top; proc; flatten; opt -full; "
+    # Parallel multiplexers would become functions, which Verilator does not see through.
+    "opt_clean -purge; pmuxtree; opt_clean -purge; write_verilog -noattr top.v"
 )
 VERILATOR_OPTIONS = (
     "--cc --prefix Vtop --top-module top -Mdir . -O3 --x-assign fast --x-initial fast --noassert"
-    " -Wno-fatal -Wno-lint -Wno-style --output-split 100000"
+    " -Wno-fatal -Wno-lint -Wno-style"
+    # Functions of this size compile in half the time of one for the whole design, and run faster.
+    " --output-split 20000 --output-split-cfuncs 1000"
 ).split()
 DEFINES = [
     f"-D{name}"
@@ -41,8 +45,22 @@ DEFINES = [
     )
 ]
 LIBRARY_FLAGS = ("-O3", "-march=native", "-fPIC")
+STARTUP, STARTUP_FLAGS = "__Slow", ("-O0", "-fPIC")  # code that runs once
 BENCH_FLAGS = ("-O1",)  # a bench waits for Python, not for the model
+LIBRARY_STEPS = 4
 LIBRARY_SOURCES = ("model.cpp", "memory.h")
+
+
+def timed(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """Return a cache entry; log how long it takes to build."""
+
+    def build_and_log(folder: Path) -> None:
+        logger.info("building %s %s", kind, key[:8])
+        start = time.perf_counter()
+        build(folder)
+        logger.info("built %s %s in %.1f s", kind, key[:8], time.perf_counter() - start)
+
+    return cache.entry(kind, key, build_and_log)
 
 
 def verilog(rtlil: str) -> Path:
@@ -55,24 +73,32 @@ def verilog(rtlil: str) -> Path:
         (folder / "top.il").unlink()
 
     key = cache.content_key(rtlil, FLATTEN, tools.yosys_version())
-    return _timed("verilog", key, build) / "top.v"
+    return timed("verilog", key, build) / "top.v"
 
 
-def shared_library(rtlil: str) -> Path:
-    """Return the simulation of an overlay as a shared library; see ``model.cpp`` for its calls."""
+def shared_library(rtlil: str, step: Callable[[], None]) -> Path:
+    """Return the simulation of an overlay as a shared library; see ``model.cpp`` for its calls.
+
+    ``step`` is called after each of `LIBRARY_STEPS` steps, or not at all if it exists already.
+    """
     sources = {name: _source(name) for name in LIBRARY_SOURCES}
 
     def build(folder: Path) -> None:
         for name, text in sources.items():
             (folder / name).write_text(text)
-        _verilate(verilog(rtlil), folder, [])
+        source = verilog(rtlil)
+        step()
+        _verilate(source, folder, [])
+        step()
         objects = _compile(folder, LIBRARY_FLAGS, folder.glob("*.cpp"))
+        step()
         runtime = _runtime_objects(("verilated.cpp", "verilated_threads.cpp"), LIBRARY_FLAGS)
         _link([*objects, *runtime], ["-shared", "-o", "libmodel.so"], folder)
         _keep_only(folder, "libmodel.so")
+        step()
 
     key = _compile_key(rtlil, *sources.values())
-    return _timed("library", key, build) / "libmodel.so"
+    return timed("library", key, build) / "libmodel.so"
 
 
 def bench_executable(rtlil: str) -> Path:
@@ -96,17 +122,7 @@ def bench_executable(rtlil: str) -> Path:
         _keep_only(folder, TOP)
 
     key = _compile_key(rtlil, main.read_text(), str(libraries))
-    return _timed("bench", key, build) / TOP
-
-
-def _timed(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    def build_and_log(folder: Path) -> None:
-        logger.info("building %s %s", kind, key[:8])
-        start = time.perf_counter()
-        build(folder)
-        logger.info("built %s %s in %.1f s", kind, key[:8], time.perf_counter() - start)
-
-    return cache.entry(kind, key, build_and_log)
+    return timed("bench", key, build) / TOP
 
 
 def _source(name: str) -> str:
@@ -138,8 +154,11 @@ def _compile_command(flags: Sequence[str]) -> list[str]:
 
 def _compile(folder: Path, flags: Sequence[str], sources: Iterable[Path]) -> list[Path]:
     files = sorted(sources, key=lambda file: file.stat().st_size, reverse=True)
-    command = _compile_command(flags)
-    processes.run_all([[*command, str(f), "-o", f"{f.stem}.o"] for f in files], folder=folder)
+    commands = []
+    for file in files:
+        own = STARTUP_FLAGS if STARTUP in file.name else flags
+        commands.append([*_compile_command(own), str(file), "-o", f"{file.stem}.o"])
+    processes.run_all(commands, folder=folder)
     return [folder / f"{file.stem}.o" for file in files]
 
 
@@ -150,7 +169,7 @@ def _runtime_objects(names: Sequence[str], flags: Sequence[str]) -> list[Path]:
         _compile(folder, flags, [include / name for name in names])
 
     key = cache.content_key(tools.compile_fingerprint(), *flags, *DEFINES, *names)
-    return sorted(_timed("runtime", key, build).glob("*.o"))
+    return sorted(timed("runtime", key, build).glob("*.o"))
 
 
 def _link(objects: Sequence[Path], options: Sequence[str], folder: Path) -> None:
@@ -161,7 +180,7 @@ def _link(objects: Sequence[Path], options: Sequence[str], folder: Path) -> None
 def _public_ports(text: str) -> str:
     # Only the ports are public: making everything visible to cocotb costs most of the speed.
     ports = re.findall(
-        r"^ *(?:input|output|inout) (?:wire |reg )?(?:\[.*?\] )?(\S+?) ?;", text, re.M
+        r"^  (?:input|output|inout) (?:wire |reg )?(?:\[.*?\] )?(\S+?) ?;", text, re.M
     )
     lines = [f'public_flat_rw -module "{TOP}" -var "{port}"' for port in ports]
     return "\n".join(["`verilator_config", *lines, ""])

@@ -6,11 +6,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ciuic.errors import DeviceError
+
 JOBS = 2  # compilers at a time
 LOG_LINES = 30  # of a failed program's output
 
 
-class BuildFailed(RuntimeError):
+class BuildFailed(DeviceError):
     """A program of a build ended with an error; the message holds the end of its output."""
 
     def __init__(self, command: Sequence[str], code: int, output: str) -> None:

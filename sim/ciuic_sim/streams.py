@@ -35,6 +35,7 @@ def unpack(layout: Any, payload: int) -> dict[str, int]:
 class _Stream:
     def __init__(self, bench: Bench, name: str) -> None:
         self.clk = bench.dut.clk
+        self.rst = bench.dut.rst
         self.name = name
         self.payload = getattr(bench.dut, f"{name}__payload")
         self.valid = getattr(bench.dut, f"{name}__valid")
@@ -131,6 +132,9 @@ class StreamMonitor(_Stream):
         held: int | None = None
         while True:
             await RisingEdge(self.clk)
+            if self.rst.value == 1:  # a reset may withdraw what was offered
+                held = None
+                continue
             valid = self.valid.value == 1
             payload = self.payload.value.to_unsigned() if valid else None
             if held is not None and payload != held:

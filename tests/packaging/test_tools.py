@@ -1,7 +1,8 @@
-"""The tools of the Makefile."""
+"""The Makefile and its tools."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,18 @@ ROOT = Path(__file__).parents[2]
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_make_help_lists_every_target() -> None:
+    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  make (\w+) ", shown, re.MULTILINE) == targets
+    assert set(targets) >= {"demo", "test", "lint", "bench", "env", "clean"}
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "exec make test"
+    assert "make test" in (ROOT / "README.md").read_text()
 
 
 def test_file_over_the_limit_fails(tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ class ExponentialLane(wiring.Component):
 
         exponent = self._exponent(m, distance, outside)
         halvings = exponent[numerics.EXPONENT_FRACTION :]
-        table = Interpolator(
-            numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1
-        )
+        table = Interpolator(numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1)
         m.submodules.exp2 = table
         far = delay(m, halvings >= numerics.EXPONENT_LIMIT, table.latency)
         m.d.comb += [
@@ -76,9 +74,7 @@ class ExponentialLane(wiring.Component):
         shifted = Signal(numerics.DISTANCE_BITS + numerics.PRE_SHIFT)
         coarse = Signal(coarse_bits)
         beyond = Signal()
-        m.d.comb += shifted.eq(
-            (distance << numerics.PRE_SHIFT) >> (self.shift[3:] << 3)
-        )
+        m.d.comb += shifted.eq((distance << numerics.PRE_SHIFT) >> (self.shift[3:] << 3))
         m.d.sync += [coarse.eq(shifted), beyond.eq(shifted[coarse_bits:].any() | outside)]
 
         fine = Signal(coarse_bits)
@@ -109,7 +105,7 @@ class RowSum(wiring.Component):
 
     Latency
     -------
-    ``latency`` cycles.
+    ``RowSum.latency(lanes)`` cycles.
     """
 
     def __init__(self, config):
@@ -124,10 +120,10 @@ class RowSum(wiring.Component):
             }
         )
 
-    @property
-    def latency(self):
-        """Cycles from the last word to the total."""
-        return exact_log2(self.lanes) + 2
+    @staticmethod
+    def latency(lanes):
+        """Return the cycles from the last word to the total."""
+        return exact_log2(lanes) + 2
 
     def elaborate(self, platform):
         m = Module()
@@ -138,10 +134,9 @@ class RowSum(wiring.Component):
         ]
         while len(terms) > 1:
             terms = [
-                delay(m, one + other, 1)
-                for one, other in zip(terms[::2], terms[1::2], strict=True)
+                delay(m, one + other, 1) for one, other in zip(terms[::2], terms[1::2], strict=True)
             ]
-        depth = self.latency - 1
+        depth = self.latency(self.lanes) - 1
         taken = delay(m, self.taken, depth)
         final = delay(m, self.final, depth)
         running = Signal.like(self.total)
@@ -209,7 +204,7 @@ class ExponentialStage(wiring.Component):
     @property
     def row_latency(self):
         """Cycles from a row's last word of scores to its reciprocal."""
-        return self.word_latency + RowSum(self.config).latency + Reciprocal.latency
+        return self.word_latency + RowSum.latency(self.config.lanes) + Reciprocal.latency
 
     def elaborate(self, platform):
         m = Module()

@@ -3,9 +3,20 @@
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from ciuic.abi import numerics
+from ciuic.abi import Format, numerics
 
-__all__ = ["EXPONENTIAL", "RECIPROCAL", "SCORE", "extent_layout", "sum_bits"]
+__all__ = [
+    "EXPONENTIAL",
+    "RECIPROCAL",
+    "RESULT_FORMATS",
+    "SCORE",
+    "SCORE_FORMATS",
+    "extent_layout",
+    "sum_bits",
+]
+
+SCORE_FORMATS = (Format.INT32, Format.INT16, Format.INT8)
+RESULT_FORMATS = (Format.Q0_16, Format.Q0_8)
 
 SCORE = signed(32)
 
@@ -15,7 +26,7 @@ EXPONENTIAL = data.StructLayout(
 )
 
 # 1 / sum = inverse * 2**-(norm + RECIPROCAL_FRACTION)
-RECIPROCAL = data.StructLayout({"inverse": numerics.RECIPROCAL_FRACTION, "norm": 4})
+RECIPROCAL = data.StructLayout({"inverse": numerics.RECIPROCAL_FRACTION, "norm": 5})
 
 
 def extent_layout(max_row: int) -> data.StructLayout:

@@ -54,7 +54,7 @@ class MaximumStage(wiring.Component):
     @property
     def latency(self):
         """Cycles from the last word to the maximum."""
-        return exact_log2(self.lanes) + 1
+        return exact_log2(self.lanes) + 2
 
     def elaborate(self, platform):
         m = Module()
@@ -68,12 +68,12 @@ class MaximumStage(wiring.Component):
         ]
 
         candidates = [
-            Mux(words.valid[lane], self.i.payload[lane], numerics.INT32_MIN)
+            self._register(m, Mux(words.valid[lane], self.i.payload[lane], numerics.INT32_MIN))
             for lane in range(self.lanes)
         ]
         while len(candidates) > 1:
             candidates = [
-                self._larger(m, one, other)
+                self._register(m, Mux(one > other, one, other))
                 for one, other in zip(candidates[::2], candidates[1::2], strict=True)
             ]
         depth = self.latency - 1
@@ -89,7 +89,7 @@ class MaximumStage(wiring.Component):
         return m
 
     @staticmethod
-    def _larger(m, one, other):
-        larger = Signal(SCORE)
-        m.d.sync += larger.eq(Mux(one > other, one, other))
-        return larger
+    def _register(m, score):
+        register = Signal(SCORE)
+        m.d.sync += register.eq(score)
+        return register

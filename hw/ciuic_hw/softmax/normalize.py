@@ -34,7 +34,7 @@ class ProbabilityLane(wiring.Component):
     ``ProbabilityLane.latency`` cycles.
     """
 
-    latency = 3
+    latency = 4
 
     def __init__(self):
         super().__init__(
@@ -52,9 +52,11 @@ class ProbabilityLane(wiring.Component):
             + numerics.RECIPROCAL_FRACTION
             - numerics.PROBABILITY_FRACTION
         )
+        exponential = delay(m, self.exponential, 1)
+        reciprocal = delay(m, self.reciprocal, 1)
         # Two registers, so that the multiplier's own pipeline can take them.
-        product = delay(m, self.exponential.mantissa * self.reciprocal.inverse, 2)
-        shift = delay(m, self.exponential.halvings + self.reciprocal.norm, 2)
+        product = delay(m, exponential.mantissa * reciprocal.inverse, 2)
+        shift = delay(m, exponential.halvings + reciprocal.norm, 2)
         m.d.sync += self.o.eq(product[surplus:] >> shift)
         return m
 
@@ -75,7 +77,7 @@ class Rounding(wiring.Component):
 
     Latency
     -------
-    ``latency`` cycles.
+    ``Rounding.latency(lanes)`` cycles.
     """
 
     def __init__(self, config):
@@ -90,10 +92,10 @@ class Rounding(wiring.Component):
             }
         )
 
-    @property
-    def latency(self):
-        """Cycles from a word to its results."""
-        return exact_log2(self.lanes) + 3
+    @staticmethod
+    def latency(lanes):
+        """Return the cycles from a word to its results."""
+        return exact_log2(lanes) + 3
 
     def elaborate(self, platform):
         m = Module()
@@ -110,7 +112,7 @@ class Rounding(wiring.Component):
             ]
             distance *= 2
 
-        depth = self.latency - 2
+        depth = self.latency(self.lanes) - 2
         taken = delay(m, self.taken, depth)
         final = delay(m, self.final, depth)
         half = 1 << (PART_BITS - 1)
@@ -132,7 +134,7 @@ class Rounding(wiring.Component):
         return (one + other)[: PART_BITS + 1]
 
     def _split(self, m, probability):
-        """Return a probability's whole units and, aligned to PART_BITS, what is left, a cycle on."""
+        """Return, a cycle on, a probability's whole units and what is left, of PART_BITS."""
         snap = exact_log2(numerics.SNAP_8)
         whole = Signal(WIDE + 1)
         part = Signal(PART_BITS + 1)
@@ -196,14 +198,12 @@ class NormalizeStage(wiring.Component):
     @property
     def latency(self):
         """Cycles from a word of exponentials to its results."""
-        return ProbabilityLane.latency + Rounding(self.config).latency
+        return ProbabilityLane.latency + Rounding.latency(self.config.lanes)
 
     def elaborate(self, platform):
         m = Module()
         lanes = self.config.lanes
-        m.submodules.words = words = RowWords(
-            lanes=lanes, max_row=self.config.max_row, padded=True
-        )
+        m.submodules.words = words = RowWords(lanes=lanes, max_row=self.config.max_row, padded=True)
         masked = ~words.valid[0]
         taken = Signal()
         begun = Signal()
@@ -234,6 +234,6 @@ class NormalizeStage(wiring.Component):
             rounding.taken.eq(delay(m, taken, ProbabilityLane.latency)),
             rounding.final.eq(delay(m, words.final, ProbabilityLane.latency)),
             self.word.eq(rounding.o),
-            self.valid.eq(delay(m, rounding.taken, rounding.latency)),
+            self.valid.eq(delay(m, rounding.taken, rounding.latency(lanes))),
         ]
         return m

@@ -1,4 +1,4 @@
-"""Parts of pipelines that never stall: whoever feeds one first sees that there is room at its end."""
+"""Parts of pipelines that never stall: what enters one has room at its end."""
 
 from amaranth.hdl import *
 from amaranth.lib import stream, wiring
@@ -64,6 +64,7 @@ class PipelineFifo(wiring.Component):
             Value.cast(self.o.payload).eq(fifo.r_data),
             self.o.valid.eq(fifo.r_rdy),
             fifo.r_en.eq(self.o.ready),
-            self.room.eq(fifo.level < self.depth - self.latency),
+            # The FIFO's last place is its output register, which fills a cycle late.
+            self.room.eq(fifo.level < self.depth - self.latency - 1),
         ]
         return m

@@ -44,9 +44,7 @@ class Reciprocal(wiring.Component):
         total_1 = delay(m, self.total[numerics.SUM_FRACTION - FRACTION_BITS :], 1)
         fraction = delay(m, (total_1 >> norm_1)[:FRACTION_BITS], 1)
 
-        table = Interpolator(
-            numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION
-        )
+        table = Interpolator(numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION)
         m.submodules.reciprocal = table
         m.d.comb += [
             table.position.eq(fraction),

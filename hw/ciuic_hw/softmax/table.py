@@ -7,6 +7,8 @@ from amaranth.lib.wiring import In, Out
 
 from ciuic.abi import numerics
 
+from .pipeline import delay
+
 __all__ = ["Interpolator"]
 
 
@@ -30,7 +32,7 @@ class Interpolator(wiring.Component):
     ``Interpolator.latency`` cycles.
     """
 
-    latency = 3
+    latency = 4
 
     def __init__(self, table, *, value_bits):
         self.table = table
@@ -47,15 +49,16 @@ class Interpolator(wiring.Component):
         init = [{"value": value, "slope": slope} for value, slope in self.table]
         m.submodules.table = memory = Memory(shape=self.entry, depth=len(self.table), init=init)
         read = memory.read_port()
-        step = Signal(numerics.STEP_BITS)
+        # Block RAM is slow to answer: its output register comes before the multiplier.
+        entry = delay(m, read.data, 1)
+        step = delay(m, self.position[: numerics.STEP_BITS], 2)
         start = Signal.like(self.value)
         decrease = Signal(numerics.SLOPE_BITS + numerics.STEP_BITS)
         half = 1 << (numerics.STEP_BITS - 1)
         m.d.comb += read.addr.eq(self.position >> numerics.STEP_BITS)
         m.d.sync += [
-            step.eq(self.position),
-            start.eq(read.data.value),
-            decrease.eq(read.data.slope * step + half),
+            start.eq(entry.value),
+            decrease.eq(entry.slope * step + half),
             self.value.eq(start - (decrease >> numerics.STEP_BITS)),
         ]
         return m

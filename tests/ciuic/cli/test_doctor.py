@@ -36,6 +36,8 @@ def test_missing_model_is_named_with_its_command(
     shown = capsys.readouterr().out
     assert "MISSING  run  default model" in shown
     assert shown.endswith("mend with:\n  ciuic fetch\n")
+    assert cli.main(["doctor", "--for", "run", "--json"]) == 1
+    assert not json.loads(capsys.readouterr().out)["ok"]
 
 
 def test_damaged_model_is_found_by_its_checksum(

@@ -15,7 +15,7 @@ from ciuic.models.tokenizer import byte_characters
 
 DIM, HIDDEN_DIM, HEADS, KV_HEADS, LAYERS = 64, 96, 4, 2, 2
 SPECIAL = ["<|end|>", "<|turn|>"]
-MERGES = ["t h", "th e", "Ġ a", "Ġ the"]
+MERGES = ["t h", "th e", "Ġ a", "Ġ the", "1 2"]
 TEMPLATE = (
     "{% for m in messages %}<|turn|>{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|turn|>{% endif %}"

@@ -150,6 +150,20 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         file.tensor("t")
 
 
+def test_scales_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = write_gguf(
+        tmp_path / "t.gguf", {}, {"t": np.ones((1, 32), np.float32)}, {"t": Type.Q8_0}
+    )
+    with GgufFile(path) as file:
+        start = file.tensors["t"].start
+    content = bytearray(path.read_bytes())
+    content[start : start + 2] = np.float16(np.inf).tobytes()
+    content[start + 2] = 0
+    path.write_bytes(content)
+    with GgufFile(path) as file, pytest.raises(ModelFormatError, match="t holds values that are"):
+        file.tensor("t")
+
+
 def test_missing_tensor_is_named(small: Path) -> None:
     with GgufFile(small) as file, pytest.raises(ModelFormatError, match=r": tensor x is missing$"):
         file.tensor("x")

@@ -29,6 +29,11 @@ def test_candidates_are_the_softmax() -> None:
     assert kept() == pytest.approx({1: 0.4, 2: 0.3, 4: 0.2, 0: 0.05, 3: 0.05}, rel=1e-5)
 
 
+def test_smaller_ids_come_first_among_equals() -> None:
+    sampler = Sampler(SamplingOptions(temperature=1.0, top_k=3))
+    assert sampler.candidates(np.zeros(1000, np.float32))[0].tolist() == [0, 1, 2]
+
+
 def test_temperature_sharpens() -> None:
     ids, probabilities = Sampler(SamplingOptions(temperature=0.5)).candidates(LOGITS)
     expected = PROBABILITIES[ids] ** 2

@@ -72,6 +72,12 @@ def test_text_never_becomes_a_special_token(small: Tokenizer, special: str) -> N
     assert small.decode(ids) == f"a{special}"
 
 
+def test_merges_may_not_make_a_special_token() -> None:
+    tokens = [*byte_characters(), "th"]
+    with pytest.raises(ValueError, match=r"^merge must be of two tokens and give a third"):
+        Tokenizer(tokens, ["t h"], pre="gpt-2", special=[256], end_ids=[], bos_id=None)
+
+
 def test_special_tokens_have_no_text(small: Tokenizer) -> None:
     assert small.decode([1, *small.encode("the"), 0]) == "the"
 
@@ -122,7 +128,7 @@ def test_byte_characters_are_a_bijection_of_printable_characters() -> None:
         ),
         ({"tokenizer.ggml.merges": ["t h", "q zz"]}, "merge must be of two tokens"),
         ({"tokenizer.ggml.tokens": ["a", "a"]}, "token_type must have a type per token"),
-        ({"tokenizer.ggml.eos_token_id": 10_000}, "token ids must be below 262, not 10000"),
+        ({"tokenizer.ggml.eos_token_id": 10_000}, "token ids must be below 263, not 10000"),
     ],
 )
 def test_bad_tables_are_refused(small_model: Write, keys: dict[str, Any], reason: str) -> None:

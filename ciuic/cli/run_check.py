@@ -1,0 +1,156 @@
+"""The checks of ``ciuic run --check``: the same text on the CPU alone, FPGA layers bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ciuic import reference
+from ciuic.devices import Device, DeviceArray
+from ciuic.models.generate import Generation
+from ciuic.models.model import Model
+from ciuic.models.placed import HOST, Placed
+from ciuic.models.progress import Report
+from ciuic.models.sampling import SamplingOptions
+from ciuic.ops.linear import rescale
+from ciuic.quantize import Float32Array, QuantizedMatrix, quantize_rows
+
+GEMM_ROWS = 8  # of the prompt's tokens, in the products that are compared one by one
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCheck:
+    """One layer that was on an FPGA.
+
+    Attributes
+    ----------
+    layer, device
+        Which layer, and the device's URI.
+    tokens
+        Tokens of the prompt that went through it.
+    tasks
+        Operator -> tasks of the device that were compared.
+    equal
+        Whether every matrix product, and the layer's output, equal the golden model bit for bit.
+    """
+
+    layer: int
+    device: str
+    tokens: int
+    tasks: dict[str, int]
+    equal: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What was checked.
+
+    Attributes
+    ----------
+    same_tokens
+        Whether the CPU alone wrote the same tokens.
+    cpu_text
+        What the CPU alone wrote.
+    layers
+        A check of each layer that was on an FPGA.
+    """
+
+    same_tokens: bool
+    cpu_text: str
+    layers: list[LayerCheck] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything held."""
+        return self.same_tokens and all(layer.equal for layer in self.layers)
+
+
+def check(model: Model, generation: Generation, sampling: SamplingOptions, report: Report) -> Check:
+    """Run the prompt of a finished generation again on the CPU alone and compare.
+
+    Layers that are on an FPGA compute there what the overlay computes, its softmax included, so
+    that the text must be the same.
+    """
+    devices = {
+        index: model.runtime.device(layer.device) for index, layer in enumerate(model.layers)
+    }
+    fpga = {index: device for index, device in devices.items() if device.kind == "FPGA"}
+    with _on_cpu(model, fpga):
+        again = model.generate(generation.prompt_ids, len(generation.ids), sampling=sampling)
+        what = "the same on the CPU alone"
+        for _ in again:
+            report(what, len(again.ids), len(generation.ids))
+        report(what, 1, 1)
+        layers = _check_layers(model, generation.prompt_ids, fpga, report)
+    return Check(same_tokens=again.ids == generation.ids, cpu_text=again.text, layers=layers)
+
+
+@contextmanager
+def _on_cpu(model: Model, fpga: dict[int, Device]) -> Iterator[None]:
+    """Have all layers on the CPU, those of an FPGA in its number format."""
+    before = [(layer, layer.device, layer.softmax) for layer in model.layers]
+    head = model.head_device
+    try:
+        for index, layer in enumerate(model.layers):
+            layer.device = HOST
+            if index in fpga:
+                layer.softmax = "q16"
+        model.head_device = HOST
+        yield
+    finally:
+        for layer, device, softmax in before:
+            layer.device, layer.softmax = device, softmax
+        model.head_device = head
+
+
+def _check_layers(
+    model: Model, prompt_ids: list[int], fpga: dict[int, Device], report: Report
+) -> list[LayerCheck]:
+    """Compare FPGA layers with the CPU's on the hidden states that the prompt gives them."""
+    checks: list[LayerCheck] = []
+    if not fpga:
+        return checks
+    hidden = model.embed(prompt_ids)  # (t, dim)
+    for index, layer in enumerate(model.layers[: max(fpga) + 1]):
+        expected = layer.submit(hidden)
+        if index in fpga:
+            checks.append(_check_layer(model, index, fpga[index], hidden, expected))
+            report("FPGA layers against the golden model", len(checks), len(fpga))
+        hidden = expected
+    return checks
+
+
+def _check_layer(
+    model: Model, index: int, device: Device, hidden: DeviceArray, expected: DeviceArray
+) -> LayerCheck:
+    """Compare a layer's output, and the product with each of its matrices, bit for bit."""
+    layer, before = model.layers[index], _tasks(device)
+    equal = _same_bits(layer.submit(hidden, device=device), expected)
+    rows = hidden.numpy()[:GEMM_ROWS]
+    for _, weight in layer.weights:
+        if isinstance(weight, QuantizedMatrix):
+            x = np.resize(rows, (len(rows), weight.shape[0]))  # any width from real values
+            values, scales = quantize_rows(x)
+            products = reference.gemm(values, weight.values).astype(np.float32)
+            golden = rescale(products, scales, weight.scales, None)
+            equal &= _same_bits(Placed(model.runtime, device).run("linear", x, weight), golden)
+    return LayerCheck(
+        layer=index,
+        device=device.uri,
+        tokens=hidden.shape[0],
+        tasks={op: count - before.get(op, 0) for op, count in _tasks(device).items()},
+        equal=equal,
+    )
+
+
+def _tasks(device: Device) -> dict[str, int]:
+    device.synchronize()
+    return {op: count.tasks for op, count in device.statistics.ops.items()}
+
+
+def _same_bits(got: DeviceArray, expected: DeviceArray | Float32Array) -> bool:
+    want = expected if isinstance(expected, np.ndarray) else expected.numpy()
+    return got.shape == want.shape and got.numpy().tobytes() == want.tobytes()

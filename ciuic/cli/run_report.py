@@ -1,0 +1,164 @@
+"""What ``ciuic run`` reports: the devices, the placement, who ran what, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ciuic.models.generate import Generation, Speed
+from ciuic.models.model import Model
+from ciuic.models.placed import HOST
+from ciuic.scheduler.trace import UsageRow
+
+from . import output
+from .devices import Row, print_devices
+from .run_check import Check
+
+ENDINGS = {
+    "end": "the model ended its text",
+    "max_tokens": "ended at --max-tokens",
+    "context": "ended because the context is full",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fpga:
+    """What an overlay did, from its own counters.
+
+    Attributes
+    ----------
+    device
+        URI.
+    cycles
+        While it had work.
+    array_utilisation
+        Useful multiply-accumulates over those that the array could do in the cycles of GEMMs.
+    clock_hz
+        Clock of the board that the overlay is meant for.
+    seconds_at_clock
+        What the cycles would take on that board.
+    """
+
+    device: str
+    cycles: int
+    array_utilisation: float
+    clock_hz: float
+    seconds_at_clock: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A finished run."""
+
+    model: str
+    prompt: str
+    text: str
+    token_ids: list[int]
+    stop_reason: str | None
+    devices: list[Row]
+    placement: dict[str, str]
+    speed: Speed | None
+    usage: list[UsageRow]
+    fpga: list[Fpga]
+    check: Check | None
+
+
+def ranges(devices: Sequence[str]) -> dict[str, str]:
+    """Return the layers of each run of equal devices: "0-14" -> device."""
+    found: dict[str, str] = {}
+    start = 0
+    for index, device in enumerate(devices):
+        if index + 1 == len(devices) or devices[index + 1] != device:
+            found[str(index) if start == index else f"{start}-{index}"] = device
+            start = index + 1
+    return found
+
+
+def print_before(devices: Sequence[Row], model: Model) -> None:
+    """Print the devices and which layers are on which."""
+    print_devices(devices)
+    print(f"\nplacement of {model.config.name}:")
+    for layers, device in placement(model).items():
+        print(f"  {layers:>7}  {device}")
+    print()
+
+
+def placement(model: Model) -> dict[str, str]:
+    """Return ranges of layers, and the head, with the URIs of their devices."""
+    uris = [model.runtime.device(layer.device).uri for layer in model.layers]
+    return {**ranges(uris), "head": model.runtime.device(model.head_device).uri}
+
+
+def print_after(report: Report) -> None:
+    """Print who ran what, and how fast."""
+    print(f"\n({ENDINGS[report.stop_reason or 'end']})\n\nwho ran what:")
+    output.print_table(
+        [
+            {
+                "device": row.device,
+                "tasks": row.tasks,
+                "seconds": row.seconds,
+                "MiB moved": row.nbytes / 2**20,
+                "share (%)": 100 * row.share,
+            }
+            for row in report.usage
+        ]
+    )
+    for row in report.usage:
+        for op, tasks in row.on_host.items():
+            print(f"{row.device} has no kernel for {op}: {tasks:,} tasks ran on {HOST}")
+    _print_speed(report.speed)
+    for fpga in report.fpga:
+        _print_fpga(fpga)
+
+
+def _print_speed(speed: Speed | None) -> None:
+    if speed is None:
+        return
+    print(
+        f"\ntime to first token: {speed.time_to_first_token:.2f} s "
+        f"({speed.prompt_tokens} tokens of prompt, {speed.prefill_tokens_per_second:.1f} a second)"
+    )
+    if speed.decode_tokens_per_second is not None:
+        print(
+            f"decode: {speed.decode_tokens_per_second:.1f} tokens a second "
+            f"({speed.tokens - 1} tokens after the first)"
+        )
+
+
+def _print_fpga(fpga: Fpga) -> None:
+    print(
+        f"{fpga.device}: {fpga.cycles:,} cycles, array {100 * fpga.array_utilisation:.1f} % used; "
+        f"{fpga.seconds_at_clock:.3f} s at the board's {fpga.clock_hz / 1e6:.0f} MHz"
+    )
+
+
+def print_check(check: Check) -> None:
+    """Print what was checked and how it came out."""
+    tokens = "the same tokens" if check.same_tokens else f"OTHER TOKENS: {check.cpu_text!r}"
+    print(f"\ncheck: the CPU alone, with the same quantization, writes {tokens}")
+    for layer in check.layers:
+        verdict = "equals" if layer.equal else "DIFFERS FROM"
+        tasks = ", ".join(f"{count} {op}" for op, count in layer.tasks.items())
+        print(
+            f"check: layer {layer.layer} on {layer.device} {verdict} the golden model bit for bit "
+            f"({layer.tokens} tokens; {tasks})"
+        )
+
+
+def collect(model: Model, generation: Generation, devices: Sequence[Row], prompt: str) -> Report:
+    """Return the report of a finished generation."""
+    usage = model.runtime.usage()
+    return Report(
+        model=model.config.name,
+        prompt=prompt,
+        text=generation.text,
+        token_ids=generation.ids,
+        stop_reason=generation.stop_reason,
+        devices=list(devices),
+        placement=placement(model),
+        speed=generation.speed,
+        usage=usage,
+        fpga=[],
+        check=None,
+    )

@@ -1,0 +1,43 @@
+"""A runtime and the device that operators are for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from ciuic.devices import Device, DeviceArray, Weight
+from ciuic.quantize import QuantizedMatrix
+from ciuic.runtime import Runtime
+from ciuic.tensor import CiuicTensor
+
+HOST = "cpu"
+Value = DeviceArray | CiuicTensor | npt.NDArray[Any]
+
+
+class Placed:
+    """Submits operators for one device; the host runs those that it has no kernel for."""
+
+    def __init__(self, runtime: Runtime, device: Device | str) -> None:
+        self.runtime = runtime
+        self.device = runtime.device(device)
+
+    def run(self, op: str, *inputs: Value | Weight, **attributes: Any) -> DeviceArray:
+        """Submit an operator and return the handle of its result."""
+        return self.runtime.run(op, inputs, device=self.device, **attributes)
+
+    def hold(self, weight: Weight) -> None:
+        """Bring a weight to the device whose operator will use it, to stay there."""
+        self.home(_linear(weight) if len(weight.shape) == 2 else "rms_norm").hold(weight)
+
+    def linear(self, x: DeviceArray, weight: Weight) -> DeviceArray:
+        """Submit a linear layer: x (t, k), weight (k, n) -> (t, n)."""
+        return self.run(_linear(weight), x, weight)
+
+    def home(self, op: str) -> Device:
+        """Return the device that will run an operator: this one or the host."""
+        return self.device if self.device.supports(op) else self.runtime.device(HOST)
+
+
+def _linear(weight: Weight) -> str:
+    return "linear" if isinstance(weight, QuantizedMatrix) else "linear_float32"

@@ -1,0 +1,125 @@
+"""Runtime: the object that models hold. Runs operators on devices and keeps count.
+
+``run`` returns at once with a handle; only ``numpy`` waits. Weights (`QuantizedMatrix`,
+`CiuicTensor`) are brought to a device once and stay there; numpy arrays are copied each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ciuic.devices import Device, DeviceArray, DeviceManager
+from ciuic.scheduler.cost import CostModel
+from ciuic.scheduler.executor import HOST_URI, Executor, Input
+from ciuic.scheduler.trace import Trace, Usage, UsageRow
+from ciuic.tensor import CiuicTensor
+
+
+class Runtime:
+    """Runs operators by name on devices.
+
+    Parameters
+    ----------
+    manager : DeviceManager, optional
+        Opens devices; a new one by default.
+
+    Attributes
+    ----------
+    manager : DeviceManager
+    costs : CostModel
+        Learns from every task that runs.
+    """
+
+    def __init__(self, manager: DeviceManager | None = None) -> None:
+        self.manager = manager or DeviceManager()
+        self.costs = CostModel()
+        self._executor = Executor(self.manager)
+        self._usage = Usage()
+        self._executor.observe(self.costs.observe)
+        self._executor.observe(self._usage)
+
+    def device(self, device: Device | str) -> Device:
+        """Return a device by URI, or the device given; its tasks are counted from now on."""
+        return self._executor.device(device)
+
+    def run(
+        self,
+        op: str,
+        inputs: Sequence[Input],
+        *,
+        device: Device | str = HOST_URI,
+        **attributes: Any,
+    ) -> DeviceArray:
+        """Submit an operator (`ciuic.ops`, or a registered custom one); return its result's handle.
+
+        If the device has no kernel for it, the host runs it, and the report says so.
+
+        Raises
+        ------
+        UsageError
+            If there is no such operator.
+        ShapeError
+            If the inputs do not fit.
+        OutOfMemory
+            If the device has no room.
+        """
+        return self._executor.run(op, inputs, device, attributes)
+
+    def place(self, value: Input, device: Device | str = HOST_URI) -> DeviceArray:
+        """Return a value as an array on a device, moved there if need be."""
+        return self._executor.place(value, self._executor.device(device))
+
+    def zeros(
+        self,
+        shape: tuple[int, ...],
+        *,
+        device: Device | str = HOST_URI,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> DeviceArray:
+        """Return an array of zeros on a device."""
+        return self._executor.device(device).zeros(shape, dtype)
+
+    def numpy(self, array: DeviceArray | CiuicTensor) -> npt.NDArray[Any]:
+        """Return the contents of an array, read-only; wait for them."""
+        return array.numpy()
+
+    def tensor(self, array: DeviceArray) -> CiuicTensor:
+        """Return an array on a device as a tensor; nothing moves."""
+        return CiuicTensor.from_device(array)
+
+    def synchronize(self) -> None:
+        """Wait until everything submitted is done and counted."""
+        self._executor.synchronize()
+
+    def usage(self) -> list[UsageRow]:
+        """Return what each device has done since the last ``reset_usage``; wait for all of it."""
+        self.synchronize()
+        return self._usage.rows(self._executor.fallbacks)
+
+    def reset_usage(self) -> None:
+        """Begin to count anew."""
+        self.synchronize()
+        self._usage.clear()
+        self._executor.fallbacks.clear()
+
+    def start_trace(self) -> Trace:
+        """Return a trace that records every task and transfer from now on."""
+        trace = Trace()
+        self._executor.observe(trace)
+        return trace
+
+    def stop_trace(self, trace: Trace) -> None:
+        """End a trace once everything submitted so far is in it."""
+        self.synchronize()
+        self._executor.ignore(trace)
+
+
+@lru_cache(maxsize=1)
+def default_runtime() -> Runtime:
+    """Return the runtime of those who name none."""
+    return Runtime()

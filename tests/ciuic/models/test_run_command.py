@@ -1,0 +1,150 @@
+"""`ciuic run` on small random models: output, JSON, exit codes, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ciuic.cli import main
+from ciuic.models.loading import load_model
+
+from .conftest import Write
+
+PROMPT = ["--prompt", "the", "--max-tokens", "6"]
+
+
+def test_text_is_streamed_and_reported(
+    small_model: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(small_model(50))
+    assert main(["run", path, *PROMPT, "--check"]) == 0
+    out = capsys.readouterr().out
+    with load_model(path) as model:
+        text = "".join(model.generate("the", 6))
+    for expected in (
+        "placement of small:\n      0-1  cpu\n     head  cpu\n",
+        f"\n{text}\n(",
+        "who ran what:",
+        "time to first token: ",
+        "check: the CPU alone, with the same quantization, writes the same tokens",
+    ):
+        assert expected in out
+
+
+def test_json_is_one_object_and_nothing_else(
+    small_model: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(small_model(50)), *PROMPT, "--json", "--check"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == "small"
+    assert report["placement"] == {"0-1": "cpu", "head": "cpu"}
+    assert len(report["token_ids"]) == report["speed"]["tokens"]
+    assert report["check"] == {"same_tokens": True, "cpu_text": report["text"], "layers": []}
+    assert report["usage"][0]["ops"]["attention"] == 2 * len(report["token_ids"])
+
+
+def test_layers_on_an_fpga_are_checked_bit_for_bit(
+    small_model: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", str(small_model(51)), *PROMPT, "--place", "0=cpu,1=fpga:emulated"]
+    assert main([*arguments, "--check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["placement"] == {"0": "cpu", "1": "fpga:emulated", "head": "cpu"}
+    (layer,) = report["check"]["layers"]
+    assert layer["equal"]
+    assert layer["tasks"]["linear"] == 14
+    (fpga,) = report["fpga"]
+    assert fpga["cycles"] > 0
+    assert 0 < fpga["array_utilisation"] <= 1
+    assert fpga["seconds_at_clock"] == pytest.approx(fpga["cycles"] / fpga["clock_hz"])
+    assert [row["emulated"] for row in report["devices"]] == [False, True]
+
+
+def test_other_tokens_are_a_failure(
+    small_model: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, placement = str(small_model(52)), ["--place", "1=fpga:emulated"]
+    from ciuic.ops import linear
+
+    exact = linear.accumulate
+
+    def wrong(values: object, weight: object) -> object:
+        return exact(values, weight) + 1  # type: ignore[arg-type]
+
+    monkeypatch.setattr(linear, "accumulate", wrong)
+    assert main(["run", path, *PROMPT, *placement, "--check", "--json"]) == 1
+    assert not json.loads(capsys.readouterr().out)["check"]["layers"][0]["equal"]
+
+
+def test_trace_is_written_whole(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trace.json"
+    assert main(["run", str(small_model(50)), *PROMPT, "--trace", str(path)]) == 0
+    events = json.loads(path.read_text())["traceEvents"]
+    assert {"attention", "linear", "kv_append"} <= {event["name"] for event in events}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.gguf", "trace.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "a" * 200], "a prompt must be at most 128 tokens, the context of small, not"),
+        (["--prompt", "", "--raw"], "a prompt must have at least one token"),
+        (["--prompt", "a", "--max-tokens", "0"], "max_tokens must be at least 1, not 0"),
+        (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1, not 2.0"),
+        (["--prompt", "a", "--check", "--temperature", "1"], "--check must repeat the choices"),
+        (["--prompt", "a", "--trace", "/no/such/t"], "--trace must be in a folder that can be"),
+        (["--prompt", "a", "--place", "0=nowhere"], "nowhere"),
+        (["--prompt", "a", "--place", "7=cpu"], "7"),
+    ],
+)
+def test_bad_input_is_refused_before_work(
+    small_model: Write,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("ciuic.models.model.Model.load", lambda *_: pytest.fail("work began"))
+    assert main(["run", str(small_model()), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ciuic: error: ")
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_missing_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "none.gguf"
+    assert main(["run", str(path), *PROMPT]) == 2
+    expected = f"ciuic: error: {path}: cannot be read (No such file or directory)\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_interrupt_ends_with_130(
+    small_model: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ciuic.models.sampling.Sampler.choose", interrupt)
+    trace = tmp_path / "trace.json"
+    assert main(["run", str(small_model()), *PROMPT, "--trace", str(trace)]) == 130
+    assert not trace.exists()
+
+
+def test_devices_lists_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    kinds = {row["uri"]: row["kind"] for row in found["devices"]}
+    assert kinds["cpu"] == "CPU"
+    assert kinds["fpga:emulated"] == "FPGA"
+    assert all(row["memory_bytes"] > 0 for row in found["devices"])
+    assert main(["devices"]) == 0
+    assert "emulated" in capsys.readouterr().out

@@ -1,0 +1,89 @@
+"""SmolLM2 writes text over several devices, and each device's share is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ciuic.cli import main
+from ciuic.devices import DeviceManager
+from ciuic.models.fetch import FETCH_COMMAND, default_model_path
+
+PROMPT = "Explain in two sentences what a compiler does."
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def smollm2_path() -> Path:
+    path = default_model_path()
+    if not path.is_file():
+        pytest.skip(f"needs {path.name}; run: {FETCH_COMMAND}")
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main(["run", "--check", "--json", *arguments]) == 0
+    report: dict[str, object] = json.loads(capsys.readouterr().out)
+    return report
+
+
+@pytest.mark.opencl
+def test_opencl_cpu_and_fpga_write_what_the_cpu_writes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not DeviceManager().list_uris("GPU"):
+        pytest.skip("needs an OpenCL device; run: python -m pip install 'ciuic[opencl-cpu]'")
+    place = "0-14=opencl,15-28=cpu,29=fpga:emulated"
+    report = run(capsys, "--prompt", PROMPT, "--max-tokens", "12", "--place", place)
+    assert report["text"] == "A compiler is a software application that translates human code into"
+    assert {row["device"] for row in report["usage"]} == {"opencl:0", "cpu", "fpga:emulated"}
+    assert all(row["tasks"] for row in report["usage"])
+
+
+@pytest.mark.rtl
+def test_rtl_of_the_overlay_writes_what_the_cpu_writes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = "29=fpga:rtl?config=tiny"
+    arguments = ["--prompt", "The capital of France is", "--raw", "--max-tokens", "2"]
+    report = run(capsys, *arguments, "--place", place)
+    (layer,) = report["check"]["layers"]
+    assert layer["equal"]
+    (fpga,) = report["fpga"]
+    assert fpga["cycles"] > 100_000
+
+
+def test_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    command = [
+        *(
+            str(Path(sys.executable).with_name("ciuic")),
+            "run",
+            "--prompt",
+            PROMPT,
+            "--max-tokens",
+            "2000",
+        ),
+        *("--place", "29=fpga:emulated", "--trace", str(trace)),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "placement" not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.endswith("ciuic: error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
