@@ -82,7 +82,8 @@ class Drain(Component):
     def _requests(self, m, ahead):
         """Announce the rows of a bank as soon as it is full, so that no row waits for its address."""
         self._announcing = active = Signal()
-        bank, announced = Signal(), Signal(2)
+        self._announced = announced = Signal(2)  # all rows of the bank
+        bank = Signal()
         request = self.write.request
         m.d.comb += [
             request.valid.eq(active & (self.full & ~announced).bit_select(bank, 1)),
@@ -124,7 +125,12 @@ class Drain(Component):
             step.p.last.eq(left == 1),
             self.parameters_place.eq(place),
             free.eq((left == 0) | ((left == 1) & stepped & ~shared)),
-            take.eq(fetched & free & (~job.parameters | self.parameters_full)),
+            take.eq(
+                fetched
+                & free
+                & (~job.parameters | self.parameters_full)
+                & (~walk.last_row | self._announced.bit_select(bank, 1))
+            ),
             walk.step.eq(take),
             self.read_bank.eq(bank),
             self.read_row.eq(row),
