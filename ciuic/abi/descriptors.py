@@ -22,7 +22,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-
 GEMM_MAX_K = 2**17 - 1  # products of INT8 are at most 2**14: an INT32 sum never overflows
 MAX_SIZE = 2**24 - 1  # largest m, n or number of rows
 
@@ -126,7 +125,9 @@ class Record:
     def unpack(self, data: bytes | memoryview) -> dict[str, int]:
         """Return the fields of a record's bytes."""
         return {
-            field.name: int.from_bytes(data[field.offset : field.offset + field.bits // 8], "little")
+            field.name: int.from_bytes(
+                data[field.offset : field.offset + field.bits // 8], "little"
+            )
             for field in self.fields
         }
 
