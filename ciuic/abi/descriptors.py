@@ -9,7 +9,7 @@ GEMM        O[m, n] = A[m, k] @ W[k, n].  A: INT8, rows ``a_stride`` bytes apart
             whole beats.  W: INT8, packed by `ciuic.reference.packing.pack_weights`.  O: INT32,
             rows ``o_stride`` bytes apart; bytes outside the m x n results are not touched.
 SOFTMAX     O[m, n] = softmax over each row of A[m, n] times a scale.  Formats ``in_format`` and
-            ``out_format``; the scale is ``multiplier``, ``shift``, ``pre_shift``
+            ``out_format``; the scale is ``multiplier`` and ``shift``
             (`numerics.SoftmaxScale`).  With ``Flag.CAUSAL`` row i has
             min(n, row_offset + i + 1) valid elements, otherwise n; elements beyond are zero.
 COPY        ``n`` bytes from ``a_addr`` to ``o_addr``.
@@ -76,7 +76,7 @@ STATUS_REASON: dict[Status, str] = {
     Status.BAD_OPCODE: "the overlay does not know the opcode",
     Status.BAD_ALIGNMENT: "an address or stride is not a multiple of the bus width",
     Status.BAD_SIZE: "a dimension is zero or more than the overlay can hold",
-    Status.BAD_FORMAT: "the overlay does not know the element format",
+    Status.BAD_FORMAT: "the overlay does not know the element format, or cannot use the scale",
     Status.READ_ERROR: "the memory answered a read with an error",
     Status.WRITE_ERROR: "the memory answered a write with an error",
     Status.WATCHDOG: "the memory did not answer in time",
@@ -150,7 +150,6 @@ DESCRIPTOR = Record(
         Field("in_format", 80, 8),  # Format
         Field("out_format", 81, 8),  # Format
         Field("shift", 82, 8),  # softmax scale, see numerics.SoftmaxScale
-        Field("pre_shift", 83, 8),
         Field("multiplier", 84, 32),
         Field("row_offset", 88, 32),  # causal mask: valid elements of row 0, less one
     ),
