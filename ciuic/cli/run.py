@@ -32,6 +32,7 @@ EXAMPLES = """
 ciuic run --prompt "What is an FPGA good for?"
 ciuic run my-model.gguf --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
 ciuic run --prompt "Hello!" --place "0-9=opencl,10-28=cpu,29=fpga:emulated" --check
+ciuic run --prompt "Hello!" --max-tokens 4 --place "29=fpga:rtl?config=sim&verify=1"
 ciuic run --prompt "Hello!" --json
 """
 
@@ -122,9 +123,12 @@ def _run(arguments: argparse.Namespace, model: Model, sampling: SamplingOptions)
         model.load(report)
     if not arguments.json:
         run_report.print_before(devices, model)
+    before = run_report.counters(model)
     with _traced(model, arguments.trace):
         generation = _write(generate, quiet=arguments.json)
-    result = run_report.collect(model, generation, devices, arguments.prompt)
+    result = run_report.collect(
+        model, generation, prompt=arguments.prompt, devices=devices, before=before
+    )
     if not arguments.json:
         run_report.print_after(result)
     if arguments.check:
