@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ciuic.devices import Device
 from ciuic.models.generate import Generation, Speed
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
@@ -154,20 +153,6 @@ def print_check(check: Check) -> None:
             f"check: layer {layer.layer} on {layer.device} {verdict} the golden model bit for bit "
             f"({layer.tokens} tokens; {tasks})"
         )
-
-
-def _fpga(device: Device) -> Fpga:
-    """Return what an overlay did since it was opened, from its counters."""
-    counters = device.statistics.counters
-    cycles = int(counters.get("cycles", 0))
-    possible = counters.get("gemm_cycles", 0) * counters["macs_per_cycle"]
-    return Fpga(
-        device=device.uri,
-        cycles=cycles,
-        array_utilisation=counters["macs"] / possible if possible else 0.0,
-        clock_hz=counters["clock_hz"],
-        seconds_at_clock=cycles / counters["clock_hz"],
-    )
 
 
 Counters = dict[str, dict[str, float]]

@@ -9,9 +9,10 @@ assignment names). What nothing names is on the host.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ciuic.errors import UsageError
+from ciuic.errors import PlacementError, UsageError
 
 HOST = "cpu"
 HEAD = "head"
@@ -77,3 +78,39 @@ def _places(where: str, n_layers: int) -> list[int | str]:
 
 def _title(place: int | str) -> str:
     return f"layer {place}" if isinstance(place, int) else repr(place)
+
+
+def cheapest_chain(
+    costs: Sequence[Mapping[str, float]], transfer: Callable[[str, str, int], float]
+) -> list[str]:
+    """Return the device of each layer of a chain such that the whole takes least.
+
+    Exact: a shortest path through layers and devices, from the host and back to it. A single
+    device for all layers is one of the paths, so the result is never worse than the best of these.
+
+    Parameters
+    ----------
+    costs
+        For each layer, device URI -> seconds. A layer is only put on a device that it names.
+    transfer
+        Seconds to move what goes between layer i - 1 and layer i, by (source, target, i).
+
+    Raises
+    ------
+    PlacementError
+        If a layer has no device.
+    """
+    best: dict[str, tuple[float, list[str]]] = {HOST: (0.0, [])}
+    for index, here in enumerate(costs):
+        if not here:
+            raise PlacementError(f"layer {index} of the chain has no device that can run it")
+        best = {
+            device: min(
+                (total + transfer(source, device, index) + seconds, [*path, device])
+                for source, (total, path) in best.items()
+            )
+            for device, seconds in here.items()
+        }
+    return min(
+        (total + transfer(device, HOST, len(costs)), path) for device, (total, path) in best.items()
+    )[1]
