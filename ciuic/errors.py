@@ -1,18 +1,18 @@
 """The errors that users of Ciuic can meet. Each carries its facts as attributes.
 
-    CiuicError                    anything a user can mend; exit code 2 at the command line
-    ├── UsageError                an argument, prompt or placement pattern that cannot be used
-    ├── ShapeError                shapes or dtypes that do not fit
-    ├── ModelFormatError          a model file that is missing, truncated, foreign or unsupported
-    ├── PlacementError            no device can run an operator, or a plan does not fit
-    ├── OutOfMemory               a memory tier is full
-    └── DeviceError               a device or its transport
-        ├── DeviceNotFound        no such device here
-        ├── OverlayMismatch       an overlay with another ABI, shape or checksum than expected
-        ├── DeviceTimeout         a wait on hardware ended without an answer
-        ├── TransferError         a buffer was used against its ownership or bounds
-        ├── DescriptorError       the overlay refused or failed a descriptor
-        └── ToolMissing           a program or package that a device needs is not installed
+CiuicError                    anything a user can mend; exit code 2 at the command line
+├── UsageError                an argument, prompt or placement pattern that cannot be used
+├── ShapeError                shapes or dtypes that do not fit
+├── ModelFormatError          a model file that is missing, truncated, foreign or unsupported
+├── PlacementError            no device can run an operator, or a plan does not fit
+├── OutOfMemory               a memory tier is full
+└── DeviceError               a device or its transport
+    ├── DeviceNotFound        no such device here
+    ├── OverlayMismatch       an overlay with another ABI, shape or checksum than expected
+    ├── DeviceTimeout         a wait on hardware ended without an answer
+    ├── TransferError         a buffer was used against its ownership or bounds
+    ├── DescriptorError       the overlay refused or failed a descriptor
+    └── ToolMissing           a program or package that a device needs is not installed
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ GEMM        O[m, n] = A[m, k] @ W[k, n].  A: INT8, rows ``a_stride`` bytes apart
             ``Flag.PARAMETERS``: n records of `PARAMETERS` at ``p_addr``; without, no bias, and
             INT32 only.  ``Flag.RESIDUAL``: a matrix like O at ``r_addr``, ``r_stride``.
 SOFTMAX     O[m, n] = softmax over each row of A[m, n] times a scale.  Formats ``in_format`` and
-            ``out_format``; the scale is ``multiplier``, ``shift``, ``pre_shift``
+            ``out_format``; the scale is ``multiplier`` and ``shift``
             (`numerics.SoftmaxScale`).  With ``Flag.CAUSAL`` row i has
             min(n, row_offset + i + 1) valid elements, otherwise n; elements beyond are zero.
 COPY        ``n`` bytes from ``a_addr`` to ``o_addr``.
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-
 
 GEMM_MAX_K = 2**17 - 1  # products of INT8 are at most 2**14: an INT32 sum never overflows
 MAX_SIZE = 2**24 - 1  # largest m, n or number of rows
@@ -85,7 +84,7 @@ STATUS_REASON: dict[Status, str] = {
     Status.BAD_OPCODE: "the overlay does not know the opcode",
     Status.BAD_ALIGNMENT: "an address or stride is not a multiple of the bus width",
     Status.BAD_SIZE: "a dimension is zero or more than the overlay can hold",
-    Status.BAD_FORMAT: "the overlay does not know the element format",
+    Status.BAD_FORMAT: "the overlay does not know the element format, or cannot use the scale",
     Status.READ_ERROR: "the memory answered a read with an error",
     Status.WRITE_ERROR: "the memory answered a write with an error",
     Status.WATCHDOG: "the memory did not answer in time",
@@ -134,7 +133,9 @@ class Record:
     def unpack(self, data: bytes | memoryview) -> dict[str, int]:
         """Return the fields of a record's bytes."""
         return {
-            field.name: int.from_bytes(data[field.offset : field.offset + field.bits // 8], "little")
+            field.name: int.from_bytes(
+                data[field.offset : field.offset + field.bits // 8], "little"
+            )
             for field in self.fields
         }
 
@@ -159,7 +160,6 @@ DESCRIPTOR = Record(
         Field("in_format", 80, 8),  # Format
         Field("out_format", 81, 8),  # Format
         Field("shift", 82, 8),  # softmax scale, see numerics.SoftmaxScale
-        Field("pre_shift", 83, 8),
         Field("multiplier", 84, 32),
         Field("row_offset", 88, 32),  # causal mask: valid elements of row 0, less one
         Field("w_stride", 92, 32),  # bytes between the stripes of W

@@ -30,9 +30,13 @@ class Fpga:
     device
         URI.
     cycles
-        While it had work.
+        From the start of its engines to their last write, summed over descriptors.
     array_utilisation
         Useful multiply-accumulates over those that the array could do in the cycles of GEMMs.
+    beats
+        Read and written on its memory port.
+    verified
+        Results that the device compared with the golden model (option ``verify=1``).
     clock_hz
         Clock of the board that the overlay is meant for.
     seconds_at_clock
@@ -42,6 +46,8 @@ class Fpga:
     device: str
     cycles: int
     array_utilisation: float
+    beats: int
+    verified: int
     clock_hz: float
     seconds_at_clock: float
 
@@ -128,9 +134,12 @@ def _print_speed(speed: Speed | None) -> None:
 
 def _print_fpga(fpga: Fpga) -> None:
     print(
-        f"{fpga.device}: {fpga.cycles:,} cycles, array {100 * fpga.array_utilisation:.1f} % used; "
-        f"{fpga.seconds_at_clock:.3f} s at the board's {fpga.clock_hz / 1e6:.0f} MHz"
+        f"{fpga.device}: {fpga.cycles:,} cycles, array {100 * fpga.array_utilisation:.1f} % used, "
+        f"{fpga.beats:,} beats; {fpga.seconds_at_clock:.3f} s at the board's "
+        f"{fpga.clock_hz / 1e6:.0f} MHz"
     )
+    if fpga.verified:
+        print(f"{fpga.device}: {fpga.verified:,} results compared with the golden model, all equal")
 
 
 def print_check(check: Check) -> None:
@@ -146,8 +155,25 @@ def print_check(check: Check) -> None:
         )
 
 
-def collect(model: Model, generation: Generation, devices: Sequence[Row], prompt: str) -> Report:
-    """Return the report of a finished generation."""
+Counters = dict[str, dict[str, float]]
+
+
+def counters(model: Model) -> Counters:
+    """Return the present counters of the FPGAs that a model is on, by URI."""
+    on = [model.runtime.device(layer.device) for layer in model.layers]
+    on.append(model.runtime.device(model.head_device))
+    return {d.uri: dict(d.statistics.counters) for d in on if d.kind == "FPGA"}
+
+
+def collect(
+    model: Model,
+    generation: Generation,
+    *,
+    prompt: str,
+    devices: Sequence[Row],
+    before: Counters,
+) -> Report:
+    """Return the report of a finished generation; ``before`` are the counters at its start."""
     usage = model.runtime.usage()
     return Report(
         model=model.config.name,
@@ -159,6 +185,22 @@ def collect(model: Model, generation: Generation, devices: Sequence[Row], prompt
         placement=placement(model),
         speed=generation.speed,
         usage=usage,
-        fpga=[],
+        fpga=[_fpga(uri, before[uri], after) for uri, after in counters(model).items()],
         check=None,
+    )
+
+
+def _fpga(uri: str, before: dict[str, float], after: dict[str, float]) -> Fpga:
+    def done(name: str) -> int:
+        return int(after.get(name, 0) - before.get(name, 0))
+
+    possible = after["macs_per_cycle"] * done("gemm_cycles")
+    return Fpga(
+        device=uri,
+        cycles=done("cycles"),
+        array_utilisation=done("macs") / possible if possible else 0.0,
+        beats=done("beats_read") + done("beats_written"),
+        verified=done("verified"),
+        clock_hz=after["clock_hz"],
+        seconds_at_clock=done("cycles") / after["clock_hz"],
     )

@@ -1,0 +1,6 @@
+"""The scheduler: `cost`, `placement` and `plan` decide, `executor` does, `trace` keeps count."""
+
+from .placement import Placement, cheapest_chain, parse_placement
+from .plan import Plan, Step
+
+__all__ = ["Placement", "Plan", "Step", "cheapest_chain", "parse_placement"]

@@ -52,6 +52,7 @@ class EmulatedTransport(Transport):
     ) -> None:
         self.name = name
         self.config = config
+        self.memory_bytes = capacity
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
         self._engines = Engines(config, self._memory)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}

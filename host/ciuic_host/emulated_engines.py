@@ -117,6 +117,10 @@ class Engines:
         dtype = SCORE_DTYPES.get(descriptor["in_format"])
         if dtype is None or descriptor["out_format"] not in RESULT_FORMATS:
             raise Refused(Status.BAD_FORMAT)
+        try:
+            scale = SoftmaxScale(descriptor["multiplier"], descriptor["shift"])
+        except ValueError:
+            raise Refused(Status.BAD_FORMAT) from None
         in_format, out_format = Format(descriptor["in_format"]), Format(descriptor["out_format"])
         raw = self._read(
             descriptor["a_addr"], rows, cols * in_format.nbytes, descriptor["a_stride"]
@@ -126,7 +130,7 @@ class Engines:
         lengths = reference.causal_lengths(rows, cols, offset)
         result = reference.softmax(
             raw.view(dtype),
-            scale=SoftmaxScale(descriptor["multiplier"], descriptor["shift"]),
+            scale=scale,
             out=out_format,
             lengths=lengths,
         )

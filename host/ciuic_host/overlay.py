@@ -98,6 +98,11 @@ class Overlay:
         """Whether no FPGA is behind it."""
         return self._transport.emulated
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the device's memory."""
+        return self._transport.memory_bytes
+
     # --- operations ---------------------------------------------------------------------------
 
     def gemm(

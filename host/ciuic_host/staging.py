@@ -44,7 +44,7 @@ class Matrix:
     def get(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Take the matrix from the device and return a copy (rows, cols)."""
         self.transport.invalidate(self.buffer, self.offset, self.offset + self.rows * self.stride)
-        return np.ascontiguousarray(self._rows()[:, : self.row_bytes]).view(dtype)
+        return self._rows()[:, : self.row_bytes].copy().view(dtype)
 
     def _rows(self) -> npt.NDArray[np.uint8]:
         part = self.buffer.array[self.offset : self.offset + self.rows * self.stride]

@@ -40,6 +40,7 @@ class Transport(ABC):
 
     name: str
     emulated: bool
+    memory_bytes: int  # that buffers may take together
 
     @abstractmethod
     def read(self, offset: int) -> int:

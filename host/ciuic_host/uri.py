@@ -102,6 +102,17 @@ def open_transport(uri: str, report: Report = no_report) -> Transport:
     return opener(options)
 
 
+def split_option(uri: str, name: str) -> tuple[str, str | None]:
+    """Return a name without one option, and that option's text."""
+    head, _, query = uri.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    rest = "&".join("".join(pair) for pair in pairs if pair[0] != name)
+    values = [value for option, _, value in pairs if option == name]
+    if len(values) > 1 or any(value not in ("0", "1") for value in values):
+        raise UsageError(f"{uri}: {name} must be 0 or 1, given once, not {values}")
+    return f"{head}?{rest}" if rest else head, values[0] if values else None
+
+
 def parse(uri: str, report: Report = no_report) -> tuple[str, Options]:
     """Return the kind and the options of a name."""
     parts = urlsplit(uri)

@@ -88,6 +88,7 @@ class RtlTransport(Transport):
         self.name = name
         self.config = config
         self._library = _load(library or overlay_library(config, report))
+        self.memory_bytes = capacity
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
         structure = (settings or MemorySettings()).structure()
         self._handle: int | None = self._library.sim_open(ctypes.byref(structure))

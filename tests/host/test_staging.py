@@ -48,3 +48,12 @@ def test_the_buffer_is_used_again_and_grows() -> None:
     assert used == big.buffer.nbytes
     stage.close()
     assert transport._memory.used == 0
+
+
+def test_what_was_got_survives_the_next_call() -> None:
+    _, stage = staging()
+    first = stage.matrices((2, 8))[0]  # whole rows: contiguous in the buffer
+    first.put(np.full((2, 2), 7, np.int32))
+    got = first.get(np.int32)
+    stage.matrices((2, 8))[0].put(np.full((2, 2), 9, np.int32))
+    assert got.tolist() == [[7, 7], [7, 7]]

@@ -138,7 +138,7 @@ class Delayed(wiring.Component):
 @pytest.mark.parametrize("pause", PAUSES)
 @pytest.mark.parametrize("latency", [0, 1, 5])
 def test_pipeline_fifo_loses_nothing(latency: int, pause: float) -> None:
-    for depth in (latency + 2, latency + 3, 16):
+    for depth in (latency + 3, latency + 4, 16):
         dut = Delayed(depth=depth, latency=latency)
         values = list(range(1, 100))
 
@@ -156,8 +156,8 @@ def test_pipeline_fifo_loses_nothing(latency: int, pause: float) -> None:
 
 
 def test_pipeline_fifo_must_hold_more_than_its_latency() -> None:
-    with pytest.raises(ValueError, match=r"^depth must be more than 6, not 6$"):
-        PipelineFifo(8, depth=6, latency=5)
+    with pytest.raises(ValueError, match=r"^depth must be more than 7, not 7$"):
+        PipelineFifo(8, depth=7, latency=5)
 
 
 @pytest.mark.parametrize(("first", "limit"), [(0, 3), (2, 2), (15, 15), (5, 11)])

@@ -35,7 +35,7 @@ class ExponentialLane(wiring.Component):
     ``ExponentialLane.latency`` cycles.
     """
 
-    latency = 5 + Interpolator.latency
+    latency = 6 + Interpolator.latency
 
     def __init__(self):
         super().__init__(
@@ -53,7 +53,11 @@ class ExponentialLane(wiring.Component):
         m = Module()
         distance = Signal(numerics.DISTANCE_BITS)
         outside = Signal()
-        m.d.sync += [distance.eq(self.maximum - self.score), outside.eq(~self.inside)]
+        # Scores come from block RAM, which is slow to answer.
+        maximum, score, inside = (
+            delay(m, value, 1) for value in (self.maximum, self.score, self.inside)
+        )
+        m.d.sync += [distance.eq(maximum - score), outside.eq(~inside)]
 
         exponent = self._exponent(m, distance, outside)
         halvings = exponent[numerics.EXPONENT_FRACTION :]

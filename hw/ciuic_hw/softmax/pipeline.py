@@ -7,6 +7,10 @@ from amaranth.lib.wiring import In, Out
 
 __all__ = ["PipelineFifo", "delay"]
 
+# Places that are kept free beside those for what is on its way: the FIFO's output register fills a
+# cycle late, and `room` is a cycle old.
+MARGIN = 2
+
 
 def delay(m, value, cycles):
     """Return ``value`` as it was ``cycles`` cycles ago."""
@@ -41,8 +45,8 @@ class PipelineFifo(wiring.Component):
     """
 
     def __init__(self, shape, *, depth, latency):
-        if depth <= latency + 1:
-            raise ValueError(f"depth must be more than {latency + 1}, not {depth!r}")
+        if depth <= latency + MARGIN:
+            raise ValueError(f"depth must be more than {latency + MARGIN}, not {depth!r}")
         self.depth = depth
         self.latency = latency
         super().__init__(
@@ -64,7 +68,6 @@ class PipelineFifo(wiring.Component):
             Value.cast(self.o.payload).eq(fifo.r_data),
             self.o.valid.eq(fifo.r_rdy),
             fifo.r_en.eq(self.o.ready),
-            # The FIFO's last place is its output register, which fills a cycle late.
-            self.room.eq(fifo.level < self.depth - self.latency - 1),
         ]
+        m.d.sync += self.room.eq(fifo.level < self.depth - self.latency - MARGIN)
         return m

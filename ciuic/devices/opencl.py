@@ -1,0 +1,346 @@
+"""The OpenCL device: a GPU, or a processor that stands in for one.
+
+Weights stay on the device; activations pass from operator to operator without leaving it. The
+integers of INT8 layers are those of the CPU; floating-point results may differ in the last digits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ciuic.errors import CiuicError, DeviceNotFound, ShapeError
+from ciuic.expression import Program
+from ciuic.ops.rope import frequencies
+from ciuic.quantize import QuantizedMatrix
+
+from .array import DeviceArray
+from .base import Device, Kernel, Kind, Roofline, Weight
+from .opencl_expression import can_fuse, fused_source
+from .opencl_runtime import INSTALL, build, is_cpu, opencl, working_devices
+
+KIND: Kind = "GPU"
+GROUP = 64  # work-items that share a row
+ROWS = 8  # of a work-item, in products with more than one token
+QUAD = 4  # INT8 weights that lie together
+CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
+OPS = (
+    *("linear", "linear_float32", "rms_norm", "rope", "attention", "softmax", "silu_mul", "add"),
+    *("embedding", "kv_append", "slice_rows", "expression"),
+)
+
+Inputs = Sequence[DeviceArray]
+
+
+class OpenclWeight(NamedTuple):
+    """An INT8 weight on the device: (padded_k / 4, n, 4) and column scales (n,)."""
+
+    values: Any
+    scales: Any
+
+
+class OpenclDevice(Device):
+    """One OpenCL device.
+
+    Parameters
+    ----------
+    uri
+        The name it was opened by.
+    device
+        The `pyopencl.Device`.
+    """
+
+    kind = KIND
+    _drops = True  # the pool's buffers must be released on the queue thread
+
+    def __init__(self, uri: str, device: Any) -> None:
+        cl = opencl()
+        self.name = " ".join(device.name.split())
+        self.emulated = is_cpu(device)
+        self.host_memory = False
+        self.roofline = Roofline(
+            flops_per_second=1e9 * device.max_compute_units * (8 if self.emulated else 200),
+            bytes_per_second=1e10 if self.emulated else 2e11,
+            link_bytes_per_second=5e9,
+            task_seconds=2e-5,
+        )
+        self._context = cl.Context([device])
+        self._cl_queue = cl.CommandQueue(self._context)
+        self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
+        rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
+        self._options = [f"-DGROUP={GROUP}", *([CORRECTLY_ROUNDED] if rounded else [])]
+        source = files(__package__).joinpath("opencl_kernels.cl").read_text()
+        self._program = build(self._context, source, self._options)
+        self._cl_kernels: dict[str, Any] = {}
+        self._fused: dict[Program, Any] = {}
+        self._frequencies: dict[tuple[int, float], Any] = {}
+        super().__init__(uri, device.global_mem_size)
+
+    # What a back end gives.
+
+    def _load_kernels(self) -> dict[str, Kernel]:
+        return {op: partial(self._timed, getattr(self, f"_{op}")) for op in OPS}
+
+    def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
+        if op == "attention":
+            return attributes.get("softmax") in (None, "exact")
+        program = attributes.get("program")
+        return program is None or can_fuse(program)
+
+    def _put(self, value: npt.NDArray[Any]) -> Any:
+        buffer = self._pool.allocate(max(1, value.nbytes))
+        if value.nbytes:
+            contents = np.ascontiguousarray(value)
+            opencl().enqueue_copy(self._cl_queue, buffer, contents, is_blocking=True)
+        return buffer
+
+    def _put_weight(self, weight: QuantizedMatrix) -> OpenclWeight:
+        k, n = weight.shape
+        padded = np.zeros((_padded(k), n), np.int8)
+        padded[:k] = weight.values
+        quads = padded.reshape(-1, QUAD, n).transpose(0, 2, 1)
+        return OpenclWeight(self._put(quads), self._put(weight.scales))
+
+    def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
+        contents = np.empty(array.shape, array.dtype)
+        if contents.nbytes:
+            opencl().enqueue_copy(self._cl_queue, contents, array.data, is_blocking=True)
+        return contents
+
+    def _zeros(self, _inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
+        return self._put(np.zeros(output.shape, output.dtype))
+
+    def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
+        if isinstance(weight, QuantizedMatrix):
+            k, n = weight.shape
+            return _padded(k) * n + weight.scales.nbytes
+        return weight.nbytes
+
+    def _drop(self, data: Any) -> None:
+        """Let go of data: the pool takes its buffers back."""
+
+    def _finish(self) -> None:
+        self._cl_queue.finish()
+
+    def _close(self) -> None:
+        self._cl_queue.finish()
+        self._dropped.clear()
+        self._pool.stop_holding()
+
+    # Launching.
+
+    def _timed(
+        self,
+        kernel: Callable[[Inputs, DeviceArray, dict[str, Any]], Any],
+        inputs: Inputs,
+        output: DeviceArray,
+        attributes: dict[str, Any],
+    ) -> Any:
+        """Run a kernel to its end, so that its time is its own."""
+        data = kernel(inputs, output, attributes)
+        self._cl_queue.finish()
+        return data
+
+    def _launch(
+        self, name: str, size: tuple[int, ...], *arguments: Any, group: bool = False
+    ) -> None:
+        """Start a kernel over ``size`` work-items, or over so many groups of `GROUP`."""
+        kernel = self._cl_kernels.get(name)
+        if kernel is None:
+            kernel = self._cl_kernels[name] = opencl().Kernel(self._program, name)
+        numbers = (np.int32(a) if isinstance(a, int) else a for a in arguments)
+        local = (GROUP,) if group else None
+        kernel(self._cl_queue, (size[0] * GROUP,) if group else size, local, *numbers)
+
+    def _new(self, nbytes: int) -> Any:
+        return self._pool.allocate(max(1, nbytes))
+
+    # Kernels.
+
+    def _linear(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
+        x, weight = inputs[0], inputs[1].data
+        (t, k), n = x.shape, output.shape[1]
+        values, scales = self._new(t * _padded(k)), self._new(4 * t)
+        self._launch("quantize_rows", (t,), x.data, values, scales, k, _padded(k), group=True)
+        result = self._new(output.nbytes)
+        bias = inputs[2].data if len(inputs) > 2 else scales  # any buffer: it is not read
+        rows = 1 if t == 1 else ROWS
+        self._launch(
+            f"linear_{rows}",
+            (_up(n, GROUP), -(-t // rows)),
+            *(values, scales, weight.values, weight.scales, bias, result),
+            *(t, _padded(k) // QUAD, n, int(len(inputs) > 2)),
+        )
+        return result
+
+    def _linear_float32(
+        self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]
+    ) -> Any:
+        x, weight = inputs[:2]
+        (t, k), n = x.shape, output.shape[1]
+        bias = inputs[2] if len(inputs) > 2 else x  # any buffer: it is not read
+        result = self._new(output.nbytes)
+        has_bias = int(len(inputs) > 2)
+        self._launch(
+            "linear_float32",
+            (_up(n, GROUP), t),
+            *(x.data, weight.data, bias.data, result, k, n, has_bias),
+        )
+        return result
+
+    def _rms_norm(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        x, weight = inputs
+        result = self._new(output.nbytes)
+        eps = np.float32(attributes["eps"])
+        self._launch(
+            "rms_norm", x.shape[:1], x.data, weight.data, result, x.shape[1], eps, group=True
+        )
+        return result
+
+    def _rope(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        x, positions = inputs
+        t, heads, head_dim = x.shape
+        key = (head_dim, attributes["theta"])
+        if key not in self._frequencies:
+            self._frequencies[key] = self._put(frequencies(*key))
+        result = self._new(output.nbytes)
+        self._launch(
+            "rope",
+            (head_dim // 2, heads, t),
+            *(x.data, positions.data, self._frequencies[key], result),
+            *(heads, head_dim // 2, int(attributes.get("interleaved", False))),
+        )
+        return result
+
+    def _attention(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        q, keys, values = inputs
+        (t, heads, head_dim), kv_heads = q.shape, keys.shape[1]
+        offset = attributes["offset"]
+        visible = offset + t
+        scores = self._new(4 * t * heads * visible)
+        result = self._new(output.nbytes)
+        sizes = (heads, kv_heads, head_dim, visible, offset)
+        scale = np.float32(attributes["scale"])
+        self._launch(
+            "attention_scores", (visible, heads, t), q.data, keys.data, scores, *sizes, scale
+        )
+        self._launch_softmax(scores, scores, (t * heads, visible), 1.0, offset + 1, heads, 1)
+        self._launch("attention_mix", (head_dim, heads, t), scores, values.data, result, *sizes)
+        return result
+
+    def _softmax(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        result = self._new(output.nbytes)
+        scale = attributes.get("scale", 1.0)
+        self._launch_softmax(
+            inputs[0].data, result, inputs[0].shape, scale, inputs[0].shape[1], 1, 0
+        )
+        return result
+
+    def _launch_softmax(
+        self,
+        source: Any,
+        target: Any,
+        shape: tuple[int, ...],
+        scale: float,
+        *lengths: int,
+    ) -> None:
+        rows, cols = shape
+        self._launch(
+            "softmax", (rows,), source, target, cols, np.float32(scale), *lengths, group=True
+        )
+
+    def _silu_mul(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
+        return self._elementwise("silu_mul", inputs, output)
+
+    def _add(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
+        return self._elementwise("add", inputs, output)
+
+    def _elementwise(self, name: str, inputs: Inputs, output: DeviceArray) -> Any:
+        result = self._new(output.nbytes)
+        self._launch(name, (output.nbytes // 4,), *(x.data for x in inputs), result)
+        return result
+
+    def _embedding(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
+        ids, table = inputs
+        numbers = self._get(ids)
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < table.shape[0]:
+            raise ShapeError(
+                f"ids must be from 0 to {table.shape[0] - 1}, "
+                f"not {numbers.min()} to {numbers.max()}"
+            )
+        result = self._new(output.nbytes)
+        t, d = output.shape
+        self._launch("embedding", (d, t), ids.data, table.data, result, d)
+        return result
+
+    def _kv_append(self, inputs: Inputs, _output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        cache, rows = inputs
+        offset = attributes["offset"] * (cache.nbytes // cache.shape[0])
+        self._copy(rows.data, cache.data, rows.nbytes, dst_offset=offset)
+        return cache.data
+
+    def _slice_rows(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        result = self._new(output.nbytes)
+        offset = attributes["start"] * (output.nbytes // output.shape[0])
+        self._copy(inputs[0].data, result, output.nbytes, src_offset=offset)
+        return result
+
+    def _copy(self, source: Any, target: Any, nbytes: int, **offsets: int) -> None:
+        opencl().enqueue_copy(self._cl_queue, target, source, byte_count=nbytes, **offsets)
+
+    def _expression(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        program: Program = attributes["program"]
+        kernel = self._fused.get(program)
+        if kernel is None:
+            built = build(self._context, fused_source(program), self._options)
+            kernel = self._fused[program] = opencl().Kernel(built, "fused")
+        result = self._new(output.nbytes)
+        cols = program.inputs[0][-1]
+        rows = int(np.prod(program.inputs[0][:-1], dtype=np.int64))
+        kernel(self._cl_queue, (rows,), None, *(x.data for x in inputs), result, np.int32(cols))
+        return result
+
+
+def _padded(k: int) -> int:
+    return _up(k, QUAD)
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def open_device(uri: str) -> OpenclDevice:
+    """Open an OpenCL device: ``opencl`` is the first, ``opencl:1`` the second.
+
+    Raises
+    ------
+    DeviceNotFound
+        If there is no such device, or none that works.
+    ToolMissing
+        If pyopencl is not installed.
+    """
+    match = re.fullmatch(r"opencl(?::(\d+))?", uri)
+    devices = working_devices()
+    if match is None:
+        raise DeviceNotFound(uri, "an OpenCL device must be 'opencl' or 'opencl:<number>'")
+    if not devices:
+        raise DeviceNotFound(uri, f"no OpenCL runtime works here; a CPU runtime: {INSTALL}")
+    number = int(match[1] or 0)
+    if number >= len(devices):
+        raise DeviceNotFound(uri, f"the number must be below {len(devices)}, not {number}")
+    return OpenclDevice(f"opencl:{number}", devices[number])
+
+
+@lru_cache(maxsize=1)
+def list_devices() -> list[str]:
+    """Return the URIs of the devices that work here."""
+    try:
+        return [f"opencl:{number}" for number in range(len(working_devices()))]
+    except CiuicError:
+        return []

@@ -1,0 +1,52 @@
+"""Plan: what runs where, and why. A value; nothing here touches a device."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One layer of a chain.
+
+    Attributes
+    ----------
+    layer
+        Name of the layer.
+    device
+        URI.
+    reason
+        Why it is there.
+    seconds
+        Measured for a layer of its kind; None where the user chose the device.
+    """
+
+    layer: str
+    device: str
+    reason: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A chain of layers, in order."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected time of the whole chain, or None if a step's is not known."""
+        known = [step.seconds for step in self.steps if step.seconds is not None]
+        return sum(known) if len(known) == len(self.steps) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {**asdict(self), "seconds": self.seconds}
+
+    def __str__(self) -> str:
+        lines = []
+        for step in self.steps:
+            time = "" if step.seconds is None else f", {1e3 * step.seconds:.2f} ms"
+            lines.append(f"{step.layer}: {step.device} ({step.reason}{time})")
+        return "\n".join(lines)

