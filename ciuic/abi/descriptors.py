@@ -167,6 +167,12 @@ DESCRIPTOR = Record(
     ),
 )
 
+# Fields that must be multiples of the alignment, whatever the opcode.
+ALIGNED = (
+    *("a_addr", "w_addr", "o_addr", "p_addr", "r_addr"),
+    *("a_stride", "o_stride", "w_stride", "r_stride"),
+)
+
 PARAMETERS = Record(
     8,
     (

@@ -75,9 +75,9 @@ def gemm(activations: Int8, weights: Int8) -> Int32:
 def gemm_w4(activations: Int8, weights: Int8, scales: npt.NDArray[np.int16]) -> Int32:
     """Return the product (m, n) with INT4 weights (k, n) and group scales (groups, n).
 
-    round_half_even(sum over groups g of scales[g] * (activations[:, g] @ weights[g]) / 2**W4_SHIFT),
-    saturated to INT32. The sum is exact, so for real scales s = scale * unit the only errors are
-    half a unit of 2**W4_SHIFT and what the rounding of s to an integer costs.
+    The sum over groups g of scales[g] * (activations[:, g] @ weights[g]), over 2**W4_SHIFT, rounded
+    half to even and saturated to INT32. The sum is exact, so for real scales s = scale * unit the
+    only errors are half a unit of 2**W4_SHIFT and what the rounding of s to an integer costs.
     """
     total: Int64 = np.zeros((activations.shape[0], weights.shape[1]), np.int64)
     for group, scale in enumerate(scales):

@@ -188,7 +188,12 @@ class Overlay(Component):
             m.d.sync += [complete.beats_read.eq(0), complete.beats_written.eq(0)]
 
         idle_cycles = Signal(32)
-        moving = Cat(channel.beat for channel in readers).any() | writer.beat.any() | ~control.busy | soft
+        moving = (
+            Cat(channel.beat for channel in readers).any()
+            | writer.beat.any()
+            | ~control.busy
+            | soft
+        )
         m.d.sync += idle_cycles.eq(Mux(moving, 0, idle_cycles + 1))
         m.d.comb += complete.watchdog_expired.eq(
             (control.watchdog != 0) & (idle_cycles >= control.watchdog)
@@ -210,7 +215,8 @@ class Overlay(Component):
             "array_busy": engines["gemm"].active,
             "softmax_busy": running["softmax"],
             "lanes_busy": engines["softmax"].active,
-            "stall_read": Cat(r.waiting for r in readers).any() & ~Cat(r.beat for r in readers).any(),
+            "stall_read": Cat(r.waiting for r in readers).any()
+            & ~Cat(r.beat for r in readers).any(),
             "stall_write": writer.waiting,
             "beats_read": sum(channel.beat.any() for channel in readers),
             "beats_written": writer.beat.any(),

@@ -80,7 +80,7 @@ class Drain(Component):
         return m
 
     def _requests(self, m, ahead):
-        """Announce the rows of a bank as soon as it is full, so that no row waits for its address."""
+        """Announce the rows of a bank when it is full, so that no row waits for its address."""
         self._announcing = active = Signal()
         self._announced = announced = Signal(2)  # all rows of the bank
         bank = Signal()

@@ -83,9 +83,7 @@ class ParameterLoader(Component):
                 active.eq(~walk.last),
             ]
 
-        m.submodules.memory = memory = Memory(
-            shape=len(self.lanes), depth=2 * self.places, init=[]
-        )
+        m.submodules.memory = memory = Memory(shape=len(self.lanes), depth=2 * self.places, init=[])
         beats = len(self.lanes) // (config.bus_bytes * 8)
         write = memory.write_port(granularity=config.bus_bytes * 8)
         read = memory.read_port(domain="comb")

@@ -34,8 +34,8 @@ def job_layout(config: OverlayConfig) -> data.StructLayout:
     k_bits = GEMM_MAX_K.bit_length()
     return data.StructLayout(
         {
-            **{name: config.address_bits for name in ADDRESSES},
-            **{name: 32 for name in STRIDES},
+            **dict.fromkeys(ADDRESSES, config.address_bits),
+            **dict.fromkeys(STRIDES, 32),
             "m": size_bits,
             "k": k_bits,
             "n": size_bits,

@@ -1,5 +1,7 @@
 """The output stage: accumulators become results, a beat of INT32 columns a cycle."""
 
+from itertools import pairwise
+
 from amaranth.hdl import *
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
@@ -59,7 +61,8 @@ def round_half_even(value, shift):
 class OutputStage(Component):
     """Round, add the bias, requantize, add the residual, saturate, and pack into beats.
 
-    The arithmetic is `ciuic.reference.gemm.output_stage`. Four steps and the beat, all of which move together.
+    The arithmetic is `ciuic.reference.gemm.output_stage`. Four steps and the beat, all of which
+    move together.
 
     Members
     -------
@@ -105,7 +108,7 @@ class OutputStage(Component):
                 first.residual.eq(self.step.p.residual),
                 first.last.eq(self.step.p.last),
             ]
-            for before, after in zip(stages, stages[1:], strict=False):
+            for before, after in pairwise(stages):
                 m.d.sync += after.eq(before)
         m.d.comb += self.step.ready.eq(move)
 

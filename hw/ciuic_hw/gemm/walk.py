@@ -68,9 +68,7 @@ class TileWalk(Component):
         columns_left = Signal(job.n.shape())
         m.d.comb += [
             self.rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
-            self.columns.eq(
-                Mux(columns_left < self.config.cols, columns_left, self.config.cols)
-            ),
+            self.columns.eq(Mux(columns_left < self.config.cols, columns_left, self.config.cols)),
             self.last_n.eq(columns_left <= self.config.cols),
             self.first_k.eq(self.k == 0),
             self.last_k.eq(self.k + 1 == job.k_blocks if self.along_k else 1),
