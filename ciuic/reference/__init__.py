@@ -1,6 +1,6 @@
 """Golden models, bit for bit, of what the overlay computes."""
 
-from .gemm import ColumnParameters, gemm, gemm_w4, output_stage
+from .gemm import ColumnParameters, encode_scales, gemm, gemm_w4, output_stage
 from .packing import (
     pack_weights,
     pack_weights_w4,
@@ -13,6 +13,7 @@ from .softmax import causal_lengths, softmax
 __all__ = [
     "ColumnParameters",
     "causal_lengths",
+    "encode_scales",
     "gemm",
     "gemm_w4",
     "output_stage",

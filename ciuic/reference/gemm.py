@@ -15,6 +15,7 @@ from ciuic.abi.numerics import (
     REQUANT_MAX_SHIFT,
     REQUANT_MULTIPLIER_BITS,
     W4_GROUP,
+    W4_SCALE_MAX,
     W4_SHIFT,
 )
 from ciuic.errors import ShapeError
@@ -85,6 +86,28 @@ def gemm_w4(activations: Int8, weights: Int8, scales: npt.NDArray[np.int16]) -> 
         total += _exact_product(activations[:, part], weights[part]) * scale.astype(np.int64)
     rounded = _round_half_even(total, np.int64(W4_SHIFT))
     return np.clip(rounded, INT32_MIN, INT32_MAX).astype(np.int32)
+
+
+def encode_scales(
+    scales: npt.NDArray[np.floating],
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float64]]:
+    """Return group scales (groups, n) as INT16, and what a unit of each column's results is, (n,).
+
+    With them a column's product is `gemm_w4` times its unit. It differs from the exact product with
+    the real scales by at most
+
+        unit * (1/2 + sum over groups g of |activations[:, g] @ weights[g]| / 2**(W4_SHIFT + 1)),
+
+    where unit is 2**W4_SHIFT / W4_SCALE_MAX of the column's largest scale: the rounding of the
+    result and of each scale. So the error is about 2**-16 of the groups' products where they have
+    the largest scale, and below 2**-10 of a result that is not small by cancellation.
+    """
+    scales = np.asarray(scales, np.float64)
+    if scales.ndim != 2 or not np.isfinite(scales).all():
+        raise ShapeError(f"scales must be a finite matrix (groups, n), not of shape {scales.shape}")
+    largest = np.abs(scales).max(axis=0)
+    step = np.where(largest > 0, largest, 1.0) / W4_SCALE_MAX
+    return np.rint(scales / step).astype(np.int16), step * 2.0**W4_SHIFT
 
 
 def output_stage(
