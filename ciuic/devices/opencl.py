@@ -19,6 +19,7 @@ from ciuic.errors import CiuicError, DeviceNotFound, ShapeError
 from ciuic.expression import Program
 from ciuic.ops.rope import frequencies
 from ciuic.quantize import QuantizedMatrix
+from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Roofline, Weight
@@ -28,7 +29,12 @@ from .opencl_runtime import INSTALL, build, is_cpu, opencl, working_devices
 KIND: Kind = "GPU"
 GROUP = 64  # work-items that share a row
 ROWS = 8  # of a work-item, in products with more than one token
-QUAD = 4  # INT8 weights that lie together
+# Of INT8 products: columns of a work-item, and columns of a weight that lie together. A processor
+# wants whole vectors and a contiguous stream for each work-item, a GPU neighbours side by side.
+COLUMNS_OF_CPU, BLOCK_OF_CPU = 16, 16
+COLUMNS_OF_GPU, BLOCK_OF_GPU = 4, 64
+# The code has vectors already: the compiler must not make vectors of work-items.
+LONE_WORK_ITEMS = "-DLONE=__attribute__((intel_vec_len_hint(1)))"
 CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
     *("linear", "linear_float32", "rms_norm", "rope", "attention", "softmax", "silu_mul", "add"),
@@ -39,7 +45,7 @@ Inputs = Sequence[DeviceArray]
 
 
 class OpenclWeight(NamedTuple):
-    """An INT8 weight on the device: (padded_k / 4, n, 4) and column scales (n,)."""
+    """An INT8 weight on the device: (n / block, k, block), column scales; n padded to blocks."""
 
     values: Any
     scales: Any
@@ -74,7 +80,16 @@ class OpenclDevice(Device):
         self._cl_queue = cl.CommandQueue(self._context)
         self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
         rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
-        self._options = [f"-DGROUP={GROUP}", *([CORRECTLY_ROUNDED] if rounded else [])]
+        self._columns, self._block = (
+            (COLUMNS_OF_CPU, BLOCK_OF_CPU) if is_cpu(device) else (COLUMNS_OF_GPU, BLOCK_OF_GPU)
+        )
+        self._options = [
+            *(f"-DGROUP={GROUP}", f"-DROWS={ROWS}"),
+            *(f"-DCOLUMNS={self._columns}", f"-DBLOCK={self._block}"),
+            f"-DEXACT_TERMS={EXACT_FLOAT32_TERMS}",
+            *([LONE_WORK_ITEMS] if is_cpu(device) else ["-DLONE="]),
+            *([CORRECTLY_ROUNDED] if rounded else []),
+        ]
         source = files(__package__).joinpath("opencl_kernels.cl").read_text()
         self._program = build(self._context, source, self._options)
         self._cl_kernels: dict[str, Any] = {}
@@ -102,10 +117,14 @@ class OpenclDevice(Device):
 
     def _put_weight(self, weight: QuantizedMatrix) -> OpenclWeight:
         k, n = weight.shape
-        padded = np.zeros((_padded(k), n), np.int8)
-        padded[:k] = weight.values
-        quads = padded.reshape(-1, QUAD, n).transpose(0, 2, 1)
-        return OpenclWeight(self._put(quads), self._put(weight.scales))
+        values = np.zeros((k, _up(n, self._block)), np.int8)
+        values[:, :n] = weight.values
+        blocks = values.reshape(k, -1, self._block).transpose(1, 0, 2)
+        return OpenclWeight(self._put(blocks), self._put(self._padded(weight.scales)))
+
+    def _padded(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return values of columns (n,), padded with zeros to whole blocks."""
+        return np.pad(values, (0, -len(values) % self._block))
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents = np.empty(array.shape, array.dtype)
@@ -119,7 +138,7 @@ class OpenclDevice(Device):
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, QuantizedMatrix):
             k, n = weight.shape
-            return _padded(k) * n + weight.scales.nbytes
+            return (k + weight.scales.itemsize) * _up(n, self._block)
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -166,18 +185,25 @@ class OpenclDevice(Device):
     def _linear(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
         x, weight = inputs[0], inputs[1].data
         (t, k), n = x.shape, output.shape[1]
-        values, scales = self._new(t * _padded(k)), self._new(4 * t)
-        self._launch("quantize_rows", (t,), x.data, values, scales, k, _padded(k), group=True)
+        values, scales = self._new(x.nbytes), self._new(4 * t)
+        self._launch("quantize_rows", (t,), x.data, values, scales, k, group=True)
         result = self._new(output.nbytes)
-        bias = inputs[2].data if len(inputs) > 2 else scales  # any buffer: it is not read
-        rows = 1 if t == 1 else ROWS
+        bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
+        name, rows = ("linear_row", 1) if t == 1 else ("linear_rows", ROWS)
         self._launch(
-            f"linear_{rows}",
-            (_up(n, GROUP), -(-t // rows)),
+            name,
+            (_up(n, self._block) // self._columns, -(-t // rows)),
             *(values, scales, weight.values, weight.scales, bias, result),
-            *(t, _padded(k) // QUAD, n, int(len(inputs) > 2)),
+            *(t, k, n, int(len(inputs) > 2)),
         )
         return result
+
+    def _padded_bias(self, bias: DeviceArray) -> Any:
+        if bias.shape[0] % self._block == 0:
+            return bias.data
+        padded = self._new(4 * _up(bias.shape[0], self._block))
+        self._copy(bias.data, padded, bias.nbytes)
+        return padded
 
     def _linear_float32(
         self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]
@@ -305,10 +331,6 @@ class OpenclDevice(Device):
         rows = int(np.prod(program.inputs[0][:-1], dtype=np.int64))
         kernel(self._cl_queue, (rows,), None, *(x.data for x in inputs), result, np.int32(cols))
         return result
-
-
-def _padded(k: int) -> int:
-    return _up(k, QUAD)
 
 
 def _up(value: int, step: int) -> int:
