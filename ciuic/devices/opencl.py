@@ -29,6 +29,7 @@ from .opencl_runtime import INSTALL, build, is_cpu, opencl, working_devices
 KIND: Kind = "GPU"
 GROUP = 64  # work-items that share a row
 ROWS = 8  # of a work-item, in products with more than one token
+LANES = 8  # elements of a head that a work-item of attention has
 # Of INT8 products: columns of a work-item, and columns of a weight that lie together. A processor
 # wants whole vectors and a contiguous stream for each work-item, a GPU neighbours side by side.
 COLUMNS_OF_CPU, BLOCK_OF_CPU = 16, 16
@@ -80,11 +81,12 @@ class OpenclDevice(Device):
         self._cl_queue = cl.CommandQueue(self._context)
         self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
         rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
+        self._real_bytes = 8 if "cl_khr_fp64" in device.extensions.split() else 4
         self._columns, self._block = (
             (COLUMNS_OF_CPU, BLOCK_OF_CPU) if is_cpu(device) else (COLUMNS_OF_GPU, BLOCK_OF_GPU)
         )
         self._options = [
-            *(f"-DGROUP={GROUP}", f"-DROWS={ROWS}"),
+            *(f"-DGROUP={GROUP}", f"-DROWS={ROWS}", f"-DLANES={LANES}"),
             *(f"-DCOLUMNS={self._columns}", f"-DBLOCK={self._block}"),
             f"-DEXACT_TERMS={EXACT_FLOAT32_TERMS}",
             *([LONE_WORK_ITEMS] if is_cpu(device) else ["-DLONE="]),
@@ -212,12 +214,15 @@ class OpenclDevice(Device):
         (t, k), n = x.shape, output.shape[1]
         bias = inputs[2] if len(inputs) > 2 else x  # any buffer: it is not read
         result = self._new(output.nbytes)
+        groups = -(-n // self._columns)
+        if n < self._columns:
+            name, size = "float32_narrow", (n, t)
+        elif t == 1:
+            name, size = "float32_row", (groups, 1)
+        else:
+            name, size = "float32_rows", (groups, -(-t // ROWS))
         has_bias = int(len(inputs) > 2)
-        self._launch(
-            "linear_float32",
-            (_up(n, GROUP), t),
-            *(x.data, weight.data, bias.data, result, k, n, has_bias),
-        )
+        self._launch(name, size, x.data, weight.data, bias.data, result, t, k, n, has_bias)
         return result
 
     def _rms_norm(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
@@ -250,36 +255,27 @@ class OpenclDevice(Device):
         offset = attributes["offset"]
         visible = offset + t
         scores = self._new(4 * t * heads * visible)
+        weights = self._new(self._real_bytes * t * heads * visible)
         result = self._new(output.nbytes)
         sizes = (heads, kv_heads, head_dim, visible, offset)
         scale = np.float32(attributes["scale"])
         self._launch(
             "attention_scores", (visible, heads, t), q.data, keys.data, scores, *sizes, scale
         )
-        self._launch_softmax(scores, scores, (t * heads, visible), 1.0, offset + 1, heads, 1)
-        self._launch("attention_mix", (head_dim, heads, t), scores, values.data, result, *sizes)
+        self._launch(
+            "attention_weights", (t * heads,), scores, weights, heads, visible, offset, group=True
+        )
+        name, rows = ("attention_mix_row", 1) if t == 1 else ("attention_mix_rows", ROWS)
+        size = (-(-head_dim // LANES), heads, -(-t // rows))
+        self._launch(name, size, weights, values.data, result, *sizes)
         return result
 
     def _softmax(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         result = self._new(output.nbytes)
-        scale = attributes.get("scale", 1.0)
-        self._launch_softmax(
-            inputs[0].data, result, inputs[0].shape, scale, inputs[0].shape[1], 1, 0
-        )
+        rows, cols = output.shape
+        scale = np.float32(attributes.get("scale", 1.0))
+        self._launch("softmax", (rows,), inputs[0].data, result, cols, scale, group=True)
         return result
-
-    def _launch_softmax(
-        self,
-        source: Any,
-        target: Any,
-        shape: tuple[int, ...],
-        scale: float,
-        *lengths: int,
-    ) -> None:
-        rows, cols = shape
-        self._launch(
-            "softmax", (rows,), source, target, cols, np.float32(scale), *lengths, group=True
-        )
 
     def _silu_mul(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
         return self._elementwise("silu_mul", inputs, output)
@@ -359,10 +355,13 @@ def open_device(uri: str) -> OpenclDevice:
     return OpenclDevice(f"opencl:{number}", devices[number])
 
 
-@lru_cache(maxsize=1)
-def list_devices() -> list[str]:
-    """Return the URIs of the devices that work here."""
+@lru_cache(maxsize=2)
+def list_devices(*, emulated: bool = True) -> list[str]:
+    """Return the URIs of the devices that work here; without ``emulated``, those of GPUs."""
     try:
-        return [f"opencl:{number}" for number in range(len(working_devices()))]
+        found = working_devices()
     except CiuicError:
         return []
+    return [
+        f"opencl:{number}" for number, device in enumerate(found) if emulated or not is_cpu(device)
+    ]

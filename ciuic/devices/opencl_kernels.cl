@@ -2,13 +2,20 @@
 // Rows that need a sum or a maximum are shared by GROUP work-items. t: tokens.
 // real: double where the device has it, so that results are the CPU's to the last bit.
 
+#define GLUE_(a, b) a##b
+#define GLUE(a, b) GLUE_(a, b)
+
 #ifdef cl_khr_fp64
-typedef double real;
-typedef double2 real2;
+#define REAL double
 #else
-typedef float real;
-typedef float2 real2;
+#define REAL float
 #endif
+typedef REAL real;
+typedef GLUE(REAL, 2) real2;
+typedef GLUE(REAL, LANES) reals;
+#define TO_REALS GLUE(GLUE(convert_, REAL), LANES)
+#define LOAD_LANES GLUE(vload, LANES)
+#define STORE_LANES GLUE(vstore, LANES)
 
 #pragma OPENCL FP_CONTRACT OFF  // products and sums are rounded one by one, as in numpy
 
@@ -55,8 +62,6 @@ kernel void quantize_rows(global const float *x, global float *values, global fl
 
 // INT8 weights lie as (n / BLOCK, k, BLOCK); a work-item computes COLUMNS neighbouring columns.
 // Products are summed in float32, exactly: at most EXACT_TERMS at a time, then as integers.
-#define GLUE_(a, b) a##b
-#define GLUE(a, b) GLUE_(a, b)
 typedef GLUE(float, COLUMNS) floats;
 typedef GLUE(int, COLUMNS) ints;
 #define LOAD GLUE(vload, COLUMNS)
@@ -133,13 +138,59 @@ kernel LONE void linear_rows(global const float *x, global const float *row_scal
                 y + (size_t)(first + r) * n, col, n, has_bias);
 }
 
-kernel void linear_float32(global const float *x, global const float *weight,
-                           global const float *bias, global float *y, const int k, const int n,
-                           const int has_bias) {
+// The columns of a work-item of the float32 products: whole vectors, the last ones overlapping
+// with those before, so that nothing is read beyond a row. ``n`` is at least COLUMNS.
+static int own_columns(const int n) {
+    return min((int)get_global_id(0) * COLUMNS, n - COLUMNS);
+}
+
+kernel LONE void float32_row(global const float *x, global const float *weight,
+                             global const float *bias, global float *y, const int t, const int k,
+                             const int n, const int has_bias) {
+    const int col = own_columns(n);
+    global const float *w = weight + col;
+    floats a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;  // four sums hide the latency of one
+    int i = 0;
+    for (; i + 4 <= k; i += 4, w += 4 * (size_t)n) {
+        a = fma((floats)x[i], LOAD(0, w), a);
+        b = fma((floats)x[i + 1], LOAD(0, w + n), b);
+        c = fma((floats)x[i + 2], LOAD(0, w + 2 * (size_t)n), c);
+        d = fma((floats)x[i + 3], LOAD(0, w + 3 * (size_t)n), d);
+    }
+    for (; i < k; i++, w += n) a = fma((floats)x[i], LOAD(0, w), a);
+    const floats total = (a + b) + (c + d);
+    STORE(has_bias ? total + LOAD(0, bias + col) : total, 0, y + col);
+}
+
+kernel LONE void float32_rows(global const float *x, global const float *weight,
+                              global const float *bias, global float *y, const int t, const int k,
+                              const int n, const int has_bias) {
+    const int col = own_columns(n), first = get_global_id(1) * ROWS;
+    global const float *w = weight + col;
+    global const float *rows[ROWS];  // beyond the last row the last again
+    floats sum[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        rows[r] = x + (size_t)min(first + r, t - 1) * k;
+        sum[r] = 0.0f;
+    }
+    for (int i = 0; i < k; i++, w += n) {
+        const floats column = LOAD(0, w);
+        for (int r = 0; r < ROWS; r++) sum[r] = fma((floats)rows[r][i], column, sum[r]);
+    }
+    for (int r = 0; r < ROWS && first + r < t; r++) {
+        if (has_bias) sum[r] = sum[r] + LOAD(0, bias + col);
+        STORE(sum[r], 0, y + (size_t)(first + r) * n + col);
+    }
+}
+
+// Work-item (column, row), for weights with fewer columns than a vector.
+kernel void float32_narrow(global const float *x, global const float *weight,
+                           global const float *bias, global float *y, const int t, const int k,
+                           const int n, const int has_bias) {
     const int col = get_global_id(0), row = get_global_id(1);
-    if (col >= n) return;
     float total = 0.0f;
-    for (int i = 0; i < k; i++) total = fma(x[(size_t)row * k + i], weight[(size_t)i * n + col], total);
+    for (int i = 0; i < k; i++)
+        total = fma(x[(size_t)row * k + i], weight[(size_t)i * n + col], total);
     y[(size_t)row * n + col] = has_bias ? total + bias[col] : total;
 }
 
@@ -170,17 +221,24 @@ kernel void rope(global const float *x, global const int *positions,
 }
 
 // Scores of (key, head, query); those of keys behind the query are never read.
-kernel void attention_scores(global const float *q, global const float *keys,
-                             global float *scores, const int heads, const int kv_heads,
-                             const int head_dim, const int visible, const int offset,
-                             const float scale) {
+kernel LONE void attention_scores(global const float *q, global const float *keys,
+                                  global float *scores, const int heads, const int kv_heads,
+                                  const int head_dim, const int visible, const int offset,
+                                  const float scale) {
     const int key = get_global_id(0), head = get_global_id(1), query = get_global_id(2);
     if (key > offset + query) return;
     const int group = heads / kv_heads;
     q += ((size_t)query * heads + head) * head_dim;
     keys += ((size_t)key * kv_heads + head / group) * head_dim;
+    reals sums = 0;
+    int i = 0;
+    for (; i + LANES <= head_dim; i += LANES)
+        sums = fma(TO_REALS(LOAD_LANES(0, q + i)), TO_REALS(LOAD_LANES(0, keys + i)), sums);
+    real parts[LANES];
+    STORE_LANES(sums, 0, parts);
     real total = 0;
-    for (int i = 0; i < head_dim; i++) total += (real)q[i] * keys[i];
+    for (; i < head_dim; i++) total += (real)q[i] * keys[i];
+    for (int lane = 0; lane < LANES; lane++) total += parts[lane];
     scores[((size_t)query * heads + head) * visible + key] = total * scale;
 }
 
@@ -204,6 +262,72 @@ kernel void softmax(global const float *x, global float *y, const int cols, cons
     const real2 row = softmax_row(x, cols, scale, floats_scratch, scratch);
     for (int i = get_local_id(0); i < cols; i += GROUP)
         y[i] = exp((real)(x[i] * scale) - row.x) / row.y;
+}
+
+// Softmax of scores (queries * heads, visible) over the keys that each query sees; others get 0.
+kernel void attention_weights(global const float *scores, global real *weights, const int heads,
+                              const int visible, const int offset) {
+    local float floats_scratch[GROUP];
+    local real scratch[GROUP];
+    const int row = get_group_id(0), me = get_local_id(0), length = offset + row / heads + 1;
+    scores += (size_t)row * visible;
+    weights += (size_t)row * visible;
+    const real2 sums = softmax_row(scores, length, 1.0f, floats_scratch, scratch);
+    for (int i = me; i < length; i += GROUP) weights[i] = exp(scores[i] - sums.x) / sums.y;
+    for (int i = length + me; i < visible; i += GROUP) weights[i] = 0;
+}
+
+static reals load_reals(global const float *x, const int count) {
+    if (count == LANES) return TO_REALS(LOAD_LANES(0, x));
+    real parts[LANES] = {0};
+    for (int i = 0; i < count; i++) parts[i] = x[i];
+    return LOAD_LANES(0, parts);
+}
+
+static void store_reals(const reals values, global float *y, const int count) {
+    real parts[LANES];
+    STORE_LANES(values, 0, parts);
+    for (int i = 0; i < count; i++) y[i] = parts[i];
+}
+
+// LANES elements of a head for ``queries`` queries, which share what is read of the values.
+static void mix(global const real *weights, global const float *values, global float *y,
+                const int heads, const int kv_heads, const int head_dim, const int visible,
+                const int offset, const int queries) {
+    const int lane = get_global_id(0) * LANES, head = get_global_id(1);
+    const int first = get_global_id(2) * queries, last = min(first + queries, visible - offset) - 1;
+    const int count = min(LANES, head_dim - lane);
+    global const real *rows[ROWS];  // beyond the last query the last again
+    reals sums[ROWS];
+    for (int r = 0; r < queries; r++) {
+        rows[r] = weights + ((size_t)min(first + r, last) * heads + head) * visible;
+        sums[r] = 0;
+    }
+    values += (size_t)(head / (heads / kv_heads)) * head_dim + lane;
+    for (int key = 0; key <= offset + last; key++, values += (size_t)kv_heads * head_dim) {
+        const reals value = load_reals(values, count);
+        for (int r = 0; r < queries; r++) sums[r] = fma((reals)rows[r][key], value, sums[r]);
+    }
+    for (int r = 0; first + r <= last; r++)
+        store_reals(sums[r], y + ((size_t)(first + r) * heads + head) * head_dim + lane, count);
+}
+
+kernel LONE void attention_mix_row(global const real *weights, global const float *values,
+                                   global float *y, const int heads, const int kv_heads,
+                                   const int head_dim, const int visible, const int offset) {
+    mix(weights, values, y, heads, kv_heads, head_dim, visible, offset, 1);
+}
+
+kernel LONE void attention_mix_rows(global const real *weights, global const float *values,
+                                    global float *y, const int heads, const int kv_heads,
+                                    const int head_dim, const int visible, const int offset) {
+    mix(weights, values, y, heads, kv_heads, head_dim, visible, offset, ROWS);
+}
+
+kernel void silu_mul(global const float *gate, global const float *up, global float *y) {
+    const size_t i = get_global_id(0);
+    const real g = gate[i], small = exp(-fabs(g));
+    y[i] = g * ((g >= 0 ? 1 : small) / (1 + small)) * up[i];
 }
 
 kernel void add(global const float *x, global const float *y, global float *z) {
