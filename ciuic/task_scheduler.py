@@ -22,7 +22,7 @@ from ciuic.scheduler.plan import Plan, Step
 from ciuic.scheduler.trace import UsageRow
 from ciuic.tensor import CiuicTensor
 
-MEASUREMENTS = 2  # the faster one counts; before them the layer runs once to bring its weights
+MEASUREMENTS = 2  # the faster one counts
 
 
 class Layer(Protocol):
@@ -48,6 +48,7 @@ class _Measurement:
     """Time of a layer on a device, or why it does not run there."""
 
     seconds: float = math.inf
+    working_bytes: int = 0  # besides the weights
     refusal: str | None = None
 
     def __str__(self) -> str:
@@ -153,6 +154,10 @@ class TaskScheduler:
             for task, here in zip(self._tasks, costs, strict=True)
         ]
         room = {uri: on.capacity_bytes - on.used_bytes for uri, on in self._devices.items()}
+        for uri in room:
+            room[uri] -= max(
+                (here[uri].working_bytes for here in measured if uri in here), default=0
+            )
 
         def transfer(source: str, target: str, _index: int) -> float:
             pair = (self._devices[source], self._devices[target])
@@ -203,7 +208,7 @@ class TaskScheduler:
         if key not in self._measured:
             brought = missing_weights(layer.weights, device)
             try:
-                self._measured[key] = _Measurement(self._fastest(layer, hidden, device))
+                self._measured[key] = self._try(layer, hidden, device)
             except (DeviceError, OutOfMemory) as error:
                 self._measured[key] = _Measurement(refusal=str(error))
             finally:
@@ -211,18 +216,24 @@ class TaskScheduler:
                     device.evict(weight)
         return self._measured[key]
 
-    def _fastest(self, layer: Layer, hidden: CiuicTensor, device: Device) -> float:
-        """Return the seconds of a layer's fastest run after the first."""
-        runtime, times = self._runtime, []
-        for _ in range(1 + MEASUREMENTS):
-            placed = runtime.place(hidden, device)
-            runtime.synchronize()
-            start = time.perf_counter()
-            result = layer.submit(placed, runtime=runtime, device=device)
-            runtime.synchronize()
-            times.append(time.perf_counter() - start)
+    def _try(self, layer: Layer, hidden: CiuicTensor, device: Device) -> _Measurement:
+        """Run a layer on a device; once more than is measured, to bring its weights."""
+        self._timed(layer, hidden, device)
+        device.reset_peak()
+        before = device.used_bytes
+        times = [self._timed(layer, hidden, device) for _ in range(MEASUREMENTS)]
+        return _Measurement(min(times), hidden.nbytes + device.peak_bytes - before)
+
+    def _timed(self, layer: Layer, hidden: CiuicTensor, device: Device) -> float:
+        """Return the seconds of a layer, its input being on the device already."""
+        placed = self._runtime.place(hidden, device)
+        self._runtime.synchronize()
+        start = time.perf_counter()
+        result = layer.submit(placed, runtime=self._runtime, device=device)
+        self._runtime.synchronize()
+        seconds = time.perf_counter() - start
         result.numpy()  # raises what made it fail
-        return min(times[1:])
+        return seconds
 
 
 def _missing_bytes(layer: Layer, device: Device) -> int:

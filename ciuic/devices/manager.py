@@ -208,7 +208,9 @@ def availability() -> dict[str, str | None]:
     reasons: dict[str, str | None] = {}
     for scheme in schemes():
         try:
-            reasons[scheme.name] = None if scheme.list_devices() else "no device found"
+            if not scheme.list_devices():
+                scheme.open_device(scheme.name).close()  # which says why not
+            reasons[scheme.name] = None
         except CiuicError as error:
             reasons[scheme.name] = str(error)
     return reasons

@@ -6,16 +6,17 @@ integers of INT8 layers are those of the CPU; floating-point results may differ 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.errors import CiuicError, DeviceNotFound, ShapeError
+from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
 from ciuic.expression import Program
 from ciuic.ops.rope import frequencies
 from ciuic.quantize import QuantizedMatrix
@@ -23,19 +24,11 @@ from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Roofline, Weight
-from .opencl_expression import can_fuse, fused_source
-from .opencl_runtime import INSTALL, build, is_cpu, opencl, working_devices
+from .opencl_expression import can_fuse, fused_source, whole_shape
+from .opencl_runtime import INSTALL, build, device_errors, is_cpu, opencl, working_devices
 
 KIND: Kind = "GPU"
-GROUP = 64  # work-items that share a row
 ROWS = 8  # of a work-item, in products with more than one token
-LANES = 8  # elements of a head that a work-item of attention has
-# Of INT8 products: columns of a work-item, and columns of a weight that lie together. A processor
-# wants whole vectors and a contiguous stream for each work-item, a GPU neighbours side by side.
-COLUMNS_OF_CPU, BLOCK_OF_CPU = 16, 16
-COLUMNS_OF_GPU, BLOCK_OF_GPU = 4, 64
-# The code has vectors already: the compiler must not make vectors of work-items.
-LONE_WORK_ITEMS = "-DLONE=__attribute__((intel_vec_len_hint(1)))"
 CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
     *("linear", "linear_float32", "rms_norm", "rope", "attention", "softmax", "silu_mul", "add"),
@@ -43,6 +36,41 @@ OPS = (
 )
 
 Inputs = Sequence[DeviceArray]
+
+
+class Tuning(NamedTuple):
+    """How work is cut into work-items. Integers do not depend on it, nor floats by much.
+
+    Attributes
+    ----------
+    group : int
+        Work-items that share a row.
+    columns : int
+        Of a work-item, in products with a weight.
+    block : int
+        Columns of an INT8 weight that lie together.
+    lanes : int
+        Elements of a head of a work-item, in attention.
+    real : str
+        "double", or "float" for a device that has no other: the type of sums.
+    lone : str
+        Attribute of kernels that have vectors already: work-items are not made into some.
+    """
+
+    group: int
+    columns: int
+    block: int
+    lanes: int
+    real: str = "double"
+    lone: str = ""
+
+
+# A processor wants whole vectors, none made of work-items, and a contiguous stream for each
+# work-item; a GPU neighbours side by side.
+CPU_TUNING = Tuning(
+    group=16, columns=16, block=16, lanes=8, lone="__attribute__((intel_vec_len_hint(1)))"
+)
+GPU_TUNING = Tuning(group=64, columns=4, block=64, lanes=2)
 
 
 class OpenclWeight(NamedTuple):
@@ -61,12 +89,14 @@ class OpenclDevice(Device):
         The name it was opened by.
     device
         The `pyopencl.Device`.
+    tuning
+        By default that of its kind.
     """
 
     kind = KIND
     _drops = True  # the pool's buffers must be released on the queue thread
 
-    def __init__(self, uri: str, device: Any) -> None:
+    def __init__(self, uri: str, device: Any, tuning: Tuning | None = None) -> None:
         cl = opencl()
         self.name = " ".join(device.name.split())
         self.emulated = is_cpu(device)
@@ -77,25 +107,21 @@ class OpenclDevice(Device):
             link_bytes_per_second=5e9,
             task_seconds=2e-5,
         )
-        self._context = cl.Context([device])
-        self._cl_queue = cl.CommandQueue(self._context)
-        self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
+        self._largest_buffer: int = device.max_mem_alloc_size
+        self.tuning = tuning or _tuning(device)
         rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
-        self._real_bytes = 8 if "cl_khr_fp64" in device.extensions.split() else 4
-        self._columns, self._block = (
-            (COLUMNS_OF_CPU, BLOCK_OF_CPU) if is_cpu(device) else (COLUMNS_OF_GPU, BLOCK_OF_GPU)
-        )
         self._options = [
-            *(f"-DGROUP={GROUP}", f"-DROWS={ROWS}", f"-DLANES={LANES}"),
-            *(f"-DCOLUMNS={self._columns}", f"-DBLOCK={self._block}"),
-            f"-DEXACT_TERMS={EXACT_FLOAT32_TERMS}",
-            *([LONE_WORK_ITEMS] if is_cpu(device) else ["-DLONE="]),
+            *_definitions(**self.tuning._asdict()),
+            *_definitions(rows=ROWS, exact_terms=EXACT_FLOAT32_TERMS),
             *([CORRECTLY_ROUNDED] if rounded else []),
         ]
-        source = files(__package__).joinpath("opencl_kernels.cl").read_text()
-        self._program = build(self._context, source, self._options)
+        with device_errors(uri):
+            self._context = cl.Context([device])
+            self._cl_queue = cl.CommandQueue(self._context)
+            self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
+            self._program = self._build(_source("opencl_kernels.cl"))
         self._cl_kernels: dict[str, Any] = {}
-        self._fused: dict[Program, Any] = {}
+        self._fused: dict[str, Any] = {}  # by source
         self._frequencies: dict[tuple[int, float], Any] = {}
         super().__init__(uri, device.global_mem_size)
 
@@ -111,36 +137,41 @@ class OpenclDevice(Device):
         return program is None or can_fuse(program)
 
     def _put(self, value: npt.NDArray[Any]) -> Any:
-        buffer = self._pool.allocate(max(1, value.nbytes))
+        buffer = self._new(value.nbytes)
         if value.nbytes:
             contents = np.ascontiguousarray(value)
-            opencl().enqueue_copy(self._cl_queue, buffer, contents, is_blocking=True)
+            with device_errors(self.uri):
+                opencl().enqueue_copy(self._cl_queue, buffer, contents, is_blocking=True)
         return buffer
 
     def _put_weight(self, weight: QuantizedMatrix) -> OpenclWeight:
         k, n = weight.shape
-        values = np.zeros((k, _up(n, self._block)), np.int8)
+        values = np.zeros((k, _up(n, self.tuning.block)), np.int8)
         values[:, :n] = weight.values
-        blocks = values.reshape(k, -1, self._block).transpose(1, 0, 2)
+        blocks = values.reshape(k, -1, self.tuning.block).transpose(1, 0, 2)
         return OpenclWeight(self._put(blocks), self._put(self._padded(weight.scales)))
 
     def _padded(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return values of columns (n,), padded with zeros to whole blocks."""
-        return np.pad(values, (0, -len(values) % self._block))
+        return np.pad(values, (0, -len(values) % self.tuning.block))
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents = np.empty(array.shape, array.dtype)
         if contents.nbytes:
-            opencl().enqueue_copy(self._cl_queue, contents, array.data, is_blocking=True)
+            with device_errors(self.uri):
+                opencl().enqueue_copy(self._cl_queue, contents, array.data, is_blocking=True)
         return contents
 
     def _zeros(self, _inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
-        return self._put(np.zeros(output.shape, output.dtype))
+        buffer = self._new(output.nbytes)
+        with device_errors(self.uri):
+            opencl().enqueue_fill_buffer(self._cl_queue, buffer, np.int8(0), 0, buffer.size)
+        return buffer
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, QuantizedMatrix):
             k, n = weight.shape
-            return (k + weight.scales.itemsize) * _up(n, self._block)
+            return (k + weight.scales.itemsize) * _up(n, self.tuning.block)
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -164,23 +195,44 @@ class OpenclDevice(Device):
         attributes: dict[str, Any],
     ) -> Any:
         """Run a kernel to its end, so that its time is its own."""
-        data = kernel(inputs, output, attributes)
-        self._cl_queue.finish()
+        with device_errors(self.uri):
+            data = kernel(inputs, output, attributes)
+            self._cl_queue.finish()
         return data
 
     def _launch(
         self, name: str, size: tuple[int, ...], *arguments: Any, group: bool = False
     ) -> None:
-        """Start a kernel over ``size`` work-items, or over so many groups of `GROUP`."""
+        """Start a kernel over ``size`` work-items, or over so many groups."""
         kernel = self._cl_kernels.get(name)
         if kernel is None:
             kernel = self._cl_kernels[name] = opencl().Kernel(self._program, name)
-        numbers = (np.int32(a) if isinstance(a, int) else a for a in arguments)
-        local = (GROUP,) if group else None
-        kernel(self._cl_queue, (size[0] * GROUP,) if group else size, local, *numbers)
+        self._start(kernel, size, *arguments, group=group)
+
+    def _start(
+        self, kernel: Any, size: tuple[int, ...], *arguments: Any, group: bool = False
+    ) -> None:
+        local = (self.tuning.group,) if group else None
+        if group:
+            size = (size[0] * self.tuning.group,)
+        if 0 not in size:  # OpenCL knows no empty kernels
+            numbers = (np.int32(a) if isinstance(a, int) else a for a in arguments)
+            kernel(self._cl_queue, size, local, *numbers)
+
+    def _build(self, source: str) -> Any:
+        return build(self._context, _source("opencl_prelude.cl") + source, self._options)
 
     def _new(self, nbytes: int) -> Any:
-        return self._pool.allocate(max(1, nbytes))
+        """Return a buffer, also where the accounting has none: for values in between."""
+        if nbytes > self._largest_buffer:
+            raise OutOfMemory(
+                f"one buffer of {self.uri}",
+                wanted=nbytes,
+                available=self._largest_buffer,
+                capacity=self._largest_buffer,
+            )
+        with device_errors(self.uri):
+            return self._pool.allocate(max(1, nbytes))
 
     # Kernels.
 
@@ -194,16 +246,16 @@ class OpenclDevice(Device):
         name, rows = ("linear_row", 1) if t == 1 else ("linear_rows", ROWS)
         self._launch(
             name,
-            (_up(n, self._block) // self._columns, -(-t // rows)),
+            (_up(n, self.tuning.block) // self.tuning.columns, -(-t // rows)),
             *(values, scales, weight.values, weight.scales, bias, result),
             *(t, k, n, int(len(inputs) > 2)),
         )
         return result
 
     def _padded_bias(self, bias: DeviceArray) -> Any:
-        if bias.shape[0] % self._block == 0:
+        if bias.shape[0] % self.tuning.block == 0:
             return bias.data
-        padded = self._new(4 * _up(bias.shape[0], self._block))
+        padded = self._new(4 * _up(bias.shape[0], self.tuning.block))
         self._copy(bias.data, padded, bias.nbytes)
         return padded
 
@@ -214,8 +266,8 @@ class OpenclDevice(Device):
         (t, k), n = x.shape, output.shape[1]
         bias = inputs[2] if len(inputs) > 2 else x  # any buffer: it is not read
         result = self._new(output.nbytes)
-        groups = -(-n // self._columns)
-        if n < self._columns:
+        groups = -(-n // self.tuning.columns)
+        if n < self.tuning.columns:
             name, size = "float32_narrow", (n, t)
         elif t == 1:
             name, size = "float32_row", (groups, 1)
@@ -255,7 +307,7 @@ class OpenclDevice(Device):
         offset = attributes["offset"]
         visible = offset + t
         scores = self._new(4 * t * heads * visible)
-        weights = self._new(self._real_bytes * t * heads * visible)
+        weights = self._new(np.dtype(self.tuning.real).itemsize * t * heads * visible)
         result = self._new(output.nbytes)
         sizes = (heads, kv_heads, head_dim, visible, offset)
         scale = np.float32(attributes["scale"])
@@ -266,7 +318,7 @@ class OpenclDevice(Device):
             "attention_weights", (t * heads,), scores, weights, heads, visible, offset, group=True
         )
         name, rows = ("attention_mix_row", 1) if t == 1 else ("attention_mix_rows", ROWS)
-        size = (-(-head_dim // LANES), heads, -(-t // rows))
+        size = (-(-head_dim // self.tuning.lanes), heads, -(-t // rows))
         self._launch(name, size, weights, values.data, result, *sizes)
         return result
 
@@ -314,19 +366,35 @@ class OpenclDevice(Device):
         return result
 
     def _copy(self, source: Any, target: Any, nbytes: int, **offsets: int) -> None:
-        opencl().enqueue_copy(self._cl_queue, target, source, byte_count=nbytes, **offsets)
+        if nbytes:
+            opencl().enqueue_copy(self._cl_queue, target, source, byte_count=nbytes, **offsets)
 
     def _expression(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         program: Program = attributes["program"]
-        kernel = self._fused.get(program)
+        source = fused_source(program)
+        kernel = self._fused.get(source)
         if kernel is None:
-            built = build(self._context, fused_source(program), self._options)
-            kernel = self._fused[program] = opencl().Kernel(built, "fused")
+            kernel = self._fused[source] = opencl().Kernel(self._build(source), "fused")
         result = self._new(output.nbytes)
-        cols = program.inputs[0][-1]
-        rows = int(np.prod(program.inputs[0][:-1], dtype=np.int64))
-        kernel(self._cl_queue, (rows,), None, *(x.data for x in inputs), result, np.int32(cols))
+        *leading, cols = whole_shape(program)
+        rows = math.prod(leading)
+        self._start(kernel, (rows,), *(x.data for x in inputs), result, cols, group=True)
         return result
+
+
+def _tuning(device: Any) -> Tuning:
+    """Return the tuning of a device's kind."""
+    tuning = CPU_TUNING if is_cpu(device) else GPU_TUNING
+    has_double = "cl_khr_fp64" in device.extensions.split()
+    return tuning if has_double else tuning._replace(real="float")
+
+
+def _definitions(**values: object) -> list[str]:
+    return [f"-D{name.upper()}={value}" for name, value in values.items()]
+
+
+def _source(name: str) -> str:
+    return files(__package__).joinpath(name).read_text()
 
 
 def _up(value: int, step: int) -> int:
@@ -355,7 +423,6 @@ def open_device(uri: str) -> OpenclDevice:
     return OpenclDevice(f"opencl:{number}", devices[number])
 
 
-@lru_cache(maxsize=2)
 def list_devices(*, emulated: bool = True) -> list[str]:
     """Return the URIs of the devices that work here; without ``emulated``, those of GPUs."""
     try:

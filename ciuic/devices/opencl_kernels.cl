@@ -1,49 +1,10 @@
 // Kernels of the operators in ciuic/ops, which say what they compute.
-// Rows that need a sum or a maximum are shared by GROUP work-items. t: tokens.
-// real: double where the device has it, so that results are the CPU's to the last bit.
+// The prelude goes before them. t: tokens.
 
-#define GLUE_(a, b) a##b
-#define GLUE(a, b) GLUE_(a, b)
-
-#ifdef cl_khr_fp64
-#define REAL double
-#else
-#define REAL float
-#endif
-typedef REAL real;
-typedef GLUE(REAL, 2) real2;
 typedef GLUE(REAL, LANES) reals;
 #define TO_REALS GLUE(GLUE(convert_, REAL), LANES)
 #define LOAD_LANES GLUE(vload, LANES)
 #define STORE_LANES GLUE(vstore, LANES)
-
-#pragma OPENCL FP_CONTRACT OFF  // products and sums are rounded one by one, as in numpy
-
-static real group_sum(real value, local real *scratch) {
-    const int me = get_local_id(0);
-    scratch[me] = value;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int step = GROUP / 2; step > 0; step /= 2) {
-        if (me < step) scratch[me] += scratch[me + step];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    const real total = scratch[0];
-    barrier(CLK_LOCAL_MEM_FENCE);
-    return total;
-}
-
-static float group_max(float value, local float *scratch) {
-    const int me = get_local_id(0);
-    scratch[me] = value;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int step = GROUP / 2; step > 0; step /= 2) {
-        if (me < step) scratch[me] = fmax(scratch[me], scratch[me + step]);
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    const float largest = scratch[0];
-    barrier(CLK_LOCAL_MEM_FENCE);
-    return largest;
-}
 
 // x (t, k) -> values (t, k), integers held as float32, and scales (t).
 kernel void quantize_rows(global const float *x, global float *values, global float *scales,
@@ -247,7 +208,7 @@ static real2 softmax_row(global const float *x, const int length, const float sc
                          local float *floats_scratch, local real *scratch) {
     const int me = get_local_id(0);
     float largest = -INFINITY;
-    for (int i = me; i < length; i += GROUP) largest = fmax(largest, x[i] * scale);
+    for (int i = me; i < length; i += GROUP) largest = larger(largest, x[i] * scale);
     largest = group_max(largest, floats_scratch);
     real total = 0;
     for (int i = me; i < length; i += GROUP) total += exp((real)(x[i] * scale) - largest);

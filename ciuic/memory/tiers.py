@@ -120,11 +120,12 @@ class MemoryHierarchy:
         if wanted > available:
             raise OutOfMemory(target.uri, wanted=wanted, available=available, capacity=capacity)
         try:
-            arrays = [target.hold(weight) for weight in missing]
+            for weight in missing:
+                target.hold(weight)
             target.synchronize()
-            for array in arrays:
-                if array.storage.error is not None:
-                    raise array.storage.error
+            for weight in missing:
+                if (error := target.hold(weight).storage.error) is not None:
+                    raise error
         except BaseException:
             self.evict(missing, target)
             raise

@@ -50,7 +50,6 @@ class Plan:
     def __str__(self) -> str:
         lines = []
         for step in self.steps:
-            time = "" if step.seconds is None else f", {1e3 * step.seconds:.2f} ms"
             host = f"; on the host: {', '.join(step.on_host)}" if step.on_host else ""
-            lines.append(f"{step.layer}: {step.device} ({step.reason}{time}{host})")
+            lines.append(f"{step.layer}: {step.device} ({step.reason}{host})")
         return "\n".join(lines)

@@ -13,7 +13,7 @@ import cocotb
 import numpy as np
 import numpy.typing as npt
 from amaranth.lib import data
-from ciuic_hw.axi.ports import request_layout
+from ciuic_hw.axi.ports import beat_layout, request_layout
 from cocotb.triggers import RisingEdge
 
 from ciuic.abi import DESCRIPTOR, OverlayConfig
@@ -39,6 +39,8 @@ class EngineBench(Bench):
         Probability of a cycle in which an item of the engine is not taken.
     latency
         Cycles from a request to its first beat, and from the last beat to its acknowledgement.
+    reads
+        Names of the engine's read ports.
 
     Attributes
     ----------
@@ -59,6 +61,7 @@ class EngineBench(Bench):
         idle: float = 0,
         backpressure: float = 0,
         latency: int = 0,
+        reads: tuple[str, ...] = ("read",),
     ) -> None:
         super().__init__(dut)
         self.config = config
@@ -69,18 +72,14 @@ class EngineBench(Bench):
         self.beats_written = 0
         self.descriptors = StreamDriver(self, "descriptor", pause=idle)
         self.done = StreamMonitor(self, "done", pause=backpressure)
-        self._reads: deque[tuple[int, dict[str, int]]] = deque()
         self._writes: deque[dict[str, int]] = deque()
-        StreamMonitor(self, "read__request", pause=backpressure, on_transfer=self._take_read)
         StreamMonitor(self, "write__request", pause=backpressure, on_transfer=self._take_write)
-        self._beats = StreamDriver(self, "read__data", pause=idle)
         self._written = StreamMonitor(self, "write__data", pause=backpressure)
         self._requests = request_layout(config)
-        self._beat = data.StructLayout({"data": config.bus_bytes * 8, "last": 1, "error": 1})
+        self._reads = [_ReadSide(self, name, idle, backpressure) for name in reads]
         self._status = data.StructLayout({"status": 8, "busy": 32})
         dut.write__busy.value = 0
         dut.write__error.value = 0
-        cocotb.start_soon(self._serve_reads())
         cocotb.start_soon(self._serve_writes())
 
     def submit(self, **fields: int) -> None:
@@ -102,8 +101,8 @@ class EngineBench(Bench):
     def check_quiet(self) -> None:
         """Fail if the engine has left anything in flight."""
         left = {
-            "read beats": len(self._beats.queue),
-            "read requests": len(self._reads),
+            "read beats": sum(len(side.beats.queue) for side in self._reads),
+            "read requests": sum(len(side.requests) for side in self._reads),
             "write requests": len(self._writes),
             "write beats": len(self._written.taken),
         }
@@ -119,43 +118,17 @@ class EngineBench(Bench):
         nbytes = np.dtype(dtype).itemsize * count
         return self.memory[address : address + nbytes].copy().view(dtype)
 
-    def _check(self, request: dict[str, int], what: str) -> None:
+    def check_request(self, request: dict[str, int], what: str) -> None:
         address, nbytes = request["addr"], request["nbytes"]
         assert nbytes >= 1, f"{what}: nbytes must be at least 1, not {nbytes}"
         assert address % self.config.bus_bytes == 0, f"{what}: address {address:#x} is not aligned"
         assert address + nbytes <= self.memory.size, f"{what}: {address:#x} is outside the memory"
 
-    def _take_read(self, payload: int) -> None:
-        request = unpack(self._requests, payload)
-        self._check(request, "read request")
-        self._reads.append((self.now() + self.latency, request))
-
     def _take_write(self, payload: int) -> None:
         request = unpack(self._requests, payload)
-        self._check(request, "write request")
+        self.check_request(request, "write request")
         self._writes.append(request)
         self.dut.write__busy.value = 1
-
-    async def _serve_reads(self) -> None:
-        width = self.config.bus_bytes
-        while True:
-            while not self._reads or self.now() < self._reads[0][0]:
-                await RisingEdge(self.dut.clk)
-            request = self._reads.popleft()[1]
-            address = request["addr"]
-            count = -(-request["nbytes"] // width)
-            for index in range(count):
-                start = address + index * width
-                error = start in self.refused
-                word = b"" if error else self.memory[start : start + width].tobytes()
-                beat = pack(
-                    self._beat,
-                    data=int.from_bytes(word, "little"),
-                    last=int(index == count - 1),
-                    error=int(error),
-                )
-                self._beats.queue.append(beat)
-            self.beats_read += count
 
     async def _serve_writes(self) -> None:
         while True:
@@ -182,3 +155,42 @@ class EngineBench(Bench):
             kept = min(width, request["nbytes"] - offset)
             self.memory[start : start + kept] = np.frombuffer(word[:kept], np.uint8)
         return error
+
+
+class _ReadSide:
+    """Serves one read port from the bench's memory."""
+
+    def __init__(self, bench: EngineBench, name: str, idle: float, backpressure: float) -> None:
+        self.requests: deque[tuple[int, dict[str, int]]] = deque()
+        self.beats = StreamDriver(bench, f"{name}__data", pause=idle)
+        self._bench = bench
+        self._name = name
+        self._request = request_layout(bench.config)
+        self._beat = beat_layout(bench.config)
+        StreamMonitor(bench, f"{name}__request", pause=backpressure, on_transfer=self._take)
+        cocotb.start_soon(self._serve())
+
+    def _take(self, payload: int) -> None:
+        request = unpack(self._request, payload)
+        self._bench.check_request(request, f"{self._name} request")
+        self.requests.append((self._bench.now() + self._bench.latency, request))
+
+    async def _serve(self) -> None:
+        bench, width = self._bench, self._bench.config.bus_bytes
+        while True:
+            while not self.requests or bench.now() < self.requests[0][0]:
+                await RisingEdge(bench.dut.clk)
+            request = self.requests.popleft()[1]
+            count = -(-request["nbytes"] // width)
+            for index in range(count):
+                start = request["addr"] + index * width
+                error = start in bench.refused
+                word = b"" if error else bench.memory[start : start + width].tobytes()
+                beat = pack(
+                    self._beat,
+                    data=int.from_bytes(word, "little"),
+                    last=int(index == count - 1),
+                    error=int(error),
+                )
+                self.beats.queue.append(beat)
+            bench.beats_read += count
