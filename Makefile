@@ -9,7 +9,7 @@ QUIETLY := $(PYTHON) tools/quietly.py
 # What the demo does; override it, e.g. make demo PROMPT="Tell me a joke."
 PROMPT ?= Explain gravity in one sentence.
 PLACE ?= 0-14=opencl,15-27=cpu,28-29=fpga:rtl?config=sim
-TOKENS ?= 24
+TOKENS ?= 40
 export PROMPT PLACE TOKENS
 # Passed to pytest, e.g. make test PYTEST="-k softmax"
 PYTEST ?=

@@ -73,6 +73,7 @@ NOT_FUSED: list[tuple[Forward, list[tuple[int, ...]]]] = [
     (lambda x: x - x.max(axis=0, keepdims=True), [(3, 4)]),
     (lambda x, y: x @ y, [(3, 4), (4, 3)]),
     (lambda x: x.sum(axis=-1) + 1.0, [(3, 3)]),
+    (lambda x: x - x.sum(axis=-1), [(3, 3)]),
     (lambda x, y: x + y, [(2, 3, 4), (2, 1, 4)]),
     (lambda x, y: y * 2.0, [(3, 3), (3,)]),
     (lambda x, y: y.sum(axis=-1, keepdims=True) * x, [(3, 4), (3, 1)]),

@@ -68,6 +68,13 @@ def test_linear_of_zeros_and_of_the_largest_integers(tuned: OpenclDevice) -> Non
     np.testing.assert_array_equal(got, np.repeat(want[:, None], 3, axis=1))
 
 
+def test_linear_rounds_activations_half_to_even(tuned: OpenclDevice) -> None:
+    halves = np.array([[LARGEST_CODE, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5]], np.float32)
+    identity = quantize_columns(np.eye(7, dtype=np.float32))
+    got = run(tuned, "linear", halves, identity) / np.float32(LARGEST_CODE) / identity.scales
+    np.testing.assert_allclose(got, [[LARGEST_CODE, 0, 2, 2, 0, -2, -2]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("t", [1, 2, 19])
 @pytest.mark.parametrize("n", [1, 15, 16, 70])
 def test_linear_float32(tuned: OpenclDevice, t: int, n: int) -> None:
