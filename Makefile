@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 QUIETLY := $(PYTHON) tools/quietly.py
 
 # What the demo does; override it, e.g. make demo PROMPT="Tell me a joke."
-PROMPT ?= What is an FPGA good for?
-PLACE ?= 0-14=opencl,15-28=cpu,29=fpga:rtl?config=sim
-TOKENS ?= 24
+PROMPT ?= Explain gravity in one sentence.
+PLACE ?= 0-14=opencl,15-27=cpu,28-29=fpga:rtl?config=sim
+TOKENS ?= 40
 export PROMPT PLACE TOKENS
 # Passed to pytest, e.g. make test PYTEST="-k softmax"
 PYTEST ?=

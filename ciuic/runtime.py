@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -95,6 +96,14 @@ class Runtime:
     def synchronize(self) -> None:
         """Wait until everything submitted is done and counted."""
         self._executor.synchronize()
+
+    @property
+    def fallbacks(self) -> Counter[tuple[str, str]]:
+        """(URI of the device asked for, operator) -> tasks that the host ran for want of a kernel.
+
+        Counted when they are submitted, since the last ``reset_usage``.
+        """
+        return Counter(self._executor.fallbacks)
 
     def usage(self) -> list[UsageRow]:
         """Return what each device has done since the last ``reset_usage``; wait for all of it."""

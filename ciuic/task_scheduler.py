@@ -1,30 +1,36 @@
 """TaskScheduler: a chain of layers, each on the device it was given or on the cheapest.
 
 A layer without a device is measured on every device that it may have (once for all layers of a
-kind and inputs of a shape), then the chain is placed as a whole, transfers counted. Emulated
-devices are chosen only when they are among the devices named.
+kind and inputs of a shape), then the chain is placed as a whole, transfers and room for weights
+counted. Emulated devices are chosen only when they are among the devices named.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 from ciuic.devices import Device, DeviceArray, DeviceManager
-from ciuic.errors import UsageError
+from ciuic.errors import DeviceError, OutOfMemory, PlacementError, UsageError
+from ciuic.memory.tiers import Weights, missing_weights, weights_on
 from ciuic.runtime import Runtime
-from ciuic.scheduler.placement import HOST, cheapest_chain
+from ciuic.scheduler.placement import HOST, chain_with_room
 from ciuic.scheduler.plan import Plan, Step
 from ciuic.scheduler.trace import UsageRow
 from ciuic.tensor import CiuicTensor
 
-MEASUREMENTS = 2  # the faster one counts; before them the layer runs once to bring its weights
+MEASUREMENTS = 2  # the faster one counts
 
 
 class Layer(Protocol):
     """What the scheduler needs of a layer."""
+
+    @property
+    def weights(self) -> Weights:
+        """The layer's weights."""
 
     def submit(
         self, hidden: CiuicTensor | DeviceArray, *, runtime: Runtime, device: Device | str
@@ -32,10 +38,21 @@ class Layer(Protocol):
         """Submit the layer's operators and return the handle of its output."""
 
 
-@dataclass
-class _Task:
+class _Task(NamedTuple):
     layer: Layer
     device: str | None  # URI, or None: the scheduler chooses
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """Time of a layer on a device, or why it does not run there."""
+
+    seconds: float = math.inf
+    working_bytes: int = 0  # besides the weights
+    refusal: str | None = None
+
+    def __str__(self) -> str:
+        return f"{1e3 * self.seconds:.2f} ms" if self.refusal is None else self.refusal
 
 
 class TaskScheduler:
@@ -61,11 +78,15 @@ class TaskScheduler:
         *,
         devices: Sequence[Device | str] | None = None,
     ) -> None:
+        if devices is not None and not devices:
+            raise UsageError("devices must name at least one device")
         self.plan: Plan | None = None
         self._runtime = Runtime(manager)
+        self._devices: dict[str, Device] = {}  # those in use, by URI
+        self._use(HOST)
         self._allowed = devices
         self._tasks: list[_Task] = []
-        self._measured: dict[tuple[Any, ...], float] = {}
+        self._measured: dict[tuple[Any, ...], _Measurement] = {}
 
     def add_task(self, layer: Layer, device: Device | str | None = None) -> None:
         """Append a layer; without a device the scheduler chooses by measured cost.
@@ -77,15 +98,16 @@ class TaskScheduler:
         DeviceNotFound
             If there is no such device here.
         """
-        if not hasattr(layer, "submit"):
+        if not (hasattr(layer, "submit") and hasattr(layer, "weights")):
             raise UsageError(f"layer must be a layer of a model, not {type(layer).__name__}")
-        uri = None if device is None else self._runtime.device(device).uri
+        uri = None if device is None else self._use(device)
         self._tasks.append(_Task(layer, uri))
 
     def run(self, hidden: CiuicTensor) -> CiuicTensor:
         """Return what the chain makes of a tensor (tokens, dim); it stays on the last device.
 
-        Operators that a device has no kernel for run on the host; `report` counts them.
+        Operators that a device has no kernel for run on the host; the plan names and `report`
+        counts them.
 
         Raises
         ------
@@ -93,72 +115,137 @@ class TaskScheduler:
             If no task was added.
         ShapeError
             If the tensor does not fit the layers.
+        PlacementError
+            If the weights do not fit on the devices, or no device runs a layer.
         """
         if not self._tasks:
             raise UsageError("the scheduler must have a task before it runs")
-        self.plan = self._place(hidden)
+        if not isinstance(hidden, CiuicTensor):
+            raise UsageError(f"hidden must be a CiuicTensor, not {type(hidden).__name__}")
+        steps = self._place(hidden)
         value: CiuicTensor | DeviceArray = hidden
-        for task, step in zip(self._tasks, self.plan.steps, strict=True):
-            value = task.layer.submit(value, runtime=self._runtime, device=step.device)
+        for index, (task, step) in enumerate(zip(self._tasks, steps, strict=True)):
+            before = self._runtime.fallbacks
+            device = self._devices[step.device]
+            value = task.layer.submit(value, runtime=self._runtime, device=device)
+            on_host = tuple(op for _, op in self._runtime.fallbacks - before)
+            steps[index] = replace(step, on_host=on_host)
+        self.plan = Plan(steps=tuple(steps))
         return value if isinstance(value, CiuicTensor) else self._runtime.tensor(value)
 
     def report(self) -> list[UsageRow]:
         """Return what each device has done, measurements included; wait for all of it."""
         return self._runtime.usage()
 
-    def _place(self, hidden: CiuicTensor) -> Plan:
+    def _use(self, device: Device | str) -> str:
+        on = self._runtime.device(device)
+        self._devices[on.uri] = on
+        return on.uri
+
+    def _place(self, hidden: CiuicTensor) -> list[Step]:
         """Return where each layer goes."""
-        candidates = self._candidates() if any(t.device is None for t in self._tasks) else []
-        costs: list[Mapping[str, float]] = [
-            {task.device: 0.0}
-            if task.device is not None
-            else {uri: self._measure(task.layer, hidden, uri) for uri in candidates}
-            for task in self._tasks
+        measured = self._measure_all(hidden)
+        costs = [
+            {uri: one.seconds for uri, one in here.items() if one.refusal is None}
+            for here in measured
         ]
+        sizes = [
+            {uri: _missing_bytes(task.layer, self._devices[uri]) for uri in here}
+            for task, here in zip(self._tasks, costs, strict=True)
+        ]
+        room = {uri: on.capacity_bytes - on.used_bytes for uri, on in self._devices.items()}
+        for uri in room:
+            room[uri] -= max(
+                (here[uri].working_bytes for here in measured if uri in here), default=0
+            )
 
         def transfer(source: str, target: str, _index: int) -> float:
-            devices = (self._runtime.device(source), self._runtime.device(target))
-            return self._runtime.costs.transfer_seconds(*devices, hidden.nbytes)
+            pair = (self._devices[source], self._devices[target])
+            return self._runtime.costs.transfer_seconds(*pair, hidden.nbytes)
 
-        chosen = cheapest_chain(costs, transfer)
-        return Plan(
-            steps=tuple(
-                _step(index, task, uri, cost)
-                for index, (task, uri, cost) in enumerate(
-                    zip(self._tasks, chosen, costs, strict=True)
-                )
+        chosen, full = chain_with_room(costs, transfer, sizes, room)
+        return [
+            Step(
+                layer=f"{index} {type(task.layer).__name__}",
+                device=chosen[index],
+                reason=_reason(task, measured[index], full[index]),
+                seconds=measured[index][chosen[index]].seconds
+                if len(measured[index]) > 1
+                else None,
             )
-        )
+            for index, task in enumerate(self._tasks)
+        ]
+
+    def _measure_all(self, hidden: CiuicTensor) -> list[dict[str, _Measurement]]:
+        """Return for each layer the devices that it may have and its time there."""
+        candidates: list[str] = []
+        if any(task.device is None for task in self._tasks):
+            candidates = self._candidates()
+        found = []
+        for index, task in enumerate(self._tasks):
+            uris = candidates if task.device is None else [task.device]
+            if len(uris) == 1:  # no choice: nothing to measure
+                found.append({uris[0]: _Measurement(0.0)})
+                continue
+            measured = {uri: self._measure(task.layer, hidden, uri) for uri in uris}
+            if all(one.refusal is not None for one in measured.values()):
+                reasons = "; ".join(f"{uri}: {one}" for uri, one in measured.items())
+                raise PlacementError(f"layer {index} runs on none of its devices: {reasons}")
+            found.append(measured)
+        return found
 
     def _candidates(self) -> list[str]:
-        if self._allowed is not None:
-            return [self._runtime.device(device).uri for device in self._allowed]
         manager = self._runtime.manager
-        devices = [manager.open(uri) for uri in manager.list_uris()]
-        return [device.uri for device in devices if device.uri == HOST or not device.emulated]
+        allowed = manager.list_uris(emulated=False) if self._allowed is None else self._allowed
+        return list(dict.fromkeys(map(self._use, allowed)))
 
-    def _measure(self, layer: Layer, hidden: CiuicTensor, uri: str) -> float:
-        """Return the seconds of a layer on a device."""
-        weights = getattr(layer, "weights", ())
-        shapes = tuple(weight.shape for _, weight in weights) or (id(layer),)
-        key = (type(layer), shapes, hidden.shape, uri)
+    def _measure(self, layer: Layer, hidden: CiuicTensor, uri: str) -> _Measurement:
+        """Return the time of a layer on a device, its input there already."""
+        device = self._devices[uri]
+        # Layers of one type and with weights of the same shapes take as long as each other.
+        shapes = tuple(weight.shape for weight in weights_on(layer.weights, device.kind))
+        key = (type(layer), shapes or id(layer), hidden.shape, uri)
         if key not in self._measured:
-            times = []
-            for _ in range(1 + MEASUREMENTS):
-                start = time.perf_counter()
-                layer.submit(hidden, runtime=self._runtime, device=uri).numpy()
-                times.append(time.perf_counter() - start)
-            self._measured[key] = min(times[1:])
+            brought = missing_weights(layer.weights, device)
+            try:
+                self._measured[key] = self._try(layer, hidden, device)
+            except (DeviceError, OutOfMemory) as error:
+                self._measured[key] = _Measurement(refusal=str(error))
+            finally:
+                for weight in brought:
+                    device.evict(weight)
         return self._measured[key]
 
+    def _try(self, layer: Layer, hidden: CiuicTensor, device: Device) -> _Measurement:
+        """Run a layer on a device; once more than is measured, to bring its weights."""
+        self._timed(layer, hidden, device)
+        device.reset_peak()
+        before = device.used_bytes
+        times = [self._timed(layer, hidden, device) for _ in range(MEASUREMENTS)]
+        return _Measurement(min(times), hidden.nbytes + device.peak_bytes - before)
 
-def _step(index: int, task: _Task, uri: str, cost: Mapping[str, float]) -> Step:
+    def _timed(self, layer: Layer, hidden: CiuicTensor, device: Device) -> float:
+        """Return the seconds of a layer, its input being on the device already."""
+        placed = self._runtime.place(hidden, device)
+        self._runtime.synchronize()
+        start = time.perf_counter()
+        result = layer.submit(placed, runtime=self._runtime, device=device)
+        self._runtime.synchronize()
+        seconds = time.perf_counter() - start
+        result.numpy()  # raises what made it fail
+        return seconds
+
+
+def _missing_bytes(layer: Layer, device: Device) -> int:
+    """Return the bytes that a layer's weights would take on a device beyond those it holds."""
+    return sum(map(device.weight_bytes, missing_weights(layer.weights, device)))
+
+
+def _reason(task: _Task, measured: Mapping[str, _Measurement], full: frozenset[str]) -> str:
     if task.device is not None:
-        reason, seconds = "as asked", None
-    elif len(cost) == 1:
-        reason, seconds = "the only device allowed", cost[uri]
-    else:
-        measured = ", ".join(f"{name} {1e3 * cost[name]:.2f} ms" for name in sorted(cost))
-        reason, seconds = f"least time of the chain, measured: {measured}", cost[uri]
-    name = f"{index} {type(task.layer).__name__}"
-    return Step(layer=name, device=uri, reason=reason, seconds=seconds)
+        return "as asked"
+    if len(measured) == 1:
+        return "the only device allowed"
+    figures = [f"{uri} {one}" for uri, one in sorted(measured.items())]
+    figures += [f"no room on {uri}" for uri in sorted(full)]
+    return f"least time of the chain: {', '.join(figures)}"

@@ -115,13 +115,13 @@ class CiuicTensor:
     __slots__ = ("__weakref__", "_value")
 
     def __init__(self, shape: Sequence[int], dtype: npt.DTypeLike = "float32") -> None:
-        self._value = _zeros(_checked_shape(shape), _checked_dtype(dtype))
+        self._value = _zeros(checked_shape(shape), checked_dtype(dtype))
 
     @classmethod
     def from_numpy(cls, array: npt.ArrayLike) -> CiuicTensor:
         """Return a tensor with a copy of an array's contents."""
         contents = np.array(array, order="C")
-        return cls._of(Value(contents.shape, _checked_dtype(contents.dtype), array=contents))
+        return cls._of(Value(contents.shape, checked_dtype(contents.dtype), array=contents))
 
     @classmethod
     def from_device(cls, array: RemoteArray) -> CiuicTensor:
@@ -344,14 +344,16 @@ def _zeros(shape: Shape, dtype: np.dtype[Any]) -> Value:
     return Value(shape, dtype, array=np.zeros(shape, dtype))
 
 
-def _checked_shape(shape: Sequence[int]) -> Shape:
-    sizes = tuple(shape)
-    if not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
+def checked_shape(shape: Sequence[int]) -> Shape:
+    """Return a tensor's shape, or raise `ShapeError` if it cannot be one."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) else None
+    if sizes is None or not all(isinstance(n, int | np.integer) and n > 0 for n in sizes):
         raise ShapeError(f"shape must be positive sizes, not {shape!r}")
     return tuple(int(size) for size in sizes)
 
 
-def _checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+def checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return a tensor's dtype, or raise `ShapeError` if it cannot be one."""
     try:
         checked = np.dtype(dtype)
     except TypeError as error:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ciuic.models.model import Model
     from ciuic.models.progress import Report
     from ciuic.models.sampling import SamplingOptions
+    from ciuic.models.weights import Quantize
 
     from .devices import Row
 
@@ -35,6 +36,9 @@ ciuic run --prompt "Hello!" --place "0-9=opencl,10-28=cpu,29=fpga:emulated" --ch
 ciuic run --prompt "Hello!" --max-tokens 4 --place "29=fpga:rtl?config=sim&verify=1"
 ciuic run --prompt "Hello!" --json
 """
+
+
+QUANTIZE: dict[str, Quantize | None] = {"int8": "int8", "auto": "auto", "none": None}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--place",
         metavar="SPEC",
         help="which layers on which device, such as 0-14=opencl,15-28=cpu,29=fpga:rtl",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=QUANTIZE,
+        default="int8",
+        help="linear layers: int8 (every device then gives the same bits), auto (int8 on FPGAs, "
+        "float32 elsewhere) or none (%(default)s)",
     )
     parser.add_argument(
         "--raw", action="store_true", help="continue the text, without the model's chat template"
@@ -83,7 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     sampling = _sampling(arguments)
     _check_writable(arguments.trace)
-    with load_model(arguments.model or DEFAULT_MODEL) as model:
+    quantize = QUANTIZE[arguments.quantize]
+    with load_model(arguments.model or DEFAULT_MODEL, quantize=quantize) as model:
         return _run(arguments, model, sampling)
 
 

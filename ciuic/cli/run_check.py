@@ -95,18 +95,17 @@ def check(model: Model, generation: Generation, sampling: SamplingOptions, repor
 @contextmanager
 def _on_cpu(model: Model, fpga: dict[int, Device]) -> Iterator[None]:
     """Have all layers on the CPU, those of an FPGA in its number format."""
-    before = [(layer, layer.device, layer.softmax) for layer in model.layers]
+    before = [(layer, layer.device) for layer in model.layers]
     head = model.head_device
     try:
         for index, layer in enumerate(model.layers):
             layer.device = HOST
-            if index in fpga:
-                layer.softmax = "q16"
+            layer.as_fpga = index in fpga
         model.head_device = HOST
         yield
     finally:
-        for layer, device, softmax in before:
-            layer.device, layer.softmax = device, softmax
+        for layer, device in before:
+            layer.device, layer.as_fpga = device, False
         model.head_device = head
 
 
@@ -144,7 +143,7 @@ def _check_layer(
     layer, before = model.layers[index], _tasks(device)
     equal = _same_bits(layer.submit(hidden, device=device), expected)
     rows = hidden.numpy()[:GEMM_ROWS]
-    for _, weight in layer.weights:
+    for _, weight in layer.weights.on("FPGA"):
         if isinstance(weight, QuantizedMatrix):
             x = np.resize(rows, (len(rows), weight.shape[0]))  # any width from real values
             values, scales = quantize_rows(x)

@@ -37,7 +37,8 @@ class Storage:
             self.device.discard(self)
 
     def __del__(self) -> None:
-        self.free()
+        if hasattr(self, "nbytes"):  # an interrupt may come before __init__ is through
+            self.free()
 
 
 class DeviceArray:

@@ -107,7 +107,7 @@ class Device(ABC):
         self.capacity_bytes = capacity_bytes
         self.statistics = Statistics()
         self.observers: list[Observer] = []
-        self._used = 0
+        self._used = self._peak = 0
         self._memory_lock = threading.Lock()
         # Appended to by finalizers, which may run inside any lock.
         self._freed: deque[int] = deque()
@@ -143,6 +143,18 @@ class Device(ABC):
         with self._memory_lock:
             self._settle_freed()
             return self._used
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes that arrays took at one time since the last `reset_peak`."""
+        with self._memory_lock:
+            return self._peak
+
+    def reset_peak(self) -> None:
+        """Begin to watch for the peak anew."""
+        with self._memory_lock:
+            self._settle_freed()
+            self._peak = self._used
 
     def upload(self, value: npt.NDArray[Any] | QuantizedMatrix) -> DeviceArray:
         """Return a copy of an array on the device; the caller may change the original at once.
@@ -315,6 +327,7 @@ class Device(ABC):
             if not isinstance(error, CiuicError):
                 logger.debug("%s failed on %s", task.op, self.uri, exc_info=True)
             storage.error = error
+            storage.free()  # the error refers to the task by its traceback, so it would stay long
         task.event.set()
 
     def _finished(self, task: Task, start: float, seconds: float) -> None:
@@ -339,17 +352,26 @@ class Device(ABC):
         return array
 
     def _reserve(self, storage: Storage, nbytes: int) -> None:
-        with self._memory_lock:
-            self._settle_freed()
-            if self._used + nbytes > self.capacity_bytes:
+        if not self._take(nbytes):
+            self.synchronize()  # tasks in the queue keep what they read, though nobody else does
+            if not self._take(nbytes):
                 raise OutOfMemory(
                     self.uri,
                     wanted=nbytes,
-                    available=self.capacity_bytes - self._used,
+                    available=self.capacity_bytes - self.used_bytes,
                     capacity=self.capacity_bytes,
                 )
-            self._used += nbytes
         storage.nbytes = nbytes
+
+    def _take(self, nbytes: int) -> bool:
+        """Count bytes as used if there is room for them."""
+        with self._memory_lock:
+            self._settle_freed()
+            if self._used + nbytes > self.capacity_bytes:
+                return False
+            self._used += nbytes
+            self._peak = max(self._peak, self._used)
+        return True
 
     def _settle_freed(self) -> None:
         while self._freed:

@@ -14,20 +14,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.errors import DeviceNotFound
+from ciuic.errors import DeviceNotFound, UsageError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
 from ciuic.quantize import QuantizedMatrix
 
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Roofline, Weight
+from .blas import blas_threads, set_blas_threads
 
 KIND: Kind = "CPU"
 URI = "cpu"
 
 
 class CpuDevice(Device):
-    """The host's processor."""
+    """The host's processor.
+
+    One thread computes, since the other cores drive other devices and their transfers, and BLAS
+    threads that have to share a core are many times slower (`ciuic.devices.blas`).
+    """
 
     kind = KIND
     emulated = False
@@ -42,6 +47,19 @@ class CpuDevice(Device):
     def __init__(self) -> None:
         self.name = platform.processor() or platform.machine()
         super().__init__(URI, host_memory_bytes())
+        self._threads_before = blas_threads()
+        self.threads = 1
+
+    @property
+    def threads(self) -> int | None:
+        """BLAS threads of the process; None where that cannot be known. May be set."""
+        return blas_threads()
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        if count < 1:
+            raise UsageError(f"threads must be at least 1, not {count!r}")
+        set_blas_threads(count)
 
     def _load_kernels(self) -> dict[str, Kernel]:
         return {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
@@ -65,7 +83,8 @@ class CpuDevice(Device):
         """Kernels have finished when they return."""
 
     def _close(self) -> None:
-        """Host memory needs no closing."""
+        if self._threads_before is not None:
+            set_blas_threads(self._threads_before)
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, QuantizedMatrix):
@@ -102,6 +121,6 @@ def open_device(uri: str) -> CpuDevice:
     return CpuDevice()
 
 
-def list_devices() -> list[str]:
-    """Return the URIs of the devices available here."""
+def list_devices(*, emulated: bool = True) -> list[str]:
+    """Return the URIs of the devices available here, emulated or not."""
     return [URI]

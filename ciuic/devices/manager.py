@@ -1,8 +1,8 @@
 """DeviceManager: finds, opens and closes devices.
 
 Devices come from the entry-point group ``ciuic.devices``: each entry names a scheme and points at
-``open_device(uri) -> Device``; beside it in the same module are ``list_devices() -> list[str]``,
-the URIs available here, and ``KIND``. A device is open once in a process: managers that open the
+``open_device(uri) -> Device``; beside it in the same module are ``list_devices`` (`ListDevices`)
+and ``KIND``. A device is open once in a process: managers that open the
 same URI share it, and it closes when the last of them does.
 """
 
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ciuic.errors import CiuicError, DeviceNotFound, UsageError
 
@@ -24,13 +24,20 @@ from .base import KINDS, Device, Kind
 GROUP = "ciuic.devices"
 
 
+class ListDevices(Protocol):
+    """Finds the devices of a scheme."""
+
+    def __call__(self, *, emulated: bool = True) -> list[str]:
+        """Return the URIs available here; without ``emulated``, those of real hardware only."""
+
+
 class Scheme(NamedTuple):
     """One way to reach devices: what stands before the colon of a URI."""
 
     name: str
     kind: Kind
     open_device: Callable[[str], Device]
-    list_devices: Callable[[], list[str]]
+    list_devices: ListDevices
 
 
 @lru_cache(maxsize=1)
@@ -82,15 +89,28 @@ class DeviceManager:
     ) -> None:
         self.close()
 
-    def list_uris(self, kind: str | None = None) -> list[str]:
-        """Return the URIs of the devices available here, of one kind or of all."""
+    def list_uris(self, kind: str | None = None, *, emulated: bool = True) -> list[str]:
+        """Return the URIs of the devices available here; none is opened.
+
+        Parameters
+        ----------
+        kind
+            One of `KINDS`, or None for all.
+        emulated
+            Whether to include devices that stand in for hardware.
+
+        Raises
+        ------
+        UsageError
+            If there is no such kind.
+        """
         if kind is not None and kind not in KINDS:
             raise UsageError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
         return [
             uri
             for scheme in schemes()
             if kind in (None, scheme.kind)
-            for uri in scheme.list_devices()
+            for uri in scheme.list_devices(emulated=emulated)
         ]
 
     def get_devices(self, kind: str) -> list[Device]:
@@ -127,6 +147,11 @@ class DeviceManager:
         _open.release(self)
 
 
+def open_devices() -> list[Device]:
+    """Return the devices that any manager of this process has open."""
+    return _open.devices()
+
+
 class _OpenDevices:
     """The devices open in this process, and which managers use them."""
 
@@ -157,6 +182,11 @@ class _OpenDevices:
                     self._forget(device)
                     device.close()
 
+    def devices(self) -> list[Device]:
+        with self._lock:
+            found = {id(device): device for device in self._devices.values()}
+        return [device for device in found.values() if not device.closed]
+
     def cancel(self) -> None:
         with self._lock:
             for device in set(self._devices.values()):
@@ -178,7 +208,9 @@ def availability() -> dict[str, str | None]:
     reasons: dict[str, str | None] = {}
     for scheme in schemes():
         try:
-            reasons[scheme.name] = None if scheme.list_devices() else "no device found"
+            if not scheme.list_devices():
+                scheme.open_device(scheme.name).close()  # which says why not
+            reasons[scheme.name] = None
         except CiuicError as error:
             reasons[scheme.name] = str(error)
     return reasons

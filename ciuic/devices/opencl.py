@@ -6,29 +6,29 @@ integers of INT8 layers are those of the CPU; floating-point results may differ 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.errors import CiuicError, DeviceNotFound, ShapeError
+from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
 from ciuic.expression import Program
 from ciuic.ops.rope import frequencies
 from ciuic.quantize import QuantizedMatrix
+from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Roofline, Weight
-from .opencl_expression import can_fuse, fused_source
-from .opencl_runtime import INSTALL, build, is_cpu, opencl, working_devices
+from .opencl_expression import can_fuse, fused_source, whole_shape
+from .opencl_runtime import INSTALL, build, device_errors, is_cpu, opencl, working_devices
 
 KIND: Kind = "GPU"
-GROUP = 64  # work-items that share a row
 ROWS = 8  # of a work-item, in products with more than one token
-QUAD = 4  # INT8 weights that lie together
 CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
     *("linear", "linear_float32", "rms_norm", "rope", "attention", "softmax", "silu_mul", "add"),
@@ -38,8 +38,43 @@ OPS = (
 Inputs = Sequence[DeviceArray]
 
 
+class Tuning(NamedTuple):
+    """How work is cut into work-items. Integers do not depend on it, nor floats by much.
+
+    Attributes
+    ----------
+    group : int
+        Work-items that share a row.
+    columns : int
+        Of a work-item, in products with a weight.
+    block : int
+        Columns of an INT8 weight that lie together.
+    lanes : int
+        Elements of a head of a work-item, in attention.
+    real : str
+        "double", or "float" for a device that has no other: the type of sums.
+    lone : str
+        Attribute of kernels that have vectors already: work-items are not made into some.
+    """
+
+    group: int
+    columns: int
+    block: int
+    lanes: int
+    real: str = "double"
+    lone: str = ""
+
+
+# A processor wants whole vectors, none made of work-items, and a contiguous stream for each
+# work-item; a GPU neighbours side by side.
+CPU_TUNING = Tuning(
+    group=16, columns=16, block=16, lanes=8, lone="__attribute__((intel_vec_len_hint(1)))"
+)
+GPU_TUNING = Tuning(group=64, columns=4, block=64, lanes=2)
+
+
 class OpenclWeight(NamedTuple):
-    """An INT8 weight on the device: (padded_k / 4, n, 4) and column scales (n,)."""
+    """An INT8 weight on the device: (n / block, k, block), column scales; n padded to blocks."""
 
     values: Any
     scales: Any
@@ -54,12 +89,14 @@ class OpenclDevice(Device):
         The name it was opened by.
     device
         The `pyopencl.Device`.
+    tuning
+        By default that of its kind.
     """
 
     kind = KIND
     _drops = True  # the pool's buffers must be released on the queue thread
 
-    def __init__(self, uri: str, device: Any) -> None:
+    def __init__(self, uri: str, device: Any, tuning: Tuning | None = None) -> None:
         cl = opencl()
         self.name = " ".join(device.name.split())
         self.emulated = is_cpu(device)
@@ -70,15 +107,21 @@ class OpenclDevice(Device):
             link_bytes_per_second=5e9,
             task_seconds=2e-5,
         )
-        self._context = cl.Context([device])
-        self._cl_queue = cl.CommandQueue(self._context)
-        self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
+        self._largest_buffer: int = device.max_mem_alloc_size
+        self.tuning = tuning or _tuning(device)
         rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
-        self._options = [f"-DGROUP={GROUP}", *([CORRECTLY_ROUNDED] if rounded else [])]
-        source = files(__package__).joinpath("opencl_kernels.cl").read_text()
-        self._program = build(self._context, source, self._options)
+        self._options = [
+            *_definitions(**self.tuning._asdict()),
+            *_definitions(rows=ROWS, exact_terms=EXACT_FLOAT32_TERMS),
+            *([CORRECTLY_ROUNDED] if rounded else []),
+        ]
+        with device_errors(uri):
+            self._context = cl.Context([device])
+            self._cl_queue = cl.CommandQueue(self._context)
+            self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
+            self._program = self._build(_source("opencl_kernels.cl"))
         self._cl_kernels: dict[str, Any] = {}
-        self._fused: dict[Program, Any] = {}
+        self._fused: dict[str, Any] = {}  # by source
         self._frequencies: dict[tuple[int, float], Any] = {}
         super().__init__(uri, device.global_mem_size)
 
@@ -94,32 +137,41 @@ class OpenclDevice(Device):
         return program is None or can_fuse(program)
 
     def _put(self, value: npt.NDArray[Any]) -> Any:
-        buffer = self._pool.allocate(max(1, value.nbytes))
+        buffer = self._new(value.nbytes)
         if value.nbytes:
             contents = np.ascontiguousarray(value)
-            opencl().enqueue_copy(self._cl_queue, buffer, contents, is_blocking=True)
+            with device_errors(self.uri):
+                opencl().enqueue_copy(self._cl_queue, buffer, contents, is_blocking=True)
         return buffer
 
     def _put_weight(self, weight: QuantizedMatrix) -> OpenclWeight:
         k, n = weight.shape
-        padded = np.zeros((_padded(k), n), np.int8)
-        padded[:k] = weight.values
-        quads = padded.reshape(-1, QUAD, n).transpose(0, 2, 1)
-        return OpenclWeight(self._put(quads), self._put(weight.scales))
+        values = np.zeros((k, _up(n, self.tuning.block)), np.int8)
+        values[:, :n] = weight.values
+        blocks = values.reshape(k, -1, self.tuning.block).transpose(1, 0, 2)
+        return OpenclWeight(self._put(blocks), self._put(self._padded(weight.scales)))
+
+    def _padded(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return values of columns (n,), padded with zeros to whole blocks."""
+        return np.pad(values, (0, -len(values) % self.tuning.block))
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents = np.empty(array.shape, array.dtype)
         if contents.nbytes:
-            opencl().enqueue_copy(self._cl_queue, contents, array.data, is_blocking=True)
+            with device_errors(self.uri):
+                opencl().enqueue_copy(self._cl_queue, contents, array.data, is_blocking=True)
         return contents
 
     def _zeros(self, _inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
-        return self._put(np.zeros(output.shape, output.dtype))
+        buffer = self._new(output.nbytes)
+        with device_errors(self.uri):
+            opencl().enqueue_fill_buffer(self._cl_queue, buffer, np.int8(0), 0, buffer.size)
+        return buffer
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, QuantizedMatrix):
             k, n = weight.shape
-            return _padded(k) * n + weight.scales.nbytes
+            return (k + weight.scales.itemsize) * _up(n, self.tuning.block)
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -143,41 +195,69 @@ class OpenclDevice(Device):
         attributes: dict[str, Any],
     ) -> Any:
         """Run a kernel to its end, so that its time is its own."""
-        data = kernel(inputs, output, attributes)
-        self._cl_queue.finish()
+        with device_errors(self.uri):
+            data = kernel(inputs, output, attributes)
+            self._cl_queue.finish()
         return data
 
     def _launch(
         self, name: str, size: tuple[int, ...], *arguments: Any, group: bool = False
     ) -> None:
-        """Start a kernel over ``size`` work-items, or over so many groups of `GROUP`."""
+        """Start a kernel over ``size`` work-items, or over so many groups."""
         kernel = self._cl_kernels.get(name)
         if kernel is None:
             kernel = self._cl_kernels[name] = opencl().Kernel(self._program, name)
-        numbers = (np.int32(a) if isinstance(a, int) else a for a in arguments)
-        local = (GROUP,) if group else None
-        kernel(self._cl_queue, (size[0] * GROUP,) if group else size, local, *numbers)
+        self._start(kernel, size, *arguments, group=group)
+
+    def _start(
+        self, kernel: Any, size: tuple[int, ...], *arguments: Any, group: bool = False
+    ) -> None:
+        local = (self.tuning.group,) if group else None
+        if group:
+            size = (size[0] * self.tuning.group,)
+        if 0 not in size:  # OpenCL knows no empty kernels
+            numbers = (np.int32(a) if isinstance(a, int) else a for a in arguments)
+            kernel(self._cl_queue, size, local, *numbers)
+
+    def _build(self, source: str) -> Any:
+        return build(self._context, _source("opencl_prelude.cl") + source, self._options)
 
     def _new(self, nbytes: int) -> Any:
-        return self._pool.allocate(max(1, nbytes))
+        """Return a buffer, also where the accounting has none: for values in between."""
+        if nbytes > self._largest_buffer:
+            raise OutOfMemory(
+                f"one buffer of {self.uri}",
+                wanted=nbytes,
+                available=self._largest_buffer,
+                capacity=self._largest_buffer,
+            )
+        with device_errors(self.uri):
+            return self._pool.allocate(max(1, nbytes))
 
     # Kernels.
 
     def _linear(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
         x, weight = inputs[0], inputs[1].data
         (t, k), n = x.shape, output.shape[1]
-        values, scales = self._new(t * _padded(k)), self._new(4 * t)
-        self._launch("quantize_rows", (t,), x.data, values, scales, k, _padded(k), group=True)
+        values, scales = self._new(x.nbytes), self._new(4 * t)
+        self._launch("quantize_rows", (t,), x.data, values, scales, k, group=True)
         result = self._new(output.nbytes)
-        bias = inputs[2].data if len(inputs) > 2 else scales  # any buffer: it is not read
-        rows = 1 if t == 1 else ROWS
+        bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
+        name, rows = ("linear_row", 1) if t == 1 else ("linear_rows", ROWS)
         self._launch(
-            f"linear_{rows}",
-            (_up(n, GROUP), -(-t // rows)),
+            name,
+            (_up(n, self.tuning.block) // self.tuning.columns, -(-t // rows)),
             *(values, scales, weight.values, weight.scales, bias, result),
-            *(t, _padded(k) // QUAD, n, int(len(inputs) > 2)),
+            *(t, k, n, int(len(inputs) > 2)),
         )
         return result
+
+    def _padded_bias(self, bias: DeviceArray) -> Any:
+        if bias.shape[0] % self.tuning.block == 0:
+            return bias.data
+        padded = self._new(4 * _up(bias.shape[0], self.tuning.block))
+        self._copy(bias.data, padded, bias.nbytes)
+        return padded
 
     def _linear_float32(
         self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]
@@ -186,12 +266,15 @@ class OpenclDevice(Device):
         (t, k), n = x.shape, output.shape[1]
         bias = inputs[2] if len(inputs) > 2 else x  # any buffer: it is not read
         result = self._new(output.nbytes)
+        groups = -(-n // self.tuning.columns)
+        if n < self.tuning.columns:
+            name, size = "float32_narrow", (n, t)
+        elif t == 1:
+            name, size = "float32_row", (groups, 1)
+        else:
+            name, size = "float32_rows", (groups, -(-t // ROWS))
         has_bias = int(len(inputs) > 2)
-        self._launch(
-            "linear_float32",
-            (_up(n, GROUP), t),
-            *(x.data, weight.data, bias.data, result, k, n, has_bias),
-        )
+        self._launch(name, size, x.data, weight.data, bias.data, result, t, k, n, has_bias)
         return result
 
     def _rms_norm(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
@@ -224,36 +307,27 @@ class OpenclDevice(Device):
         offset = attributes["offset"]
         visible = offset + t
         scores = self._new(4 * t * heads * visible)
+        weights = self._new(np.dtype(self.tuning.real).itemsize * t * heads * visible)
         result = self._new(output.nbytes)
         sizes = (heads, kv_heads, head_dim, visible, offset)
         scale = np.float32(attributes["scale"])
         self._launch(
             "attention_scores", (visible, heads, t), q.data, keys.data, scores, *sizes, scale
         )
-        self._launch_softmax(scores, scores, (t * heads, visible), 1.0, offset + 1, heads, 1)
-        self._launch("attention_mix", (head_dim, heads, t), scores, values.data, result, *sizes)
+        self._launch(
+            "attention_weights", (t * heads,), scores, weights, heads, visible, offset, group=True
+        )
+        name, rows = ("attention_mix_row", 1) if t == 1 else ("attention_mix_rows", ROWS)
+        size = (-(-head_dim // self.tuning.lanes), heads, -(-t // rows))
+        self._launch(name, size, weights, values.data, result, *sizes)
         return result
 
     def _softmax(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         result = self._new(output.nbytes)
-        scale = attributes.get("scale", 1.0)
-        self._launch_softmax(
-            inputs[0].data, result, inputs[0].shape, scale, inputs[0].shape[1], 1, 0
-        )
+        rows, cols = output.shape
+        scale = np.float32(attributes.get("scale", 1.0))
+        self._launch("softmax", (rows,), inputs[0].data, result, cols, scale, group=True)
         return result
-
-    def _launch_softmax(
-        self,
-        source: Any,
-        target: Any,
-        shape: tuple[int, ...],
-        scale: float,
-        *lengths: int,
-    ) -> None:
-        rows, cols = shape
-        self._launch(
-            "softmax", (rows,), source, target, cols, np.float32(scale), *lengths, group=True
-        )
 
     def _silu_mul(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
         return self._elementwise("silu_mul", inputs, output)
@@ -292,23 +366,35 @@ class OpenclDevice(Device):
         return result
 
     def _copy(self, source: Any, target: Any, nbytes: int, **offsets: int) -> None:
-        opencl().enqueue_copy(self._cl_queue, target, source, byte_count=nbytes, **offsets)
+        if nbytes:
+            opencl().enqueue_copy(self._cl_queue, target, source, byte_count=nbytes, **offsets)
 
     def _expression(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         program: Program = attributes["program"]
-        kernel = self._fused.get(program)
+        source = fused_source(program)
+        kernel = self._fused.get(source)
         if kernel is None:
-            built = build(self._context, fused_source(program), self._options)
-            kernel = self._fused[program] = opencl().Kernel(built, "fused")
+            kernel = self._fused[source] = opencl().Kernel(self._build(source), "fused")
         result = self._new(output.nbytes)
-        cols = program.inputs[0][-1]
-        rows = int(np.prod(program.inputs[0][:-1], dtype=np.int64))
-        kernel(self._cl_queue, (rows,), None, *(x.data for x in inputs), result, np.int32(cols))
+        *leading, cols = whole_shape(program)
+        rows = math.prod(leading)
+        self._start(kernel, (rows,), *(x.data for x in inputs), result, cols, group=True)
         return result
 
 
-def _padded(k: int) -> int:
-    return _up(k, QUAD)
+def _tuning(device: Any) -> Tuning:
+    """Return the tuning of a device's kind."""
+    tuning = CPU_TUNING if is_cpu(device) else GPU_TUNING
+    has_double = "cl_khr_fp64" in device.extensions.split()
+    return tuning if has_double else tuning._replace(real="float")
+
+
+def _definitions(**values: object) -> list[str]:
+    return [f"-D{name.upper()}={value}" for name, value in values.items()]
+
+
+def _source(name: str) -> str:
+    return files(__package__).joinpath(name).read_text()
 
 
 def _up(value: int, step: int) -> int:
@@ -337,10 +423,12 @@ def open_device(uri: str) -> OpenclDevice:
     return OpenclDevice(f"opencl:{number}", devices[number])
 
 
-@lru_cache(maxsize=1)
-def list_devices() -> list[str]:
-    """Return the URIs of the devices that work here."""
+def list_devices(*, emulated: bool = True) -> list[str]:
+    """Return the URIs of the devices that work here; without ``emulated``, those of GPUs."""
     try:
-        return [f"opencl:{number}" for number in range(len(working_devices()))]
+        found = working_devices()
     except CiuicError:
         return []
+    return [
+        f"opencl:{number}" for number, device in enumerate(found) if emulated or not is_cpu(device)
+    ]

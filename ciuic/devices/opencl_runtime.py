@@ -16,13 +16,15 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ciuic.errors import ToolMissing
+from ciuic.errors import DeviceError, ToolMissing
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +91,18 @@ def working_devices() -> tuple[Any, ...]:
     except cl.Error as error:
         logger.info("no OpenCL platform: %s", error)
         return ()
-    found = [device for platform in platforms for device in platform.get_devices()]
+    found = [device for platform in platforms for device in _devices_of(cl, platform)]
     found.sort(key=is_cpu)
     return tuple(device for device in found if _passes(cl, device))
+
+
+def _devices_of(cl: Any, platform: Any) -> list[Any]:
+    wanted = cl.device_type.GPU | cl.device_type.CPU
+    try:
+        return list(platform.get_devices(wanted))
+    except cl.Error as error:
+        logger.info("OpenCL platform %s does not work: %s", platform.name, error)
+        return []
 
 
 def is_cpu(device: Any) -> bool:
@@ -116,6 +127,15 @@ def _passes(cl: Any, device: Any) -> bool:
         logger.info("OpenCL device %s does not work: %s", device.name, error)
         return False
     return bool((result == 3 * numbers + np.arange(64)).all())
+
+
+@contextmanager
+def device_errors(uri: str) -> Iterator[None]:
+    """Turn what OpenCL raises into a `DeviceError` that names the device."""
+    try:
+        yield
+    except opencl().Error as error:
+        raise DeviceError(f"{uri}: {error}") from error
 
 
 def build(context: Any, source: str, options: list[str] | None = None) -> Any:

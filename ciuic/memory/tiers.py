@@ -6,16 +6,27 @@ devices themselves (`ciuic.devices.base`), whose accounting is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol, runtime_checkable
 
-from ciuic.devices import Device, DeviceManager, Weight
+from ciuic.devices import KINDS, Device, DeviceManager, Kind, Weight
+from ciuic.devices.manager import open_devices
 from ciuic.errors import DeviceNotFound, OutOfMemory, UsageError
 from ciuic.quantize import QuantizedMatrix
 from ciuic.tensor import CiuicTensor
 
-Weights = Weight | Iterable[Weight | tuple[str, Weight]]
+
+@runtime_checkable
+class WeightForms(Protocol):
+    """Weights whose form depends on the device, such as INT8 on FPGAs only."""
+
+    def on(self, kind: Kind, /) -> Iterable[tuple[str, Weight]]:
+        """Return names and weights in the form that a kind of device takes."""
+
+
+Weights = Weight | WeightForms | Mapping[str, Weight] | Iterable[Weight | tuple[str, Weight]]
 
 
 class Tier(Enum):
@@ -29,7 +40,7 @@ class Tier(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TierUsage:
-    """One memory: its tier, whose it is, and bytes."""
+    """Memory of one device: its tier, and bytes."""
 
     tier: Tier
     device: str
@@ -40,20 +51,34 @@ class TierUsage:
 class MemoryHierarchy:
     """Brings weights to devices, within caps.
 
+    Devices are shared within the process, so weights that are moved here are found by every
+    runtime, and those that a runtime has brought are found here.
+
     Parameters
     ----------
     manager
-        Opens devices; a new one by default. Devices are shared within the process, so weights
-        that are moved here are found by every runtime.
+        Opens devices; a new one by default.
     caps
-        Device URI -> bytes that its arrays may take, where that is less than the device has.
+        Device, by URI or kind -> bytes that it may have in use after weights are moved there;
+        less than it has.
+
+    Raises
+    ------
+    UsageError
+        If a cap is no positive number of bytes.
+    DeviceNotFound
+        If a cap is for a device that is not here.
     """
 
     def __init__(
         self, manager: DeviceManager | None = None, caps: Mapping[str, int] | None = None
     ) -> None:
         self._manager = manager or DeviceManager()
-        self._caps = dict(caps or {})
+        self._caps: dict[str, int] = {}
+        for device, cap in (caps or {}).items():
+            if cap <= 0:
+                raise UsageError(f"cap of {device} must be a positive number of bytes, not {cap!r}")
+            self._caps[self._device(device).uri] = cap
 
     def is_in_device_memory(self, weights: Weights, device: Device | str | None = None) -> bool:
         """Return whether all of the weights lie on a device: the one named, or any but the host.
@@ -65,16 +90,20 @@ class MemoryHierarchy:
         device
             A device, a URI, or a kind such as "GPU".
         """
-        listed = _listed(weights)
         devices = (
-            [known for known in self._manager.devices if not known.host_memory]
+            [known for known in open_devices() if not known.host_memory]
             if device is None
             else [self._device(device)]
         )
-        return any(all(known.holds(weight) for weight in listed) for known in devices)
+        return any(
+            all(known.holds(weight) for weight in weights_on(weights, known.kind))
+            for known in devices
+        )
 
     def move_to_device(self, weights: Weights, device: Device | str) -> None:
         """Bring weights to a device, where they stay; those already there are left alone.
+
+        Returns when they have arrived. Their originals on the host remain.
 
         Raises
         ------
@@ -84,53 +113,80 @@ class MemoryHierarchy:
             If there is no such device here.
         """
         target = self._device(device)
-        missing = [weight for weight in _listed(weights) if not target.holds(weight)]
+        missing = missing_weights(weights, target)
         wanted = sum(target.weight_bytes(weight) for weight in missing)
-        capacity = min(target.capacity_bytes, self._caps.get(target.uri, target.capacity_bytes))
-        available = capacity - target.used_bytes
+        capacity = self._capacity(target)
+        available = max(0, capacity - target.used_bytes)
         if wanted > available:
             raise OutOfMemory(target.uri, wanted=wanted, available=available, capacity=capacity)
-        for weight in missing:
-            target.hold(weight)
+        try:
+            for weight in missing:
+                target.hold(weight)
+            target.synchronize()
+            for weight in missing:
+                if (error := target.hold(weight).storage.error) is not None:
+                    raise error
+        except BaseException:
+            self.evict(missing, target)
+            raise
 
     def evict(self, weights: Weights, device: Device | str) -> None:
         """Take weights off a device; their originals on the host or in a file remain."""
         target = self._device(device)
-        for weight in _listed(weights):
+        for weight in weights_on(weights, target.kind):
             target.evict(weight)
 
     def usage(self) -> list[TierUsage]:
-        """Return the memory of each open device."""
+        """Return the memory of each device that is open in this process."""
         return [
             TierUsage(
                 tier=Tier.HOST if device.host_memory else Tier.DEVICE,
                 device=device.uri,
                 used_bytes=device.used_bytes,
-                capacity_bytes=min(
-                    device.capacity_bytes, self._caps.get(device.uri, device.capacity_bytes)
-                ),
+                capacity_bytes=self._capacity(device),
             )
-            for device in self._manager.devices
+            for device in open_devices()
         ]
+
+    def _capacity(self, device: Device) -> int:
+        return min(device.capacity_bytes, self._caps.get(device.uri, device.capacity_bytes))
 
     def _device(self, device: Device | str) -> Device:
         if isinstance(device, Device):
             return device
-        if device.isupper():
-            found = self._manager.get_devices(device)
-            if not found:
-                raise DeviceNotFound(device, f"there is no {device} here")
-            return found[0]
-        return self._manager.open(device)
+        if device not in KINDS:
+            return self._manager.open(device)
+        uris = self._manager.list_uris(device)
+        if not uris:
+            raise DeviceNotFound(device, f"there is no {device} here")
+        return self._manager.open(uris[0])
 
 
-def _listed(weights: Weights) -> list[Weight]:
+def weights_on(weights: Weights, kind: Kind) -> Iterator[Weight]:
+    """Yield weights one by one, in the form that a kind of device takes.
+
+    Raises
+    ------
+    UsageError
+        If something among them is no weight.
+    """
+    if isinstance(weights, WeightForms):
+        weights = weights.on(kind)
     if isinstance(weights, QuantizedMatrix | CiuicTensor):
-        return [weights]
-    listed = [item[1] if isinstance(item, tuple) else item for item in weights]
-    for weight in listed:
+        yield weights
+        return
+    if not isinstance(weights, Iterable):
+        raise UsageError(f"weights must be weights, not {type(weights).__name__}")
+    for item in weights.values() if isinstance(weights, Mapping) else weights:
+        weight = item[1] if isinstance(item, tuple) else item
         if not isinstance(weight, QuantizedMatrix | CiuicTensor):
             raise UsageError(
                 f"weight must be a CiuicTensor or QuantizedMatrix, not {type(weight).__name__}"
             )
-    return listed
+        yield weight
+
+
+def missing_weights(weights: Weights, device: Device) -> list[Weight]:
+    """Return the weights that do not lie on a device, each once, in the form that it takes."""
+    found = {id(w): w for w in weights_on(weights, device.kind) if not device.holds(w)}
+    return list(found.values())

@@ -43,8 +43,9 @@ class LlamaLayer:
         Its weights: pairs of name and weight.
     device
         Where its operators run; the host runs those that the device has no kernel for.
-    softmax
-        "exact", "q16" for the overlay's number format, or None for what the device computes.
+    as_fpga
+        Whether to compute in the overlay's number formats on any device: INT8 linear layers
+        (if the model is quantized "auto") and the softmax "q16".
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class LlamaLayer:
         self.weights = weights
         self.runtime = runtime
         self.device: Device | str = HOST
-        self.softmax: str | None = None
+        self.as_fpga = False
 
     def __repr__(self) -> str:
         return f"<LlamaLayer {self.index} on {self.device}>"
@@ -104,7 +105,7 @@ class LlamaLayer:
         if positions is None:
             positions = token_positions(0 if cache is None else cache.length, hidden.shape[0])
         on = Placed(runtime or self.runtime, self.device if device is None else device)
-        weights, eps = self.weights, self.config.norm_eps
+        weights, eps = self._weights(on), self.config.norm_eps
         normed = on.run("rms_norm", hidden, weights["attn_norm"], eps=eps)  # (t, dim)
         attended = self._attention(on, normed, positions, cache)  # (t, dim)
         hidden = on.run("add", hidden, attended)
@@ -114,6 +115,9 @@ class LlamaLayer:
         down = on.linear(on.run("silu_mul", gate, up), weights["down"])  # (t, dim)
         return on.run("add", hidden, down)
 
+    def _weights(self, on: Placed) -> LayerWeights:
+        return self.weights.on("FPGA" if self.as_fpga else on.device.kind)
+
     def _attention(
         self,
         on: Placed,
@@ -121,7 +125,7 @@ class LlamaLayer:
         positions: CiuicTensor,  # int32 (t,)
         cache: LayerCache | None,
     ) -> DeviceArray:
-        config, weights, t = self.config, self.weights, normed.shape[0]
+        config, weights, t = self.config, self._weights(on), normed.shape[0]
         offset = 0 if cache is None else cache.length
         rope = {"theta": config.rope_theta, "interleaved": config.rope_interleaved}
         q = on.linear(normed, weights["q"]).reshape(t, config.n_heads, config.head_dim)
@@ -129,7 +133,7 @@ class LlamaLayer:
         values = on.linear(normed, weights["v"]).reshape(t, config.n_kv_heads, config.head_dim)
         q = on.run("rope", q, positions, **rope)
         keys = on.run("rope", k, positions, **rope)
-        softmax = self.softmax or ("q16" if on.device.kind == "FPGA" else "exact")
+        softmax = "q16" if self.as_fpga or on.device.kind == "FPGA" else "exact"
         if cache is not None:
             keys, values = cache.append(keys, values, on.home("kv_append"))
         mixed = on.run(

@@ -21,7 +21,7 @@ FAMILIES: dict[str, Callable[..., Model]] = {"llama": llama_model}
 def load_model(
     path: str | Path = DEFAULT_MODEL,
     *,
-    quantize: Quantize | None = "int8",
+    quantize: Quantize | None = "auto",
     runtime: Runtime | None = None,
 ) -> Model:
     """Open a model. Its file is checked now, its weights are read when they are first needed.
@@ -31,7 +31,8 @@ def load_model(
     path
         A GGUF file, or ``ciuic.DEFAULT_MODEL`` for the one that ``ciuic fetch`` brings.
     quantize
-        "int8" for INT8 weights and activations in linear layers, or None for float32.
+        Linear layers: "auto" has INT8 weights and activations on FPGAs and float32 elsewhere,
+        "int8" has INT8 everywhere, None float32 everywhere (an FPGA has no kernel for that).
     runtime
         Runs the operators; the process's own by default.
 
@@ -42,8 +43,8 @@ def load_model(
     UsageError
         If ``quantize`` is unknown.
     """
-    if quantize not in ("int8", None):
-        raise UsageError(f"quantize must be 'int8' or None, not {quantize!r}")
+    if quantize not in ("auto", "int8", None):
+        raise UsageError(f"quantize must be 'auto', 'int8' or None, not {quantize!r}")
     file = GgufFile(find_default_model() if path == DEFAULT_MODEL else path)
     try:
         family = file.metadata.get("general.architecture")

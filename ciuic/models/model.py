@@ -38,7 +38,7 @@ class Layer(Protocol):
     """What a family's layers offer."""
 
     device: Device | str
-    softmax: str | None
+    as_fpga: bool
 
     @property
     def weights(self) -> LayerWeights:
@@ -114,7 +114,7 @@ class Model:
         for done, (weights, device) in enumerate(parts):
             report("loading weights", done, len(parts))
             placed = Placed(self.runtime, device)
-            for _, weight in weights:
+            for _, weight in weights.on(placed.device.kind):
                 placed.hold(weight)
         self.runtime.synchronize()
         report("loading weights", len(parts), len(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from ciuic.tensor import CiuicTensor
 
 from .gguf_file import GgufFile
 
-Quantize = Literal["int8"]
+Quantize = Literal["int8", "auto"]
 
 
 class LayerWeights:
@@ -32,7 +33,7 @@ class LayerWeights:
     shapes
         Role -> shape in the file: (n, k) of a matrix, (d,) of a vector.
     quantize
-        "int8", or None to keep float32.
+        "int8", "auto" (INT8 on FPGAs, float32 elsewhere) or None (float32).
     transpose
         Whether matrices are for linear layers; False leaves a table of rows as it is.
 
@@ -64,6 +65,22 @@ class LayerWeights:
         self._quantize = quantize
         self._transpose = transpose
         self._loaded: dict[str, Weight] = {}
+        self._int8: LayerWeights | None = None  # the same weights in the form for FPGAs
+
+    def on(self, kind: str) -> LayerWeights:
+        """Return the weights in the form that a kind of device takes: INT8 on FPGAs with "auto"."""
+        if kind != "FPGA" or self._quantize != "auto":
+            return self
+        if self._int8 is None:
+            self._int8 = copy(self)
+            self._int8._quantize = "int8"
+            # Vectors are the same in both forms.
+            self._int8._loaded = {
+                role: self[role]
+                for role, name in self._names.items()
+                if len(self._file.tensors[name].shape) == 1
+            }
+        return self._int8
 
     def __getitem__(self, role: str) -> Weight:
         weight = self._loaded.get(role)
@@ -83,6 +100,6 @@ class LayerWeights:
         if values.ndim == 1 or not self._transpose:
             return CiuicTensor.from_numpy(values)
         matrix = np.ascontiguousarray(values.T)  # (k, n)
-        if self._quantize is None:
-            return CiuicTensor.from_numpy(matrix)
-        return quantize_columns(matrix)
+        if self._quantize == "int8":
+            return quantize_columns(matrix)
+        return CiuicTensor.from_numpy(matrix)

@@ -14,7 +14,7 @@ from ciuic.errors import UsageError
 from ciuic.quantize import Float32Array
 
 from .operator import Cost, Operator, Shape, Spec, elements, require
-from .softmax import IntegerSoftmax, reference_softmax, softmax_exact, softmax_q16
+from .softmax import IntegerSoftmax, probabilities, reference_softmax, softmax_q16
 
 SOFTMAX_KINDS = ("exact", "q16", None)
 
@@ -67,18 +67,20 @@ def attend(
     # (kv_heads, group * t, head_dim): the queries that share a head of keys in one product.
     by_head = q.reshape(t, kv_heads, group, head_dim).transpose(1, 2, 0, 3)
     grouped = by_head.reshape(kv_heads, group * t, head_dim)
-    scores = grouped @ keys[:visible].transpose(1, 2, 0) * np.float32(scale)
+    seen_keys = keys[:visible].transpose(1, 2, 0).astype(np.float64)
+    scores = grouped.astype(np.float64) @ seen_keys * np.float32(scale)
+    flat = scores.astype(np.float32).reshape(heads * t, visible)
     lengths = np.tile(np.arange(offset + 1, visible + 1, dtype=np.int32), heads)
-    flat = scores.reshape(heads * t, visible)
     if softmax == "q16":
-        flat = softmax_q16(flat, lengths=lengths, engine=engine)
+        weights = softmax_q16(flat, lengths=lengths, engine=engine).astype(np.float64)
     else:
         if t > 1:
-            flat = np.where(np.arange(visible) < lengths[:, None], flat, np.float32(-np.inf))
-        flat = softmax_exact(flat)
-    mixed = flat.reshape(kv_heads, group * t, visible) @ values[:visible].transpose(1, 0, 2)
+            flat[np.arange(visible) >= lengths[:, None]] = -np.inf
+        weights = probabilities(flat)
+    seen_values = values[:visible].transpose(1, 0, 2).astype(np.float64)
+    mixed = weights.reshape(kv_heads, group * t, visible) @ seen_values
     by_token = mixed.reshape(kv_heads, group, t, head_dim).transpose(2, 0, 1, 3)
-    return by_token.reshape(t, heads * head_dim)
+    return by_token.reshape(t, heads * head_dim).astype(np.float32)
 
 
 OPERATOR = Operator("attention", _shape, _cost, attend)

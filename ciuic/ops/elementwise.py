@@ -41,9 +41,10 @@ def _silu_mul_cost(gate: Spec, up: Spec) -> Cost:
 
 def _silu_mul(gate: Float32Array, up: Float32Array) -> Float32Array:
     # exp of the negative magnitude never overflows: sigmoid(-g) = e / (1 + e), e = exp(-|g|).
-    small = np.exp(-np.abs(gate))
-    numerator = np.where(gate >= 0, np.float32(1), small)
-    return (gate * numerator / (np.float32(1) + small) * up).astype(np.float32, copy=False)
+    exact = gate.astype(np.float64)
+    small = np.exp(-np.abs(exact))
+    exact *= np.where(gate >= 0, 1.0, small) / (1.0 + small)
+    return (exact * up).astype(np.float32)
 
 
 ADD = Operator("add", _add_shape, _add_cost, _add)

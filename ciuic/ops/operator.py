@@ -1,6 +1,10 @@
 """What the runtime knows of an operator, whichever device runs it.
 
-All results are float32. ``shape``, ``cost`` and ``kernel`` take the operator's inputs by position
+All results are float32. Arithmetic with more than one rounding (sums, exp, division by a norm) is
+done in float64 and rounded once, so that devices that add in another order or have another exp
+still agree to the last bit; INT8 quantization would make a large difference of the smallest one.
+
+``shape``, ``cost`` and ``kernel`` take the operator's inputs by position
 and its attributes by keyword; the first two need only the inputs' ``shape`` and ``dtype``.
 """
 

@@ -22,9 +22,10 @@ def _cost(x: Spec, weight: Spec, *, eps: float) -> Cost:
 
 
 def _kernel(x: Float32Array, weight: Float32Array, *, eps: float) -> Float32Array:
-    mean_square = np.einsum("td,td->t", x, x)[:, None] / np.float32(x.shape[1])
-    result: Float32Array = x / np.sqrt(mean_square + np.float32(eps)) * weight
-    return result
+    exact = x.astype(np.float64)
+    mean_square = np.einsum("td,td->t", exact, exact)[:, None] / x.shape[1]
+    exact /= np.sqrt(mean_square + np.float32(eps))
+    return (exact * weight).astype(np.float32)
 
 
 OPERATOR = Operator("rms_norm", _shape, _cost, _kernel)

@@ -50,7 +50,8 @@ def _kernel(
 ) -> Float32Array:
     half = x.shape[2] // 2
     angles = positions.astype(np.float32)[:, None] * frequencies(x.shape[2], theta)
-    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # (t, 1, head_dim / 2)
+    turns = angles.astype(np.float64)[:, None]  # (t, 1, head_dim / 2)
+    cos, sin = np.cos(turns), np.sin(turns)
     first, second = (
         (slice(0, None, 2), slice(1, None, 2))
         if interleaved

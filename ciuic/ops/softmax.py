@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +57,8 @@ def softmax_q16(
     engine: IntegerSoftmax = reference_softmax,
 ) -> Float32Array:
     """Return softmax of rows (rows, cols) through the overlay's number formats."""
-    probabilities = engine(fixed_point(scores), encoded_scale(scale), lengths)
-    return probabilities.astype(np.float32) / np.float32(65536)
+    fractions = engine(fixed_point(scores), encoded_scale(scale), lengths)
+    return fractions.astype(np.float32) / np.float32(1 << 16)
 
 
 def _shape(x: Spec, *, scale: float = 1.0) -> Shape:
@@ -70,11 +71,17 @@ def _cost(x: Spec, *, scale: float = 1.0) -> Cost:
     return elementwise_cost(x.shape, flops=8, arrays=2)
 
 
-def softmax_exact(x: Float32Array, *, scale: float = 1.0) -> Float32Array:
-    """Return softmax over the last axis of ``scale * x`` in float32."""
-    exponentials = np.exp((x - x.max(axis=-1, keepdims=True)) * np.float32(scale))
-    result: Float32Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return result
+def probabilities(scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Return softmax over the last axis in float64."""
+    shifted = scores.astype(np.float64)
+    shifted -= scores.max(axis=-1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum(axis=-1, keepdims=True)
+    return shifted
 
 
-OPERATOR = Operator("softmax", _shape, _cost, softmax_exact)
+def _kernel(x: Float32Array, *, scale: float = 1.0) -> Float32Array:
+    return probabilities(x * np.float32(scale)).astype(np.float32)
+
+
+OPERATOR = Operator("softmax", _shape, _cost, _kernel)

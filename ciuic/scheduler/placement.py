@@ -9,6 +9,7 @@ assignment names). What nothing names is on the host.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,25 +62,6 @@ def parse_placement(spec: str, *, n_layers: int) -> Placement:
     )
 
 
-def _places(where: str, n_layers: int) -> list[int | str]:
-    if where in (HEAD, REST):
-        return [where]
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", where)
-    if match is None:
-        raise UsageError(
-            f"--place must name a layer, a range like 0-9, 'head' or '*', not {where!r}"
-        )
-    first = int(match[1])
-    last = first if match[2] is None else int(match[2])
-    if not first <= last < n_layers:
-        raise UsageError(f"--place must name layers from 0 to {n_layers - 1}, not {where!r}")
-    return list(range(first, last + 1))
-
-
-def _title(place: int | str) -> str:
-    return f"layer {place}" if isinstance(place, int) else repr(place)
-
-
 def cheapest_chain(
     costs: Sequence[Mapping[str, float]], transfer: Callable[[str, str, int], float]
 ) -> list[str]:
@@ -114,3 +96,75 @@ def cheapest_chain(
     return min(
         (total + transfer(device, HOST, len(costs)), path) for device, (total, path) in best.items()
     )[1]
+
+
+def chain_with_room(
+    costs: Sequence[Mapping[str, float]],
+    transfer: Callable[[str, str, int], float],
+    sizes: Sequence[Mapping[str, int]],
+    room: Mapping[str, int],
+) -> tuple[list[str], list[frozenset[str]]]:
+    """Return the device of each layer such that its weights fit, and the devices that were full.
+
+    Starts from `cheapest_chain`; where a device has too little room, the last of the layers that
+    could be elsewhere gives way, until all fit. That need not be the optimum.
+
+    Parameters
+    ----------
+    costs, transfer
+        As for `cheapest_chain`.
+    sizes
+        For each layer, device URI -> bytes that it would take there.
+    room
+        Device URI -> bytes available.
+
+    Returns
+    -------
+    chosen
+        URI of each layer's device.
+    full
+        For each layer, the devices that had no room for it.
+
+    Raises
+    ------
+    PlacementError
+        If the layers do not fit.
+    """
+    allowed = [dict(here) for here in costs]
+    full: list[set[str]] = [set() for _ in costs]
+    while True:
+        chosen = cheapest_chain(allowed, transfer)
+        wanted: Counter[str] = Counter()
+        for index, device in enumerate(chosen):
+            wanted[device] += sizes[index][device]
+        crowded = [device for device, size in wanted.items() if size > room[device]]
+        if not crowded:
+            return chosen, [frozenset(devices) for devices in full]
+        device = crowded[0]
+        movable = [i for i, on in enumerate(chosen) if on == device and len(allowed[i]) > 1]
+        if not movable:
+            raise PlacementError(
+                f"{device} must hold {wanted[device]:,} bytes of weights, "
+                f"{room[device]:,} are available"
+            )
+        del allowed[movable[-1]][device]
+        full[movable[-1]].add(device)
+
+
+def _places(where: str, n_layers: int) -> list[int | str]:
+    if where in (HEAD, REST):
+        return [where]
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", where)
+    if match is None:
+        raise UsageError(
+            f"--place must name a layer, a range like 0-9, 'head' or '*', not {where!r}"
+        )
+    first = int(match[1])
+    last = first if match[2] is None else int(match[2])
+    if not first <= last < n_layers:
+        raise UsageError(f"--place must name layers from 0 to {n_layers - 1}, not {where!r}")
+    return list(range(first, last + 1))
+
+
+def _title(place: int | str) -> str:
+    return f"layer {place}" if isinstance(place, int) else repr(place)

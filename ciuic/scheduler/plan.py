@@ -19,13 +19,16 @@ class Step:
     reason
         Why it is there.
     seconds
-        Measured for a layer of its kind; None where the user chose the device.
+        Measured for a layer of its kind; None where there was no choice.
+    on_host
+        Operators that the device has no kernel for; the host ran them.
     """
 
     layer: str
     device: str
     reason: str
     seconds: float | None = None
+    on_host: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,6 @@ class Plan:
     def __str__(self) -> str:
         lines = []
         for step in self.steps:
-            time = "" if step.seconds is None else f", {1e3 * step.seconds:.2f} ms"
-            lines.append(f"{step.layer}: {step.device} ({step.reason}{time})")
+            host = f"; on the host: {', '.join(step.on_host)}" if step.on_host else ""
+            lines.append(f"{step.layer}: {step.device} ({step.reason}{host})")
         return "\n".join(lines)

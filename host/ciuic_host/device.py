@@ -24,7 +24,7 @@ import numpy.typing as npt
 from ciuic import reference
 from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
-from ciuic.devices import Device, DeviceArray, Kernel, Kind
+from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
 from ciuic.devices.base import Roofline
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
@@ -83,7 +83,7 @@ class FpgaDevice(Device):
         config = overlay.config
         self.roofline = Roofline(
             flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
-            bytes_per_second=config.bus_bytes * config.clock_hz,
+            bytes_per_second=config.stream_bytes * config.clock_hz,
             link_bytes_per_second=config.bus_bytes * config.clock_hz,
             task_seconds=1e-4,
         )
@@ -97,7 +97,11 @@ class FpgaDevice(Device):
         return {"linear": self._linear, "softmax": self._softmax, "attention": self._attention}
 
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
-        return op != "attention" or attributes.get("softmax") in (None, "q16")
+        if op != "attention":
+            return True
+        # The first query sees offset + 1 keys; a row of scores must fit the softmax engine.
+        fits = attributes.get("offset", 0) < self.overlay.config.max_row
+        return fits and attributes.get("softmax") in (None, "q16")
 
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
@@ -114,6 +118,11 @@ class FpgaDevice(Device):
         self, _inputs: Sequence[DeviceArray], output: DeviceArray, _attributes: dict[str, Any]
     ) -> npt.NDArray[Any]:
         return np.zeros(output.shape, output.dtype)
+
+    def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
+        if isinstance(weight, QuantizedMatrix):
+            return self.overlay.weight_bytes(*weight.values.shape)
+        return weight.nbytes
 
     def _drop(self, data: Any) -> None:
         if isinstance(data, OverlayWeight):
@@ -224,8 +233,10 @@ def open_device(uri: str) -> FpgaDevice:
     return FpgaDevice(uri, open_overlay(name), verify=verify == "1")
 
 
-def list_devices() -> list[str]:
-    """Return the URIs of the devices available here."""
+def list_devices(*, emulated: bool = True) -> list[str]:
+    """Return the URIs of the devices available here; each stands in for a board."""
+    if not emulated:
+        return []
     available = {"emulated": True, "rtl": _can_simulate()}
     return [f"fpga:{kind}" for kind in transports() if available.get(kind, False)]
 

@@ -139,7 +139,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Burst:
-    """A burst of activations: ``use`` numbers fillings of banks, ``chunk`` what comes as a whole."""
+    """A burst of activations: ``use`` counts fillings of banks, ``chunk`` what comes together."""
 
     job: int
     beats: int

@@ -26,8 +26,8 @@ from .completion import Completion
 from .gemm import Gemm, WeightHandle, check_matrix, stage
 from .identity import identify
 from .rings import Rings, Ticket
-from .staging import Matrix, Staging
-from .transport import Transport
+from .staging import Matrix, Staging, round_up
+from .transport import PAGE_BYTES, Transport
 from .uri import Report, no_report, open_transport
 
 logger = logging.getLogger(__name__)
@@ -259,6 +259,10 @@ class Overlay:
         handle = WeightHandle(k, n, buffer, stripes.shape[1], w4)
         self._handles.add(handle)
         return handle
+
+    def weight_bytes(self, k: int, n: int) -> int:
+        """Return the bytes of the device's memory that weights (k, n) take: whole pages."""
+        return round_up(packed_nbytes(k, n, self.config), PAGE_BYTES)
 
     def free(self, handle: WeightHandle) -> None:
         """Give the memory of weights back."""

@@ -108,18 +108,40 @@ def test_forward_refuses_other_shapes(small_model: Write) -> None:
 def test_int8_is_near_float(small_model: Write) -> None:
     seed = 35
     path, ids = small_model(seed), token_ids(35, 20)
-    with load_model(path, quantize=None) as exact, load_model(path) as quantized:
+    with load_model(path, quantize=None) as exact, load_model(path, quantize="int8") as quantized:
         want, got = exact.logits(ids), quantized.logits(ids)
     error = np.abs(got - want).max() / np.abs(want).max()
     assert 0 < error < 0.05, f"seed {seed}"
 
 
 def test_weights_are_named_and_transposed(small_model: Write) -> None:
-    with load_model(small_model()) as model:
+    with load_model(small_model(), quantize="int8") as model:
         weights = dict(model.layers[1].weights)
     assert len(weights) == len(model.layers[1].weights) == 9
     assert all(isinstance(w, QuantizedMatrix) == (len(w.shape) == 2) for w in weights.values())
     assert weights["k"].shape == (DIM, KV_HEADS * 16)
+
+
+def test_auto_is_int8_on_fpgas_and_float32_elsewhere(small_model: Write) -> None:
+    with load_model(small_model()) as model:
+        weights = model.layers[0].weights
+        assert isinstance(weights["q"], CiuicTensor)
+        assert isinstance(weights.on("FPGA")["q"], QuantizedMatrix)
+        assert weights.on("FPGA")["attn_norm"] is weights["attn_norm"]
+        assert weights.on("GPU") is weights.on("CPU") is weights
+
+
+def test_layer_as_fpga_computes_what_the_overlay_computes(small_model: Write) -> None:
+    seed = 36
+    hidden = np.random.default_rng(seed).standard_normal((5, DIM)).astype(np.float32)
+    with load_model(small_model(seed)) as model:
+        layer = model.layers[0]
+        plain = layer.forward(hidden)
+        layer.as_fpga = True
+        as_fpga = layer.forward(hidden)
+        layer.as_fpga, layer.device = False, "fpga:emulated"
+        assert np.array_equal(layer.forward(hidden), as_fpga), f"seed {seed}"
+        assert 0 < np.abs(plain - as_fpga).max() < 0.05 * np.abs(plain).max(), f"seed {seed}"
 
 
 def test_load_reports_each_part(small_model: Write) -> None:
@@ -137,7 +159,7 @@ def smollm2_float(smollm2_path: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def smollm2_int8(smollm2_path: Path) -> Model:
-    return load_model(smollm2_path)
+    return load_model(smollm2_path, quantize="int8")
 
 
 def recorded_error(model: Model, prompt: dict[str, Any]) -> float:

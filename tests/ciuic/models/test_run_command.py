@@ -45,6 +45,19 @@ def test_json_is_one_object_and_nothing_else(
     assert report["usage"][0]["ops"]["attention"] == 2 * len(report["token_ids"])
 
 
+@pytest.mark.parametrize(
+    ("quantize", "ops"),
+    [("int8", {"linear"}), ("auto", {"linear", "linear_float32"}), ("none", {"linear_float32"})],
+)
+def test_quantization_is_as_asked(
+    small_model: Write, capsys: pytest.CaptureFixture[str], quantize: str, ops: set[str]
+) -> None:
+    arguments = ["run", str(small_model(53)), *PROMPT, "--place", "1=fpga:emulated", "--json"]
+    assert main([*arguments, "--quantize", quantize]) == 0
+    usage = json.loads(capsys.readouterr().out)["usage"]
+    assert {op for row in usage for op in row["ops"] if op.startswith("linear")} == ops
+
+
 def test_layers_on_an_fpga_are_checked_bit_for_bit(
     small_model: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
