@@ -2,9 +2,9 @@
 
 Each row is one descriptor, or the seven linear layers of a SmolLM2 block submitted together, from
 the doorbell to the interrupt. ``fraction_of_bound`` is the cycles that the array (multiply-
-accumulates over its PEs) or the memory ports (beats in which operands can be read once) need at
-least, whichever is larger, over the cycles taken. The memory is "ideal" (a cycle of latency, never
-a stall) or "ddr" (64 cycles, one transfer of ten a cycle late).
+accumulates over its PEs) or the memory ports (beats in which operands can be read once, or results
+be written) need at least, whichever is larger, over the cycles taken. The memory is "ideal" (a
+cycle of latency, never a stall) or "ddr" (64 cycles, one transfer of ten a cycle late).
 """
 
 from __future__ import annotations

@@ -62,10 +62,14 @@ class Case:
         )
 
     def bounds(self, config: OverlayConfig) -> dict[str, float]:
-        """Return the cycles that the array and that the memory ports need at least."""
+        """Return the cycles that the array and that the memory ports need at least.
+
+        Results go over the first port, whose two directions do not hinder each other.
+        """
+        written = sum(m * -(-4 * n // config.bus_bytes) for m, _, n in self.shapes)
         return {
             "compute": self.macs / config.macs_per_cycle,
-            "memory": self.beats(config) / config.ports,
+            "memory": max(self.beats(config) / config.ports, written),
         }
 
     def __str__(self) -> str:
