@@ -110,15 +110,12 @@ class OverlayConfig:
     def w4(self) -> bool:
         """Whether the array takes INT4 weights.
 
-        A group must be whole tiles, a tile whole beats, and a group's scales must stay in place
-        until the sums of its rows have left the array.
+        A group must be whole tiles, a tile whole beats, and a tile's scales must stay in place
+        until the sums of its last row have left the array. They are in one of two places in turn,
+        so behind that row comes one tile, which takes at least the beats of its weights to load.
         """
-        latency = 2 + self.rows.bit_length()
-        return (
-            self.rows <= W4_GROUP
-            and self.tile_bytes >= 2 * self.stream_bytes
-            and self.tile_bytes // self.stream_bytes >= latency
-        )
+        array_latency = self.rows.bit_length()  # the products, and log2(rows) steps of the sum
+        return self.rows <= W4_GROUP and self.tile_bytes // (2 * self.stream_bytes) >= array_latency
 
     @property
     def scale_bytes(self) -> int:

@@ -178,6 +178,15 @@ async def tiles_of_rows_follow_one_another(dut: Any) -> None:
 
 
 @cocotb.test()
+async def scales_stay_until_the_last_row_of_a_tile_used_them(dut: Any) -> None:
+    """Behind a long tile of rows short ones follow, and with each another group's scales."""
+    bench = await started(dut)
+    for k in (2 * ROWS, 40, 62, 76, 100) if CONFIG.w4 else ():
+        for m in (BANK_ROWS + 1, BANK_ROWS + 2):
+            await bench.compute(jobs.gemm_fields(bench.operands, (m, k, COLS + 1), w4=True))
+
+
+@cocotb.test()
 async def a_residual_may_be_where_the_results_go(dut: Any) -> None:
     bench = await started(dut, idle=0.3, latency=6)
     for _ in range(4):
