@@ -19,6 +19,7 @@ from ciuic.abi import DESCRIPTOR, PARAMETERS, OverlayConfig
 from ciuic.abi.numerics import W4_GROUP
 
 from .memory_timing import MemoryTiming
+from .transport import PAGE_BYTES
 
 SLAB_WORDS = 16  # of activations, of every row at a time
 ACTIVATIONS_QUEUE, WEIGHTS_QUEUE, OTHERS_QUEUE = 128, 512, 32  # beats
@@ -276,14 +277,19 @@ class _Engine:
 
     def _all_weights(self) -> Iterator[tuple[int, int, int]]:
         """Yield the job, the beats, and the other beats that come along, of bursts of weights."""
+        page = PAGE_BYTES // self.config.bus_bytes
         for job, shape in enumerate(self.shapes):
             beats = shape.block_weights
             for rows in shape.tiles:
+                position = 0
                 for block in range(shape.n_blocks):
                     extra = shape.extra_reads(block, rows)
-                    for done in range(0, beats, MAX_BURST):
-                        now = min(MAX_BURST, beats - done)
-                        yield job, now, extra if done + now == beats else 0
+                    left = beats
+                    while left:
+                        # Weights lie at the beginning of a page, which no burst crosses.
+                        now = min(MAX_BURST, left, page - position % page)
+                        left, position = left - now, position + now
+                        yield job, now, 0 if left else extra
 
     def _all_tiles(self) -> Iterator[Tile]:
         chunk = 0  # first of the tile of rows
