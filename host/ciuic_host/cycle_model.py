@@ -49,13 +49,14 @@ def complete(config: OverlayConfig) -> int:
     return COMPLETE + COMPLETION.nbytes // config.bus_bytes
 
 
-def gemm(config: OverlayConfig, m: int, k: int, n: int) -> Work:
+def gemm(config: OverlayConfig, descriptor: dict[str, int]) -> Work:
     """Return the work of a GEMM.
 
     Loading the first tile of rows comes before everything, draining the last block of columns after
     it. Between them blocks follow one another at the pace of the array, of the weights, which are
     read once for each tile, or of the drain; unless the bus cannot keep up with all of it.
     """
+    m, k, n = (descriptor[name] for name in ("m", "k", "n"))
     k_blocks, n_blocks = _blocks(k, config.rows), _blocks(n, config.cols)
     tile_m = min(m, _tile_rows(config, k))
     tiles = _blocks(m, tile_m)

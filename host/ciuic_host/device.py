@@ -33,7 +33,8 @@ from ciuic.ops.softmax import reference_softmax, softmax_q16
 from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix, quantize_rows
 
 from .completion import Completion
-from .overlay import Overlay, WeightHandle
+from .gemm import WeightHandle
+from .overlay import Overlay
 from .overlay import open as open_overlay
 from .uri import split_option, transports
 

@@ -225,12 +225,16 @@ def _constants(config: OverlayConfig) -> dict[Register, int]:
         registers.MAGIC: registers.MAGIC_VALUE,
         registers.ABI_VERSION: registers.ABI_VERSION_VALUE,
         registers.ARRAY_SHAPE: registers.ARRAY_SHAPE.encode(
-            rows=config.rows, cols=config.cols, lanes=config.lanes
+            rows=config.rows,
+            cols=config.cols,
+            lanes=config.lanes,
+            products_per_dsp=config.products_per_dsp,
         ),
         registers.BUS_SHAPE: registers.BUS_SHAPE.encode(
             bus_bytes=config.bus_bytes,
             address_bits=config.address_bits,
             outstanding=config.outstanding,
+            ports=config.ports,
         ),
         registers.ACTIVATION_WORDS: config.activation_words,
         registers.ACCUMULATOR_ROWS: config.accumulator_rows,

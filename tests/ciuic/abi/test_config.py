@@ -14,7 +14,7 @@ def test_configurations_are_found_by_their_names() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=lambda config: config.name)
 def test_derived_sizes(config: OverlayConfig) -> None:
-    assert config.tile_beats * config.bus_bytes == config.rows * config.cols
+    assert config.tile_beats * config.stream_bytes == config.rows * config.cols
     assert config.macs_per_cycle == config.tile_bytes
     assert config.bank_words * 2 == config.activation_words
 
