@@ -110,15 +110,12 @@ class OverlayConfig:
     def w4(self) -> bool:
         """Whether the array takes INT4 weights.
 
-        A group must be whole tiles, a tile whole beats, and a group's scales must stay in place
-        until the sums of its rows have left the array.
+        A group must be whole tiles, and scales must stay in their slot until the last row that
+        needs them has left the array: the tile after the next may take the slot one tile of beats
+        after that row was issued, so a tile must take as many cycles as the array has stages.
         """
-        latency = 2 + self.rows.bit_length()
-        return (
-            self.rows <= W4_GROUP
-            and self.tile_bytes >= 2 * self.stream_bytes
-            and self.tile_bytes // self.stream_bytes >= latency
-        )
+        stages = self.rows.bit_length()  # products, then log2(rows) levels of sums
+        return self.rows <= W4_GROUP and self.tile_bytes >= 2 * stages * self.stream_bytes
 
     @property
     def scale_bytes(self) -> int:

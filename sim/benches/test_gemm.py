@@ -16,8 +16,8 @@ CONFIGS = (
     OverlayConfig(name="plain", rows=8, cols=8, accumulator_rows=16),
     OverlayConfig(
         name="two-ports-two-products",
-        rows=16,
-        cols=8,
+        rows=8,
+        cols=16,
         ports=2,
         products_per_dsp=2,
         accumulator_rows=16,

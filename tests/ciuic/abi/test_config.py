@@ -34,3 +34,13 @@ def test_derived_sizes(config: OverlayConfig) -> None:
 def test_impossible_parameters_are_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         OverlayConfig(**{"name": "x", "rows": 8, "cols": 8, **change})
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "ports", "takes"),
+    [(8, 8, 1, True), (16, 8, 2, False), (16, 16, 1, True), (64, 64, 1, False), (8, 4, 1, False)],
+)
+def test_int4_needs_tiles_as_long_as_the_array_is_deep(
+    rows: int, cols: int, ports: int, takes: bool
+) -> None:
+    assert OverlayConfig(name="x", rows=rows, cols=cols, ports=ports).w4 is takes
