@@ -14,7 +14,9 @@ from ciuic.abi.numerics import W4_MAX_K, SoftmaxScale
 
 from . import cycle_model
 from .cycle_model import Work
+from .gemm_cycles import Job
 from .memory import AccessError
+from .memory_timing import MemoryTiming
 
 Descriptor = dict[str, int]
 Matrix = npt.NDArray[Any]
@@ -73,10 +75,15 @@ class Engines:
         The overlay's configuration.
     memory
         Where operands and results are.
+    timing
+        How fast that memory is.
     """
 
-    def __init__(self, config: OverlayConfig, memory: Memory) -> None:
+    def __init__(
+        self, config: OverlayConfig, memory: Memory, timing: MemoryTiming | None = None
+    ) -> None:
         self._config = config
+        self._timing = timing or MemoryTiming()
         self._memory = memory
         self._weights: dict[WeightKey, Weights] = {}
 
@@ -93,6 +100,17 @@ class Engines:
             return Status.OK, engine(descriptor)
         except Refused as refused:
             return refused.status, Work(0)
+
+    def gemm_job(self, descriptor: Descriptor) -> Job | None:
+        """Return what the time of a descriptor depends on, if it is a GEMM that will run."""
+        if descriptor["opcode"] != Opcode.GEMM:
+            return None
+        try:
+            self._check(descriptor)
+            self._check_gemm(descriptor)
+        except Refused:
+            return None
+        return _job(descriptor)
 
     def forget(self, address: int, nbytes: int) -> None:
         """Drop what was derived from bytes that are about to change."""
@@ -115,14 +133,14 @@ class Engines:
             raise Refused(Status.BAD_ALIGNMENT)
 
     def _nop(self, descriptor: Descriptor) -> Work:
-        return cycle_model.copy(self._config, 0)
+        return cycle_model.copy(self._config, self._timing, 0)
 
     def _copy(self, descriptor: Descriptor) -> Work:
         nbytes = descriptor["n"]
         if nbytes:
             source = self._read(descriptor["a_addr"], 1, nbytes, nbytes)
             self._write(descriptor["o_addr"], nbytes, source)
-        return cycle_model.copy(self._config, nbytes)
+        return cycle_model.copy(self._config, self._timing, nbytes)
 
     def _gemm(self, descriptor: Descriptor) -> Work:
         self._check_gemm(descriptor)
@@ -141,7 +159,7 @@ class Engines:
             requantize=descriptor["out_format"] == Format.INT8,
         )
         self._write(descriptor["o_addr"], descriptor["o_stride"], result.view(np.uint8))
-        return cycle_model.gemm(self._config, descriptor)
+        return cycle_model.gemm(self._config, self._timing, _job(descriptor))
 
     def _check_gemm(self, descriptor: Descriptor) -> None:
         config = self._config
@@ -208,7 +226,7 @@ class Engines:
             lengths=lengths,
         )
         self._write(descriptor["o_addr"], descriptor["o_stride"], result.view(np.uint8))
-        return cycle_model.softmax(self._config, lengths, cols, in_format, out_format)
+        return cycle_model.softmax(self._config, self._timing, lengths, cols, in_format, out_format)
 
     def _unpacked(self, key: WeightKey) -> Weights:
         if key not in self._weights:
@@ -248,3 +266,16 @@ class Engines:
         start = address & (1 << self._config.address_bits) - 1
         span = self._memory.view(start, (rows - 1) * stride + row_bytes)
         return np.lib.stride_tricks.as_strided(span, (rows, row_bytes), (stride, 1))
+
+
+def _job(descriptor: Descriptor) -> Job:
+    flags = descriptor["flags"]
+    return Job(
+        m=descriptor["m"],
+        k=descriptor["k"],
+        n=descriptor["n"],
+        w4=bool(flags & Flag.W4),
+        parameters=bool(flags & Flag.PARAMETERS),
+        residual=bool(flags & Flag.RESIDUAL),
+        requantize=descriptor["out_format"] == Format.INT8,
+    )

@@ -1,13 +1,12 @@
 """Bench of one engine alone: a component with `ciuic_hw.axi.ports.EngineSignature`.
 
-Plays the command processor and the memory: hands over descriptors, serves the read ports and the
-write port from a byte array, checks the rules of the ports, and collects statuses.
+Plays the command processor and the memory: hands over descriptors, serves the read and the write
+port from a byte array, checks the rules of the ports, and collects statuses.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import cocotb
@@ -21,61 +20,6 @@ from ciuic.abi import DESCRIPTOR, OverlayConfig
 
 from .bench import Bench
 from .streams import StreamDriver, StreamMonitor, pack, unpack
-
-
-class ReadSide:
-    """The memory behind one read port.
-
-    Parameters
-    ----------
-    bench
-        The bench, whose memory is read.
-    name
-        Prefix of the port's streams.
-    idle, backpressure
-        See `EngineBench`.
-
-    Attributes
-    ----------
-    requests, beats
-        What was asked for and not served yet; what is on its way.
-    """
-
-    def __init__(self, bench: EngineBench, name: str, idle: float, backpressure: float) -> None:
-        self.bench = bench
-        self.name = name
-        self.requests: deque[tuple[int, dict[str, int]]] = deque()
-        self.beats = StreamDriver(bench, f"{name}__data", pause=idle)
-        self._requests = request_layout(bench.config)
-        self._beat = beat_layout(bench.config)
-        StreamMonitor(bench, f"{name}__request", pause=backpressure, on_transfer=self._take)
-        cocotb.start_soon(self._serve())
-
-    def _take(self, payload: int) -> None:
-        request = unpack(self._requests, payload)
-        self.bench.check(request, f"request of {self.name}")
-        self.requests.append((self.bench.now() + self.bench.latency, request))
-
-    async def _serve(self) -> None:
-        bench, width = self.bench, self.bench.config.bus_bytes
-        while True:
-            while not self.requests or bench.now() < self.requests[0][0]:
-                await RisingEdge(bench.dut.clk)
-            request = self.requests.popleft()[1]
-            count = -(-request["nbytes"] // width)
-            for index in range(count):
-                start = request["addr"] + index * width
-                error = start in bench.refused
-                word = b"" if error else bench.memory[start : start + width].tobytes()
-                self.beats.queue.append(
-                    pack(
-                        self._beat,
-                        data=int.from_bytes(word, "little"),
-                        last=int(index == count - 1),
-                        error=int(error),
-                    )
-                )
-            bench.beats_read += count
 
 
 class EngineBench(Bench):
@@ -93,10 +37,10 @@ class EngineBench(Bench):
         Probability of an idle cycle before each item that the engine is given.
     backpressure
         Probability of a cycle in which an item of the engine is not taken.
-    reads
-        Names of the read ports.
     latency
         Cycles from a request to its first beat, and from the last beat to its acknowledgement.
+    reads
+        Names of the engine's read ports.
 
     Attributes
     ----------
@@ -117,7 +61,7 @@ class EngineBench(Bench):
         idle: float = 0,
         backpressure: float = 0,
         latency: int = 0,
-        reads: Sequence[str] = ("read",),
+        reads: tuple[str, ...] = ("read",),
     ) -> None:
         super().__init__(dut)
         self.config = config
@@ -128,11 +72,11 @@ class EngineBench(Bench):
         self.beats_written = 0
         self.descriptors = StreamDriver(self, "descriptor", pause=idle)
         self.done = StreamMonitor(self, "done", pause=backpressure)
-        self._reads = [ReadSide(self, name, idle, backpressure) for name in reads]
         self._writes: deque[dict[str, int]] = deque()
         StreamMonitor(self, "write__request", pause=backpressure, on_transfer=self._take_write)
         self._written = StreamMonitor(self, "write__data", pause=backpressure)
         self._requests = request_layout(config)
+        self._reads = [_ReadSide(self, name, idle, backpressure) for name in reads]
         self._status = data.StructLayout({"status": 8, "busy": 32})
         dut.write__busy.value = 0
         dut.write__error.value = 0
@@ -157,8 +101,8 @@ class EngineBench(Bench):
     def check_quiet(self) -> None:
         """Fail if the engine has left anything in flight."""
         left = {
-            "read beats": sum(len(port.beats.queue) for port in self._reads),
-            "read requests": sum(len(port.requests) for port in self._reads),
+            "read beats": sum(len(side.beats.queue) for side in self._reads),
+            "read requests": sum(len(side.requests) for side in self._reads),
             "write requests": len(self._writes),
             "write beats": len(self._written.taken),
         }
@@ -174,8 +118,7 @@ class EngineBench(Bench):
         nbytes = np.dtype(dtype).itemsize * count
         return self.memory[address : address + nbytes].copy().view(dtype)
 
-    def check(self, request: dict[str, int], what: str) -> None:
-        """Fail if a request breaks a rule of the ports."""
+    def check_request(self, request: dict[str, int], what: str) -> None:
         address, nbytes = request["addr"], request["nbytes"]
         assert nbytes >= 1, f"{what}: nbytes must be at least 1, not {nbytes}"
         assert address % self.config.bus_bytes == 0, f"{what}: address {address:#x} is not aligned"
@@ -183,7 +126,7 @@ class EngineBench(Bench):
 
     def _take_write(self, payload: int) -> None:
         request = unpack(self._requests, payload)
-        self.check(request, "write request")
+        self.check_request(request, "write request")
         self._writes.append(request)
         self.dut.write__busy.value = 1
 
@@ -212,3 +155,42 @@ class EngineBench(Bench):
             kept = min(width, request["nbytes"] - offset)
             self.memory[start : start + kept] = np.frombuffer(word[:kept], np.uint8)
         return error
+
+
+class _ReadSide:
+    """Serves one read port from the bench's memory."""
+
+    def __init__(self, bench: EngineBench, name: str, idle: float, backpressure: float) -> None:
+        self.requests: deque[tuple[int, dict[str, int]]] = deque()
+        self.beats = StreamDriver(bench, f"{name}__data", pause=idle)
+        self._bench = bench
+        self._name = name
+        self._request = request_layout(bench.config)
+        self._beat = beat_layout(bench.config)
+        StreamMonitor(bench, f"{name}__request", pause=backpressure, on_transfer=self._take)
+        cocotb.start_soon(self._serve())
+
+    def _take(self, payload: int) -> None:
+        request = unpack(self._request, payload)
+        self._bench.check_request(request, f"{self._name} request")
+        self.requests.append((self._bench.now() + self._bench.latency, request))
+
+    async def _serve(self) -> None:
+        bench, width = self._bench, self._bench.config.bus_bytes
+        while True:
+            while not self.requests or bench.now() < self.requests[0][0]:
+                await RisingEdge(bench.dut.clk)
+            request = self.requests.popleft()[1]
+            count = -(-request["nbytes"] // width)
+            for index in range(count):
+                start = request["addr"] + index * width
+                error = start in bench.refused
+                word = b"" if error else bench.memory[start : start + width].tobytes()
+                beat = pack(
+                    self._beat,
+                    data=int.from_bytes(word, "little"),
+                    last=int(index == count - 1),
+                    error=int(error),
+                )
+                self.beats.queue.append(beat)
+            bench.beats_read += count
