@@ -110,12 +110,12 @@ class OverlayConfig:
     def w4(self) -> bool:
         """Whether the array takes INT4 weights.
 
-        A group must be whole tiles, a tile whole beats, and a tile's scales must stay in place
-        until the sums of its last row have left the array. They are in one of two places in turn,
-        so behind that row comes one tile, which takes at least the beats of its weights to load.
+        A group must be whole tiles, and scales must stay in their slot until the last row that
+        needs them has left the array: the tile after the next may take the slot one tile of beats
+        after that row was issued, so a tile must take as many cycles as the array has stages.
         """
-        array_latency = self.rows.bit_length()  # the products, and log2(rows) steps of the sum
-        return self.rows <= W4_GROUP and self.tile_bytes // (2 * self.stream_bytes) >= array_latency
+        stages = self.rows.bit_length()  # products, then log2(rows) levels of sums
+        return self.rows <= W4_GROUP and self.tile_bytes >= 2 * stages * self.stream_bytes
 
     @property
     def scale_bytes(self) -> int:

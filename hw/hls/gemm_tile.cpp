@@ -46,7 +46,7 @@ void read_activations(const Beat *memory, hls::stream<Beat> &out, Shape shape, u
                     const Beat *source =
                         memory + uint64_t(m_start + row) * (stride / BUS_BYTES) + first;
                     for (uint32_t beat = 0; beat < count; beat++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
                         out.write(source[beat]);
                     }
                 }
@@ -59,7 +59,7 @@ void align_activations(hls::stream<Beat> &in, hls::stream<Activations> &out, Sha
             for (uint32_t k_block = 0; k_block < shape.k_blocks(); k_block += SLICE)
                 for (uint32_t row = 0; row < shape.height(m_start); row++)
                     for (uint32_t word = 0; word < shape.depth(k_block); word++) {
-#pragma HLS PIPELINE II = ACTIVATION_BEATS
+#pragma HLS PIPELINE II=ACTIVATION_BEATS
                         Activations activations;
                         for (uint32_t beat = 0; beat < ACTIVATION_BEATS; beat++) {
                             const uint32_t position = (k_block + word) * ACTIVATION_BEATS + beat;
@@ -76,7 +76,7 @@ void read_weights(const Beat *memory, hls::stream<Beat> &out, Shape shape) {
     const uint32_t count = blocks(shape.n, COLS) * shape.k_blocks() * ROWS * WEIGHT_BEATS;
     for (uint32_t m_start = 0; m_start < shape.m; m_start += ACCUMULATOR_ROWS)
         for (uint32_t beat = 0; beat < count; beat++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             out.write(memory[beat]);
         }
 }
@@ -84,10 +84,10 @@ void read_weights(const Beat *memory, hls::stream<Beat> &out, Shape shape) {
 void multiply(hls::stream<Activations> &activations, hls::stream<Beat> &weights,
               hls::stream<Accumulators> &results, Shape shape) {
     Weight held[SLICE][ROWS][COLS];
-#pragma HLS ARRAY_PARTITION variable = held complete dim = 2
-#pragma HLS ARRAY_PARTITION variable = held complete dim = 3
+#pragma HLS ARRAY_PARTITION variable=held complete dim=2
+#pragma HLS ARRAY_PARTITION variable=held complete dim=3
     Accumulators totals[ACCUMULATOR_ROWS];
-#pragma HLS AGGREGATE variable = totals
+#pragma HLS AGGREGATE variable=totals
 
     for (uint32_t m_start = 0; m_start < shape.m; m_start += ACCUMULATOR_ROWS)
         for (uint32_t n_start = 0; n_start < shape.n; n_start += COLS)
@@ -98,7 +98,7 @@ void multiply(hls::stream<Activations> &activations, hls::stream<Beat> &weights,
                 for (uint32_t word = 0; word < depth; word++)
                     for (int row = 0; row < ROWS; row++)
                         for (uint32_t beat = 0; beat < WEIGHT_BEATS; beat++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
                             const Beat data = weights.read();
                             for (int byte = 0; byte < BUS_BYTES; byte++)
                                 held[word][row][beat * BUS_BYTES + byte] =
@@ -108,7 +108,7 @@ void multiply(hls::stream<Activations> &activations, hls::stream<Beat> &weights,
                 for (uint32_t row = 0; row < shape.height(m_start); row++) {
                     Accumulators running;
                     for (uint32_t word = 0; word < depth; word++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
                         const Activations passing = activations.read();
                         for (int col = 0; col < COLS; col++) {
 #pragma HLS UNROLL
@@ -139,7 +139,7 @@ void write_results(hls::stream<Accumulators> &in, Accumulator *memory, Shape sha
                 Accumulator *target =
                     memory + uint64_t(m_start + row) * (stride / sizeof(int32_t)) + n_start;
                 for (uint32_t col = 0; col < shape.width(n_start); col++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
                     target[col] = results[col];
                 }
             }
@@ -152,10 +152,10 @@ void stages(const Beat *activations, const Beat *weights, Accumulator *results, 
     hls::stream<Beat> weight_beats("weight_beats");
     hls::stream<Activations> activation_words("activation_words");
     hls::stream<Accumulators> result_rows("result_rows");
-#pragma HLS STREAM variable = activation_beats depth = 64
-#pragma HLS STREAM variable = weight_beats depth = 64
-#pragma HLS STREAM variable = activation_words depth = 4
-#pragma HLS STREAM variable = result_rows depth = 4
+#pragma HLS STREAM variable=activation_beats depth=64
+#pragma HLS STREAM variable=weight_beats depth=64
+#pragma HLS STREAM variable=activation_words depth=4
+#pragma HLS STREAM variable=result_rows depth=4
 
     read_activations(activations, activation_beats, shape, a_stride);
     align_activations(activation_beats, activation_words, shape);
@@ -168,17 +168,17 @@ void stages(const Beat *activations, const Beat *weights, Accumulator *results, 
 
 void gemm_tile(const Beat *activations, const Beat *weights, ap_int<32> *results, uint32_t m,
                uint32_t k, uint32_t n, uint32_t a_stride, uint32_t o_stride) {
-#pragma HLS INTERFACE m_axi port = activations bundle = activations offset = slave depth = COSIM_DEPTH
-#pragma HLS INTERFACE m_axi port = weights bundle = weights offset = slave depth = COSIM_DEPTH
-#pragma HLS INTERFACE m_axi port = results bundle = results offset = slave depth = COSIM_DEPTH
-#pragma HLS INTERFACE s_axilite port = activations
-#pragma HLS INTERFACE s_axilite port = weights
-#pragma HLS INTERFACE s_axilite port = results
-#pragma HLS INTERFACE s_axilite port = m
-#pragma HLS INTERFACE s_axilite port = k
-#pragma HLS INTERFACE s_axilite port = n
-#pragma HLS INTERFACE s_axilite port = a_stride
-#pragma HLS INTERFACE s_axilite port = o_stride
-#pragma HLS INTERFACE s_axilite port = return
+#pragma HLS INTERFACE m_axi port=activations bundle=activations offset=slave depth=COSIM_DEPTH
+#pragma HLS INTERFACE m_axi port=weights bundle=weights offset=slave depth=COSIM_DEPTH
+#pragma HLS INTERFACE m_axi port=results bundle=results offset=slave depth=COSIM_DEPTH
+#pragma HLS INTERFACE s_axilite port=activations
+#pragma HLS INTERFACE s_axilite port=weights
+#pragma HLS INTERFACE s_axilite port=results
+#pragma HLS INTERFACE s_axilite port=m
+#pragma HLS INTERFACE s_axilite port=k
+#pragma HLS INTERFACE s_axilite port=n
+#pragma HLS INTERFACE s_axilite port=a_stride
+#pragma HLS INTERFACE s_axilite port=o_stride
+#pragma HLS INTERFACE s_axilite port=return
     stages(activations, weights, results, {m, k, n}, a_stride, o_stride);
 }

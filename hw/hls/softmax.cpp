@@ -63,7 +63,7 @@ void read_scores(const Beat *memory, hls::stream<Beat> &out, Rows rows, uint8_t 
         const Beat *source = memory + uint64_t(row) * (stride / BUS_BYTES);
         const uint32_t count = blocks(rows.valid(row) * FORMAT_NBYTES[format], BUS_BYTES);
         for (uint32_t beat = 0; beat < count; beat++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             out.write(source[beat]);
         }
     }
@@ -86,7 +86,7 @@ void unpack(hls::stream<Beat> &in, hls::stream<Scores> &out, Rows rows, uint8_t 
         uint32_t held = 0;
         Window window = 0;
         for (uint32_t word = 0; word < rows.words(row);) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             if (held < nbytes) {
                 if (beats > 0) {
                     window |= Window(in.read()) << (8 * held);
@@ -112,7 +112,7 @@ void find_maximum(hls::stream<Scores> &in, hls::stream<Scores> &out, hls::stream
     for (uint32_t row = 0; row < rows.count; row++) {
         Score maximum = INT32_MIN;
         for (uint32_t word = 0; word < rows.words(row); word++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             const Scores scores = in.read();
             Score largest = INT32_MIN;
             for (int lane = 0; lane < LANES; lane++)
@@ -167,7 +167,7 @@ void exponentiate(hls::stream<Scores> &in, hls::stream<Score> &maxima,
         const Score maximum = maxima.read();
         Total total = 0;
         for (uint32_t word = 0; word < rows.words(row); word++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             const Scores scores = in.read();
             Exponentials exponentials;
             Total sum = 0;
@@ -214,7 +214,7 @@ void normalize(hls::stream<Exponentials> &in, hls::stream<Reciprocal> &reciproca
         const Reciprocal scale = reciprocals.read();
         Running remainder = 1u << (unit_bits - 1);
         for (uint32_t word = 0; word < blocks(rows.cols, LANES); word++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             Exponentials exponentials;
             if (word < rows.words(row))
                 exponentials = in.read();
@@ -248,7 +248,7 @@ void pack(hls::stream<Results> &in, hls::stream<Beat> &out, Rows rows, uint8_t f
         uint32_t held = 0;
         Window window = 0;
         for (uint32_t beat = 0; beat < beats;) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             if (held < BUS_BYTES) {
                 if (words > 0) {
                     const Results results = in.read();
@@ -280,7 +280,7 @@ void write_results(hls::stream<Beat> &in, Beat *memory, Rows rows, uint8_t forma
     for (uint32_t row = 0; row < rows.count; row++) {
         Beat *target = memory + uint64_t(row) * (stride / BUS_BYTES);
         for (uint32_t beat = 0; beat < count; beat++) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II=1
             target[beat] = in.read();
         }
     }
@@ -297,14 +297,14 @@ void stages(const Beat *scores, Beat *results, Rows rows, uint32_t a_stride, uin
     hls::stream<Reciprocal> reciprocals("reciprocals");
     hls::stream<Results> words("words");
     hls::stream<Beat> result_beats("result_beats");
-#pragma HLS STREAM variable = score_beats depth = 64
-#pragma HLS STREAM variable = arriving depth = 4
-#pragma HLS STREAM variable = waiting depth = ROW_DEPTH
-#pragma HLS STREAM variable = maxima depth = 32
-#pragma HLS STREAM variable = exponentials depth = ROW_DEPTH
-#pragma HLS STREAM variable = reciprocals depth = 32
-#pragma HLS STREAM variable = words depth = 4
-#pragma HLS STREAM variable = result_beats depth = 64
+#pragma HLS STREAM variable=score_beats depth=64
+#pragma HLS STREAM variable=arriving depth=4
+#pragma HLS STREAM variable=waiting depth=ROW_DEPTH
+#pragma HLS STREAM variable=maxima depth=32
+#pragma HLS STREAM variable=exponentials depth=ROW_DEPTH
+#pragma HLS STREAM variable=reciprocals depth=32
+#pragma HLS STREAM variable=words depth=4
+#pragma HLS STREAM variable=result_beats depth=64
 
     read_scores(scores, score_beats, rows, in_format, a_stride);
     unpack(score_beats, arriving, rows, in_format);
@@ -320,21 +320,21 @@ void stages(const Beat *scores, Beat *results, Rows rows, uint32_t a_stride, uin
 void softmax(const Beat *scores, Beat *results, uint32_t m, uint32_t n, uint32_t a_stride,
              uint32_t o_stride, uint8_t in_format, uint8_t out_format, uint8_t flags,
              uint8_t shift, uint32_t multiplier, uint32_t row_offset) {
-#pragma HLS INTERFACE m_axi port = scores bundle = scores offset = slave depth = COSIM_DEPTH
-#pragma HLS INTERFACE m_axi port = results bundle = results offset = slave depth = COSIM_DEPTH
-#pragma HLS INTERFACE s_axilite port = scores
-#pragma HLS INTERFACE s_axilite port = results
-#pragma HLS INTERFACE s_axilite port = m
-#pragma HLS INTERFACE s_axilite port = n
-#pragma HLS INTERFACE s_axilite port = a_stride
-#pragma HLS INTERFACE s_axilite port = o_stride
-#pragma HLS INTERFACE s_axilite port = in_format
-#pragma HLS INTERFACE s_axilite port = out_format
-#pragma HLS INTERFACE s_axilite port = flags
-#pragma HLS INTERFACE s_axilite port = shift
-#pragma HLS INTERFACE s_axilite port = multiplier
-#pragma HLS INTERFACE s_axilite port = row_offset
-#pragma HLS INTERFACE s_axilite port = return
+#pragma HLS INTERFACE m_axi port=scores bundle=scores offset=slave depth=COSIM_DEPTH
+#pragma HLS INTERFACE m_axi port=results bundle=results offset=slave depth=COSIM_DEPTH
+#pragma HLS INTERFACE s_axilite port=scores
+#pragma HLS INTERFACE s_axilite port=results
+#pragma HLS INTERFACE s_axilite port=m
+#pragma HLS INTERFACE s_axilite port=n
+#pragma HLS INTERFACE s_axilite port=a_stride
+#pragma HLS INTERFACE s_axilite port=o_stride
+#pragma HLS INTERFACE s_axilite port=in_format
+#pragma HLS INTERFACE s_axilite port=out_format
+#pragma HLS INTERFACE s_axilite port=flags
+#pragma HLS INTERFACE s_axilite port=shift
+#pragma HLS INTERFACE s_axilite port=multiplier
+#pragma HLS INTERFACE s_axilite port=row_offset
+#pragma HLS INTERFACE s_axilite port=return
     const Rows rows = {m, n, row_offset, (flags & FLAG_CAUSAL) != 0};
     stages(scores, results, rows, a_stride, o_stride, in_format, out_format, multiplier, shift);
 }

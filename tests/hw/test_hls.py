@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,20 @@ def test_vectors_cut_short_are_noticed(types: Path, tmp_path: Path) -> None:
     done = run(program, data[:-1])
     assert (done.returncode, done.stdout) == (2, "vectors end in the middle of a case\n")
     assert run(program, b"").returncode == 1
+
+
+@pytest.mark.parametrize("kernel", ["gemm_tile", "softmax"])
+def test_pragmas_name_what_exists(kernel: str) -> None:
+    """g++ skips pragmas, so a wrong name in one would show only in the tool."""
+    declared = re.search(rf"void {kernel}\(([^)]*)\)", (HLS / f"{kernel}.hpp").read_text())
+    assert declared
+    arguments = re.findall(r"(\w+)(?:,|$)", declared[1])
+    pointers = re.findall(r"\*(\w+)", declared[1])
+    source = (HLS / f"{kernel}.cpp").read_text()
+    assert re.findall(r"HLS INTERFACE m_axi port=(\w+) ", source) == pointers
+    assert re.findall(r"HLS INTERFACE s_axilite port=(\w+)", source) == [*arguments, "return"]
+    streams = re.findall(r'> (\w+)\("\1"\);', source)
+    assert re.findall(r"HLS STREAM variable=(\w+) ", source) == streams
 
 
 TOOL = """
