@@ -8,12 +8,23 @@ stands anywhere else.
 
 from . import numerics, registers
 from .config import CONFIGS, OverlayConfig
-from .descriptors import COMPLETION, DESCRIPTOR, Field, Flag, Format, Opcode, Record, Status
+from .descriptors import (
+    COMPLETION,
+    DESCRIPTOR,
+    PARAMETERS,
+    Field,
+    Flag,
+    Format,
+    Opcode,
+    Record,
+    Status,
+)
 
 __all__ = [
     "COMPLETION",
     "CONFIGS",
     "DESCRIPTOR",
+    "PARAMETERS",
     "Field",
     "Flag",
     "Format",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .numerics import W4_GROUP, W4_SCALE_BITS
+
 
 def _power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
@@ -23,8 +25,12 @@ class OverlayConfig:
         Width of the AXI4 master in bytes: 8 or 16.
     address_bits
         Width of an address on the AXI4 master: 32 to 64.
+    ports
+        AXI4 masters over which weights are striped: 1, 2 or 4. The first also carries the rest.
+    products_per_dsp
+        1, or 2: neighbouring columns share a multiplier of at least 25 x 8 bits, signed.
     outstanding
-        AXI read bursts that may be in flight.
+        AXI bursts that may be in flight on each master.
     activation_words
         Depth of the activation scratchpad in words of ``rows`` bytes, both banks together.
     accumulator_rows
@@ -47,6 +53,8 @@ class OverlayConfig:
     cols: int
     bus_bytes: int = 8
     address_bits: int = 32
+    ports: int = 1
+    products_per_dsp: int = 1
     outstanding: int = 16
     activation_words: int = 4096
     accumulator_rows: int = 64
@@ -65,6 +73,10 @@ class OverlayConfig:
             raise ValueError(f"address_bits must be from 32 to 64, not {self.address_bits!r}")
         if self.lanes not in (2, 4, 8, 16):
             raise ValueError(f"lanes must be 2, 4, 8 or 16, not {self.lanes!r}")
+        if self.ports not in (1, 2, 4):
+            raise ValueError(f"ports must be 1, 2 or 4, not {self.ports!r}")
+        if self.products_per_dsp not in (1, 2):
+            raise ValueError(f"products_per_dsp must be 1 or 2, not {self.products_per_dsp!r}")
         if not (_power_of_two(self.outstanding) and self.outstanding <= 64):
             raise ValueError(
                 f"outstanding must be a power of two up to 64, not {self.outstanding!r}"
@@ -73,10 +85,10 @@ class OverlayConfig:
             value = getattr(self, field)
             if not (_power_of_two(value) and value >= 16):
                 raise ValueError(f"{field} must be a power of two of at least 16, not {value!r}")
-        if self.tile_bytes % self.bus_bytes:
+        if self.tile_bytes < self.stream_bytes:
             raise ValueError(
-                f"a weight tile of {self.rows} x {self.cols} bytes must be whole beats of "
-                f"{self.bus_bytes} bytes"
+                f"a weight tile of {self.rows} x {self.cols} bytes must be at least the "
+                f"{self.stream_bytes} bytes that {self.ports} ports carry in a cycle"
             )
 
     @property
@@ -85,9 +97,35 @@ class OverlayConfig:
         return self.rows * self.cols
 
     @property
+    def stream_bytes(self) -> int:
+        """Bytes of weights that all ports together carry in a cycle."""
+        return self.ports * self.bus_bytes
+
+    @property
     def tile_beats(self) -> int:
-        """Beats of one packed weight tile."""
-        return self.tile_bytes // self.bus_bytes
+        """Cycles in which the ports carry one INT8 weight tile."""
+        return self.tile_bytes // self.stream_bytes
+
+    @property
+    def w4(self) -> bool:
+        """Whether the array takes INT4 weights.
+
+        A group must be whole tiles, and scales must stay in their slot until the last row that
+        needs them has left the array: the tile after the next may take the slot one tile of beats
+        after that row was issued, so a tile must take as many cycles as the array has stages.
+        """
+        stages = self.rows.bit_length()  # products, then log2(rows) levels of sums
+        return self.rows <= W4_GROUP and self.tile_bytes >= 2 * stages * self.stream_bytes
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes that the scales of one group of INT4 weights take in the stream."""
+        return max(self.cols * W4_SCALE_BITS // 8, self.stream_bytes)
+
+    @property
+    def int8_results(self) -> bool:
+        """Whether results can be requantized: a block of columns must be whole beats of INT8."""
+        return self.cols >= self.bus_bytes
 
     @property
     def bank_words(self) -> int:
@@ -108,15 +146,27 @@ class OverlayConfig:
 CONFIGS: dict[str, OverlayConfig] = {
     config.name: config
     for config in (
-        OverlayConfig(name="tiny", rows=8, cols=8, lanes=4, max_row=4096),
+        OverlayConfig(name="tiny", rows=8, cols=8, lanes=4),
         OverlayConfig(name="sim", rows=16, cols=16, lanes=8, activation_words=16384),
-        # 16 x 8 multipliers leave room in the xc7z020's 220 DSP48E1 for the softmax lanes.
-        OverlayConfig(name="pynq-z2", rows=16, cols=8, lanes=4, activation_words=8192),
+        # 128 of the xc7z020's 220 DSP48E1 for the array; two of its four 64-bit HP ports carry
+        # 1.6 GB/s at 100 MHz, the DDR3 2.1 GB/s.
+        OverlayConfig(
+            name="pynq-z2",
+            rows=16,
+            cols=16,
+            ports=2,
+            products_per_dsp=2,
+            lanes=4,
+            activation_words=8192,
+        ),
+        # 512 of the XCK26's 1,248 DSP48E2 for the array; four 128-bit HP ports.
         OverlayConfig(
             name="kv260",
             rows=32,
             cols=32,
             bus_bytes=16,
+            ports=4,
+            products_per_dsp=2,
             address_bits=40,
             lanes=8,
             activation_words=8192,

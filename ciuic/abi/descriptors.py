@@ -6,8 +6,13 @@ Both are little-endian. Fields that an opcode does not use must be zero.
 
 ==========  ==================================================================================
 GEMM        O[m, n] = A[m, k] @ W[k, n].  A: INT8, rows ``a_stride`` bytes apart, readable up to
-            whole beats.  W: INT8, packed by `ciuic.reference.packing.pack_weights`.  O: INT32,
-            rows ``o_stride`` bytes apart; bytes outside the m x n results are not touched.
+            whole beats.  W: INT8, packed by `ciuic.reference.packing.pack_weights`, or with
+            ``Flag.W4`` INT4 with group scales, packed by `pack_weights_w4`; one stripe for each
+            port, ``w_stride`` bytes apart.  O: rows ``o_stride`` bytes apart; bytes outside the
+            m x n results are not touched.  ``out_format`` INT32: sum + bias + residual, wrapping
+            (with W4 saturating first).  INT8: requantized sum + bias, plus residual, saturating.
+            ``Flag.PARAMETERS``: n records of `PARAMETERS` at ``p_addr``; without, no bias, and
+            INT32 only.  ``Flag.RESIDUAL``: a matrix like O at ``r_addr``, ``r_stride``.
 SOFTMAX     O[m, n] = softmax over each row of A[m, n] times a scale.  Formats ``in_format`` and
             ``out_format``; the scale is ``multiplier`` and ``shift``
             (`numerics.SoftmaxScale`).  With ``Flag.CAUSAL`` row i has
@@ -39,6 +44,9 @@ class Flag(IntFlag):
     """Options of a descriptor."""
 
     CAUSAL = 1
+    W4 = 2
+    PARAMETERS = 4
+    RESIDUAL = 8
 
 
 class Format(IntEnum):
@@ -142,6 +150,8 @@ DESCRIPTOR = Record(
         Field("a_addr", 8, 64),  # activations, scores or source
         Field("w_addr", 16, 64),  # packed weights
         Field("o_addr", 24, 64),  # result
+        Field("p_addr", 32, 64),  # parameters of columns
+        Field("r_addr", 40, 64),  # residual
         Field("m", 56, 32),  # rows
         Field("k", 60, 32),  # shared dimension
         Field("n", 64, 32),  # columns, or bytes of a copy
@@ -152,6 +162,23 @@ DESCRIPTOR = Record(
         Field("shift", 82, 8),  # softmax scale, see numerics.SoftmaxScale
         Field("multiplier", 84, 32),
         Field("row_offset", 88, 32),  # causal mask: valid elements of row 0, less one
+        Field("w_stride", 92, 32),  # bytes between the stripes of W
+        Field("r_stride", 96, 32),  # bytes between rows of the residual
+    ),
+)
+
+# Fields that must be multiples of the alignment, whatever the opcode.
+ALIGNED = (
+    *("a_addr", "w_addr", "o_addr", "p_addr", "r_addr"),
+    *("a_stride", "o_stride", "w_stride", "r_stride"),
+)
+
+PARAMETERS = Record(
+    8,
+    (
+        Field("bias", 0, 32),  # INT32
+        Field("multiplier", 4, 16),
+        Field("shift", 6, 8),
     ),
 )
 

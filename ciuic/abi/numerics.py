@@ -36,6 +36,21 @@ INT8_MIN, INT8_MAX = -128, 127
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
+# INT4 weights: groups along K share a signed scale per column. A group's sum (at most 2**15) times
+# a scale of at most 2**15 - 1, summed over at most 512 groups, fits into the accumulators, so that
+# all sums are exact; the result is the sum over 2**W4_SHIFT, rounded half to even and saturated.
+W4_MIN, W4_MAX = -8, 7
+W4_GROUP = 32
+W4_SCALE_BITS = 16
+W4_SCALE_MAX = 2**15 - 1
+W4_SHIFT = 8
+W4_MAX_K = 512 * W4_GROUP
+ACCUMULATOR_BITS = 40
+
+# Requantization: round_half_even((sum + bias) * multiplier / 2**shift), INT8 saturated.
+REQUANT_MULTIPLIER_BITS = 16
+REQUANT_MAX_SHIFT = 47
+
 DISTANCE_BITS = 32  # between two INT32
 SCALED_BITS = 24  # with the multiplier's 17 bits one DSP48 (25 x 18, signed)
 MULTIPLIER_BITS = 17

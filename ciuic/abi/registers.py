@@ -91,13 +91,26 @@ COMPLETED = Register("COMPLETED", 0x30, "R")
 WATCHDOG = Register("WATCHDOG", 0x34, "RW")
 
 ARRAY_SHAPE = Register(
-    "ARRAY_SHAPE", 0x40, "R", (Bits("rows", 0, 8), Bits("cols", 8, 8), Bits("lanes", 16, 8))
+    "ARRAY_SHAPE",
+    0x40,
+    "R",
+    (
+        Bits("rows", 0, 8),
+        Bits("cols", 8, 8),
+        Bits("lanes", 16, 8),
+        Bits("products_per_dsp", 24, 8),
+    ),
 )
 BUS_SHAPE = Register(
     "BUS_SHAPE",
     0x44,
     "R",
-    (Bits("bus_bytes", 0, 8), Bits("address_bits", 8, 8), Bits("outstanding", 16, 8)),
+    (
+        Bits("bus_bytes", 0, 8),
+        Bits("address_bits", 8, 8),
+        Bits("outstanding", 16, 8),
+        Bits("ports", 24, 8),
+    ),
 )
 ACTIVATION_WORDS = Register("ACTIVATION_WORDS", 0x48, "R")
 ACCUMULATOR_ROWS = Register("ACCUMULATOR_ROWS", 0x4C, "R")
@@ -113,7 +126,7 @@ COUNTERS: tuple[str, ...] = (
     "lanes_busy",  # cycles in which the softmax lanes took elements
     "stall_read",  # cycles with reads in flight and no beat
     "stall_write",  # cycles in which a write beat or address was offered and not taken
-    "beats_read",  # beats on the read channel
+    "beats_read",  # beats on the read channels of all ports
     "beats_written",  # beats on the write channel
 )
 

@@ -1,14 +1,26 @@
 """Golden models, bit for bit, of what the overlay computes."""
 
-from .gemm import gemm
-from .packing import pack_weights, packed_nbytes, unpack_weights
+from .gemm import ColumnParameters, encode_scales, gemm, gemm_w4, output_stage
+from .packing import (
+    pack_weights,
+    pack_weights_w4,
+    packed_nbytes,
+    unpack_weights,
+    unpack_weights_w4,
+)
 from .softmax import causal_lengths, softmax
 
 __all__ = [
+    "ColumnParameters",
     "causal_lengths",
+    "encode_scales",
     "gemm",
+    "gemm_w4",
+    "output_stage",
     "pack_weights",
+    "pack_weights_w4",
     "packed_nbytes",
     "softmax",
     "unpack_weights",
+    "unpack_weights_w4",
 ]

@@ -7,8 +7,18 @@ with ciuic_host.open("fpga:emulated") as overlay:
 """
 
 from .completion import Completion
-from .overlay import Overlay, WeightHandle, open
+from .gemm import Gemm, WeightHandle
+from .overlay import Overlay, open
 from .rings import Ticket
 from .transport import Buffer, Transport
 
-__all__ = ["Buffer", "Completion", "Overlay", "Ticket", "Transport", "WeightHandle", "open"]
+__all__ = [
+    "Buffer",
+    "Completion",
+    "Gemm",
+    "Overlay",
+    "Ticket",
+    "Transport",
+    "WeightHandle",
+    "open",
+]

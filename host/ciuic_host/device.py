@@ -33,7 +33,8 @@ from ciuic.ops.softmax import reference_softmax, softmax_q16
 from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix, quantize_rows
 
 from .completion import Completion
-from .overlay import Overlay, WeightHandle
+from .gemm import WeightHandle
+from .overlay import Overlay
 from .overlay import open as open_overlay
 from .uri import split_option, transports
 
@@ -82,7 +83,7 @@ class FpgaDevice(Device):
         config = overlay.config
         self.roofline = Roofline(
             flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
-            bytes_per_second=config.bus_bytes * config.clock_hz,
+            bytes_per_second=config.stream_bytes * config.clock_hz,
             link_bytes_per_second=config.bus_bytes * config.clock_hz,
             task_seconds=1e-4,
         )

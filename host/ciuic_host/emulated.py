@@ -7,27 +7,36 @@ not waited for), and so a watchdog.
 from __future__ import annotations
 
 import time
+from collections import deque
 
 from ciuic.abi import COMPLETION, CONFIGS, DESCRIPTOR, Opcode, OverlayConfig, Status, registers
 from ciuic.abi.registers import Register
 
-from . import cycle_model
+from . import cycle_model, gemm_cycles
 from .emulated_engines import Engines
+from .gemm_cycles import Job
 from .memory import MIB, AccessError, DeviceMemory
+from .memory_timing import MemoryTiming
 from .transport import Buffer, Transport
 from .uri import Options
 
 WORD = (1 << 32) - 1
+PLANNED = 64  # GEMMs whose times are found together, at most
 BUILD_HASH = 0  # no gateware
 
 
 def open_transport(options: Options) -> Transport:
-    """Open the emulated overlay; options ``config``, ``memory`` (MiB) and ``shadow`` (0 or 1)."""
+    """Open the emulated overlay; options ``config``, ``memory`` (MiB), ``shadow`` (0 or 1).
+
+    How fast its memory is taken to be: ``read_latency``, ``write_latency`` and ``late``, see
+    `MemoryTiming`.
+    """
     config = CONFIGS[options.text("config", "sim", CONFIGS)]
     capacity = options.integer("memory", 1024, 1, 3072) * MIB
     shadow = options.flag("shadow", True)
+    timing = MemoryTiming.from_options(options)
     options.check_all_known()
-    return EmulatedTransport(options.uri, config, capacity=capacity, shadow=shadow)
+    return EmulatedTransport(options.uri, config, capacity=capacity, shadow=shadow, timing=timing)
 
 
 class EmulatedTransport(Transport):
@@ -43,18 +52,27 @@ class EmulatedTransport(Transport):
         Bytes of its memory.
     shadow
         Whether bytes reach the other side only by flush and invalidate.
+    timing
+        How fast its memory is taken to be.
     """
 
     emulated = True
 
     def __init__(
-        self, name: str, config: OverlayConfig, *, capacity: int = 1024 * MIB, shadow: bool = True
+        self,
+        name: str,
+        config: OverlayConfig,
+        *,
+        capacity: int = 1024 * MIB,
+        shadow: bool = True,
+        timing: MemoryTiming | None = None,
     ) -> None:
         self.name = name
         self.config = config
         self.memory_bytes = capacity
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
-        self._engines = Engines(config, self._memory)
+        self._timing = timing or MemoryTiming()
+        self._engines = Engines(config, self._memory, self._timing)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}
         self._constants = _constants(config)
         self._latched = 0  # high half of the counter that was read last
@@ -144,10 +162,11 @@ class EmulatedTransport(Transport):
         self._pending = 0
         self._code: Status | None = None
         self._counters = dict.fromkeys(registers.COUNTERS, 0)
+        self._planned: deque[tuple[int, int]] = deque()
 
     def _run(self) -> None:
         # Later descriptors are fetched while the first one works.
-        fetch_cycles = cycle_model.fetch(self.config)
+        fetch_cycles = cycle_model.fetch(self.config, self._timing)
         while self._enabled and self._completed != self._doorbell:
             status = self._step(fetch_cycles)
             fetch_cycles = 0
@@ -164,52 +183,85 @@ class EmulatedTransport(Transport):
         fetched = self._counters["cycles"]
         descriptor, status, work = None, Status.READ_ERROR, cycle_model.Work(0)
         try:
-            data = self._memory.view(self._entry("RING_BASE", DESCRIPTOR.nbytes), DESCRIPTOR.nbytes)
-            descriptor = DESCRIPTOR.unpack(data.tobytes())
+            descriptor = self._descriptor(self._completed)
+            self._plan(fetched)
             status, work = self._engines.run(descriptor)
         except AccessError:
             pass  # the descriptor itself could not be read
-        self._account(descriptor, work)
+        if status is Status.OK and self._planned:
+            started, finished = self._planned.popleft()
+        else:
+            self._planned.clear()
+            started, finished = fetched, fetched + work.cycles
+        self._account(descriptor, work, finished)
         record = COMPLETION.pack(
             status=status,
             index=self._completed,
-            fetched=fetched,
-            started=fetched,
-            finished=self._counters["cycles"],
+            fetched=min(fetched, started),
+            started=started,
+            finished=finished,
             beats_read=work.beats_read,
             beats_written=work.beats_written,
             busy=work.busy,
             tag=descriptor["tag"] if descriptor else 0,
         )
-        self._count(
-            cycles=cycle_model.complete(self.config),
-            beats_written=COMPLETION.nbytes // self.config.bus_bytes,
-        )
+        self._count(beats_written=COMPLETION.nbytes // self.config.bus_bytes)
+        if not self._planned:  # otherwise the engine goes on meanwhile
+            self._count(cycles=cycle_model.complete(self.config, self._timing))
         return self._answer(record, status)
+
+    def _plan(self, fetched: int) -> None:
+        """Find when the GEMMs that follow one another from here on start and end."""
+        if self._planned:
+            return
+        jobs: list[Job] = []
+        index = self._completed
+        while index != self._doorbell and len(jobs) < PLANNED:
+            try:
+                descriptor = self._descriptor(index)
+            except AccessError:
+                break
+            job = self._engines.gemm_job(descriptor)
+            if job is None or (jobs and descriptor["after"]):
+                break
+            jobs.append(job)
+            index = index + 1 & WORD
+        if jobs:
+            found = gemm_cycles.spans(self.config, self._timing, tuple(jobs))
+            self._planned.extend((fetched + s.started, fetched + s.finished) for s in found)
+
+    def _descriptor(self, index: int) -> dict[str, int]:
+        data = self._memory.view(
+            self._entry("RING_BASE", DESCRIPTOR.nbytes, index), DESCRIPTOR.nbytes
+        )
+        return DESCRIPTOR.unpack(data.tobytes())
 
     def _answer(self, record: bytes, status: Status) -> Status:
         try:
-            entry = self._memory.view(self._entry("COMPLETION_BASE", len(record)), len(record))
+            entry = self._memory.view(
+                self._entry("COMPLETION_BASE", len(record), self._completed), len(record)
+            )
         except AccessError:
             return Status.WRITE_ERROR
         entry[:] = memoryview(record)
         return status
 
-    def _entry(self, ring: str, nbytes: int) -> int:
+    def _entry(self, ring: str, nbytes: int, index: int) -> int:
         low, high = (self._stored[registers.BY_NAME[f"{ring}_{half}"]] for half in ("LO", "HI"))
         entries = 1 << self._stored[registers.RING_LOG2]
-        address = (low | high << 32) + self._completed % entries * nbytes
+        address = (low | high << 32) + index % entries * nbytes
         return address & (1 << self.config.address_bits) - 1
 
-    def _account(self, descriptor: dict[str, int] | None, work: cycle_model.Work) -> None:
+    def _account(
+        self, descriptor: dict[str, int] | None, work: cycle_model.Work, finished: int
+    ) -> None:
         opcode = descriptor["opcode"] if descriptor else None
-        self._count(
-            cycles=work.cycles, beats_read=work.beats_read, beats_written=work.beats_written
-        )
+        cycles = finished - self._counters["cycles"]
+        self._count(cycles=cycles, beats_read=work.beats_read, beats_written=work.beats_written)
         if opcode == Opcode.GEMM:
-            self._count(gemm_busy=work.cycles, array_busy=work.busy)
+            self._count(gemm_busy=cycles, array_busy=work.busy)
         elif opcode == Opcode.SOFTMAX:
-            self._count(softmax_busy=work.cycles, lanes_busy=work.busy)
+            self._count(softmax_busy=cycles, lanes_busy=work.busy)
 
     def _count(self, **amounts: int) -> None:
         for name, amount in amounts.items():
@@ -225,12 +277,16 @@ def _constants(config: OverlayConfig) -> dict[Register, int]:
         registers.MAGIC: registers.MAGIC_VALUE,
         registers.ABI_VERSION: registers.ABI_VERSION_VALUE,
         registers.ARRAY_SHAPE: registers.ARRAY_SHAPE.encode(
-            rows=config.rows, cols=config.cols, lanes=config.lanes
+            rows=config.rows,
+            cols=config.cols,
+            lanes=config.lanes,
+            products_per_dsp=config.products_per_dsp,
         ),
         registers.BUS_SHAPE: registers.BUS_SHAPE.encode(
             bus_bytes=config.bus_bytes,
             address_bits=config.address_bits,
             outstanding=config.outstanding,
+            ports=config.ports,
         ),
         registers.ACTIVATION_WORDS: config.activation_words,
         registers.ACCUMULATOR_ROWS: config.accumulator_rows,

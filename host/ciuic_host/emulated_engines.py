@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ciuic import reference
-from ciuic.abi import Flag, Format, Opcode, OverlayConfig, Status
-from ciuic.abi.descriptors import GEMM_MAX_K, MAX_SIZE
-from ciuic.abi.numerics import SoftmaxScale
+from ciuic.abi import PARAMETERS, Flag, Format, Opcode, OverlayConfig, Status
+from ciuic.abi.descriptors import ALIGNED, GEMM_MAX_K, MAX_SIZE
+from ciuic.abi.numerics import W4_MAX_K, SoftmaxScale
 
 from . import cycle_model
 from .cycle_model import Work
+from .gemm_cycles import Job
 from .memory import AccessError
+from .memory_timing import MemoryTiming
 
 Descriptor = dict[str, int]
 Matrix = npt.NDArray[Any]
 
-ALIGNED = ("a_addr", "w_addr", "o_addr", "a_stride", "o_stride")
 SCORE_DTYPES: dict[int, type[np.signedinteger[Any]]] = {
     Format.INT32: np.int32,
     Format.INT16: np.int16,
     Format.INT8: np.int8,
 }
+RESULT_DTYPES: dict[int, type[np.signedinteger[Any]]] = {
+    Format.INT32: np.int32,
+    Format.INT8: np.int8,
+}
 RESULT_FORMATS = (Format.Q0_16, Format.Q0_8)
+
+
+class WeightKey(NamedTuple):
+    """Which packed weights, and how they lie in memory."""
+
+    address: int
+    stride: int
+    k: int
+    n: int
+    w4: bool
+
+
+class Weights(NamedTuple):
+    """Unpacked weights (k, n), and the scales (groups, n) of INT4."""
+
+    values: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.int16] | None
 
 
 class Refused(Exception):
@@ -53,12 +75,17 @@ class Engines:
         The overlay's configuration.
     memory
         Where operands and results are.
+    timing
+        How fast that memory is.
     """
 
-    def __init__(self, config: OverlayConfig, memory: Memory) -> None:
+    def __init__(
+        self, config: OverlayConfig, memory: Memory, timing: MemoryTiming | None = None
+    ) -> None:
         self._config = config
+        self._timing = timing or MemoryTiming()
         self._memory = memory
-        self._weights: dict[tuple[int, int, int], npt.NDArray[np.int8]] = {}
+        self._weights: dict[WeightKey, Weights] = {}
 
     def run(self, descriptor: Descriptor) -> tuple[Status, Work]:
         """Run a descriptor; return how it ended and what it cost."""
@@ -74,15 +101,30 @@ class Engines:
         except Refused as refused:
             return refused.status, Work(0)
 
+    def gemm_job(self, descriptor: Descriptor) -> Job | None:
+        """Return what the time of a descriptor depends on, if it is a GEMM that will run."""
+        if descriptor["opcode"] != Opcode.GEMM:
+            return None
+        try:
+            self._check(descriptor)
+            self._check_gemm(descriptor)
+        except Refused:
+            return None
+        return _job(descriptor)
+
     def forget(self, address: int, nbytes: int) -> None:
         """Drop what was derived from bytes that are about to change."""
         for key in [key for key in self._weights if self._overlaps(key, address, nbytes)]:
             del self._weights[key]
 
-    def _overlaps(self, key: tuple[int, int, int], address: int, nbytes: int) -> bool:
-        start, k, n = key
-        stop = start + reference.packed_nbytes(k, n, self._config)
-        return start < address + nbytes and address < stop
+    def _overlaps(self, key: WeightKey, address: int, nbytes: int) -> bool:
+        starts = (key.address + port * key.stride for port in range(self._config.ports))
+        stripe = self._stripe_bytes(key)
+        return any(start < address + nbytes and address < start + stripe for start in starts)
+
+    def _stripe_bytes(self, key: WeightKey) -> int:
+        nbytes = reference.packed_nbytes(key.k, key.n, self._config, w4=key.w4)
+        return nbytes // self._config.ports
 
     def _check(self, descriptor: Descriptor) -> None:
         if descriptor["opcode"] not in [opcode.value for opcode in Opcode]:
@@ -91,24 +133,73 @@ class Engines:
             raise Refused(Status.BAD_ALIGNMENT)
 
     def _nop(self, descriptor: Descriptor) -> Work:
-        return cycle_model.copy(self._config, 0)
+        return cycle_model.copy(self._config, self._timing, 0)
 
     def _copy(self, descriptor: Descriptor) -> Work:
         nbytes = descriptor["n"]
         if nbytes:
             source = self._read(descriptor["a_addr"], 1, nbytes, nbytes)
             self._write(descriptor["o_addr"], nbytes, source)
-        return cycle_model.copy(self._config, nbytes)
+        return cycle_model.copy(self._config, self._timing, nbytes)
 
     def _gemm(self, descriptor: Descriptor) -> Work:
+        self._check_gemm(descriptor)
         m, k, n = (descriptor[name] for name in ("m", "k", "n"))
-        if not (0 < m <= MAX_SIZE and 0 < k <= GEMM_MAX_K and 0 < n <= MAX_SIZE):
-            raise Refused(Status.BAD_SIZE)
+        w4 = bool(descriptor["flags"] & Flag.W4)
         activations = self._read(descriptor["a_addr"], m, k, descriptor["a_stride"]).view(np.int8)
-        weights = self._unpacked(descriptor["w_addr"], k, n)
-        result = reference.gemm(activations, weights)
+        weights = self._unpacked(WeightKey(descriptor["w_addr"], descriptor["w_stride"], k, n, w4))
+        if weights.scales is None:
+            sums = reference.gemm(activations, weights.values)
+        else:
+            sums = reference.gemm_w4(activations, weights.values, weights.scales)
+        result = reference.output_stage(
+            sums,
+            parameters=self._parameters(descriptor),
+            residual=self._residual(descriptor),
+            requantize=descriptor["out_format"] == Format.INT8,
+        )
         self._write(descriptor["o_addr"], descriptor["o_stride"], result.view(np.uint8))
-        return cycle_model.gemm(self._config, m, k, n)
+        return cycle_model.gemm(self._config, self._timing, _job(descriptor))
+
+    def _check_gemm(self, descriptor: Descriptor) -> None:
+        config = self._config
+        flags, out_format = descriptor["flags"], descriptor["out_format"]
+        m, k, n = (descriptor[name] for name in ("m", "k", "n"))
+        max_k = W4_MAX_K if flags & Flag.W4 else GEMM_MAX_K
+        if not (0 < m <= MAX_SIZE and 0 < k <= max_k and 0 < n <= MAX_SIZE):
+            raise Refused(Status.BAD_SIZE)
+        requantize = out_format == Format.INT8
+        if (
+            out_format not in RESULT_DTYPES
+            or (requantize and not (flags & Flag.PARAMETERS and config.int8_results))
+            or (flags & Flag.W4 and not config.w4)
+        ):
+            raise Refused(Status.BAD_FORMAT)
+
+    def _parameters(self, descriptor: Descriptor) -> reference.ColumnParameters | None:
+        if not descriptor["flags"] & Flag.PARAMETERS:
+            return None
+        n = descriptor["n"]
+        raw = self._read(descriptor["p_addr"], 1, n * PARAMETERS.nbytes, 0)
+        records = raw.reshape(n, PARAMETERS.nbytes)
+        fields = {field.name: field for field in PARAMETERS.fields}
+
+        def column(name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+            field = fields[name]
+            part = records[:, field.offset : field.offset + field.bits // 8]
+            return np.ascontiguousarray(part).view(dtype).reshape(n)
+
+        return reference.ColumnParameters(
+            column("bias", "<i4"), column("multiplier", "<u2"), column("shift", "u1")
+        )
+
+    def _residual(self, descriptor: Descriptor) -> npt.NDArray[np.signedinteger[Any]] | None:
+        if not descriptor["flags"] & Flag.RESIDUAL:
+            return None
+        dtype = RESULT_DTYPES[descriptor["out_format"]]
+        row_bytes = descriptor["n"] * np.dtype(dtype).itemsize
+        raw = self._read(descriptor["r_addr"], descriptor["m"], row_bytes, descriptor["r_stride"])
+        return raw.view(dtype)
 
     def _softmax(self, descriptor: Descriptor) -> Work:
         rows, cols = descriptor["m"], descriptor["n"]
@@ -135,15 +226,22 @@ class Engines:
             lengths=lengths,
         )
         self._write(descriptor["o_addr"], descriptor["o_stride"], result.view(np.uint8))
-        return cycle_model.softmax(self._config, lengths, cols, in_format, out_format)
+        return cycle_model.softmax(self._config, self._timing, lengths, cols, in_format, out_format)
 
-    def _unpacked(self, address: int, k: int, n: int) -> npt.NDArray[np.int8]:
-        key = (address, k, n)
+    def _unpacked(self, key: WeightKey) -> Weights:
         if key not in self._weights:
-            nbytes = reference.packed_nbytes(k, n, self._config)
-            packed = self._read(address, 1, nbytes, nbytes).view(np.int8)
-            weights = reference.unpack_weights(packed, k, n, self._config)
-            self._weights[key] = np.ascontiguousarray(weights)
+            stripe = self._stripe_bytes(key)
+            stripes = [
+                self._read(key.address + port * key.stride, 1, stripe, stripe)
+                for port in range(self._config.ports)
+            ]
+            packed = np.concatenate(stripes)
+            if key.w4:
+                values, scales = reference.unpack_weights_w4(packed, key.k, key.n, self._config)
+                self._weights[key] = Weights(np.ascontiguousarray(values), scales)
+            else:
+                values = reference.unpack_weights(packed, key.k, key.n, self._config)
+                self._weights[key] = Weights(np.ascontiguousarray(values), None)
         return self._weights[key]
 
     def _read(self, address: int, rows: int, row_bytes: int, stride: int) -> Matrix:
@@ -168,3 +266,16 @@ class Engines:
         start = address & (1 << self._config.address_bits) - 1
         span = self._memory.view(start, (rows - 1) * stride + row_bytes)
         return np.lib.stride_tricks.as_strided(span, (rows, row_bytes), (stride, 1))
+
+
+def _job(descriptor: Descriptor) -> Job:
+    flags = descriptor["flags"]
+    return Job(
+        m=descriptor["m"],
+        k=descriptor["k"],
+        n=descriptor["n"],
+        w4=bool(flags & Flag.W4),
+        parameters=bool(flags & Flag.PARAMETERS),
+        residual=bool(flags & Flag.RESIDUAL),
+        requantize=descriptor["out_format"] == Format.INT8,
+    )

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -21,13 +20,14 @@ import numpy.typing as npt
 from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.errors import ShapeError, TransferError, UsageError
-from ciuic.reference import pack_weights, packed_nbytes
+from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
 
 from .completion import Completion
+from .gemm import Gemm, WeightHandle, check_matrix, stage
 from .identity import identify
 from .rings import Rings, Ticket
 from .staging import Matrix, Staging, round_up
-from .transport import PAGE_BYTES, Buffer, Transport
+from .transport import PAGE_BYTES, Transport
 from .uri import Report, no_report, open_transport
 
 logger = logging.getLogger(__name__)
@@ -43,15 +43,6 @@ RESULT_DTYPES: dict[Format, type[np.unsignedinteger[Any]]] = {
     Format.Q0_16: np.uint16,
     Format.Q0_8: np.uint8,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class WeightHandle:
-    """Packed weights (k, n) in the device's memory; made by `Overlay.load_weights`."""
-
-    k: int
-    n: int
-    buffer: Buffer
 
 
 class Overlay:
@@ -106,42 +97,64 @@ class Overlay:
     # --- operations ---------------------------------------------------------------------------
 
     def gemm(
-        self, activations: npt.NDArray[np.int8], weights: npt.NDArray[np.int8] | WeightHandle
-    ) -> npt.NDArray[np.int32]:
-        """Return activations (m, k) @ weights (k, n) as INT32 (m, n).
+        self,
+        activations: npt.NDArray[np.int8],
+        weights: npt.NDArray[np.int8] | WeightHandle,
+        *,
+        parameters: ColumnParameters | None = None,
+        residual: npt.NDArray[np.int8 | np.int32] | None = None,
+        requantize: bool = False,
+    ) -> npt.NDArray[Any]:
+        """Return activations (m, k) @ weights (k, n), what is asked for added, as INT32 (m, n).
 
         Parameters
         ----------
         activations
             INT8 (m, k).
         weights
-            INT8 (k, n), or what `load_weights` returned, which saves packing and copying them.
+            INT8 (k, n), or what `load_weights` or `load_weights_w4` returned, which saves packing
+            and copying them.
+        parameters
+            Bias, and factors for ``requantize``.
+        residual
+            (m, n), of the results' type, added at the end.
+        requantize
+            Whether results are multiplied with the columns' factors and rounded to INT8.
         """
-        _check_matrix("activations", activations, ("int8",))
         if not isinstance(weights, WeightHandle):
-            handle = self.load_weights(weights)
+            check_matrix("activations", activations, ("int8",))
+            weights = self.load_weights(weights)
             try:
-                return self.gemm(activations, handle)
+                return self.gemm(
+                    activations,
+                    weights,
+                    parameters=parameters,
+                    residual=residual,
+                    requantize=requantize,
+                )
             finally:
-                self.free(handle)
-        self._check_handle(weights)
-        m, k = activations.shape
-        if k != weights.k:
-            raise ShapeError(
-                f"shapes must be (m, k) and (k, n), not {(m, k)} and {(weights.k, weights.n)}"
-            )
-        operand, result = self._staging.matrices((m, k), (m, weights.n * 4))
-        operand.put(activations)
-        self._run(
-            Opcode.GEMM,
-            operand,
-            result,
-            w_addr=weights.buffer.device_address,
-            m=m,
-            k=k,
-            n=weights.n,
+                self.free(weights)
+        call = Gemm(
+            activations=activations,
+            weights=weights,
+            parameters=parameters,
+            residual=residual,
+            requantize=requantize,
         )
-        return result.get(np.int32)
+        return self.gemms([call])[0]
+
+    def gemms(self, calls: Sequence[Gemm]) -> list[npt.NDArray[Any]]:
+        """Return the results of several products that do not depend on one another.
+
+        All are started together, so that the overlay loads the operands of one while it computes
+        another.
+        """
+        for call in calls:
+            self._check_handle(call.weights)
+            call.check(self.config)
+        staged = stage(list(calls), self._staging)
+        self.wait(self.submit([product.descriptor for product in staged]))
+        return [product.get() for product in staged]
 
     def softmax(
         self,
@@ -167,7 +180,7 @@ class Overlay:
         out
             ``Format.Q0_16`` (uint16, units of 2**-16) or ``Format.Q0_8`` (uint8, units of 2**-8).
         """
-        _check_matrix("scores", scores, tuple(SCORE_FORMATS))
+        check_matrix("scores", scores, tuple(SCORE_FORMATS))
         rows, cols = scores.shape
         if cols > self.config.max_row:
             raise ShapeError(f"scores must have at most {self.config.max_row} columns, not {cols}")
@@ -210,12 +223,40 @@ class Overlay:
 
     def load_weights(self, weights: npt.NDArray[np.int8]) -> WeightHandle:
         """Pack weights (k, n) for the array and keep them in the device's memory."""
-        _check_matrix("weights", weights, ("int8",))
+        check_matrix("weights", weights, ("int8",))
+        return self._load(weights, lambda: pack_weights(weights, self.config), w4=False)
+
+    def load_weights_w4(
+        self, weights: npt.NDArray[np.int8], scales: npt.NDArray[np.int16]
+    ) -> WeightHandle:
+        """Pack INT4 weights, values from -8 to 7 of shape (k, n), and keep them on the device.
+
+        Products with them are those of `ciuic.reference.gemm_w4`.
+
+        Parameters
+        ----------
+        weights
+            INT8 (k, n), values from -8 to 7.
+        scales
+            INT16 (groups, n), one for each column and group of `numerics.W4_GROUP` rows.
+        """
+        check_matrix("weights", weights, ("int8",))
+        return self._load(weights, lambda: pack_weights_w4(weights, scales, self.config), w4=True)
+
+    def _load(
+        self, weights: npt.NDArray[np.int8], pack: Callable[[], npt.NDArray[np.uint8]], *, w4: bool
+    ) -> WeightHandle:
         k, n = weights.shape
-        buffer = self._transport.allocate(packed_nbytes(k, n, self.config))
-        buffer.array[:] = pack_weights(weights, self.config).view(np.uint8).reshape(-1)
+        # Allocated first, so that what does not fit is not packed.
+        buffer = self._transport.allocate(packed_nbytes(k, n, self.config, w4=w4))
+        try:
+            stripes = pack()
+        except BaseException:
+            self._transport.free(buffer)
+            raise
+        buffer.array[:] = stripes.reshape(-1)
         self._transport.flush(buffer)
-        handle = WeightHandle(k, n, buffer)
+        handle = WeightHandle(k, n, buffer, stripes.shape[1], w4)
         self._handles.add(handle)
         return handle
 
@@ -343,13 +384,6 @@ def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_repo
     except BaseException:
         transport.close()
         raise
-
-
-def _check_matrix(name: str, array: npt.NDArray[Any], dtypes: tuple[str, ...]) -> None:
-    if array.dtype.name not in dtypes:
-        raise ShapeError(f"{name} must be {' or '.join(dtypes)}, not {array.dtype}")
-    if array.ndim != 2 or array.size == 0:
-        raise ShapeError(f"{name} must be a non-empty matrix, not of shape {array.shape}")
 
 
 def _encode(scale: float) -> SoftmaxScale:

@@ -78,12 +78,16 @@ class ControlRegisters(Component):
             regs.MAGIC: regs.MAGIC_VALUE,
             regs.ABI_VERSION: regs.ABI_VERSION_VALUE,
             regs.ARRAY_SHAPE: regs.ARRAY_SHAPE.encode(
-                rows=config.rows, cols=config.cols, lanes=config.lanes
+                rows=config.rows,
+                cols=config.cols,
+                lanes=config.lanes,
+                products_per_dsp=config.products_per_dsp,
             ),
             regs.BUS_SHAPE: regs.BUS_SHAPE.encode(
                 bus_bytes=config.bus_bytes,
                 address_bits=config.address_bits,
                 outstanding=config.outstanding,
+                ports=config.ports,
             ),
             regs.ACTIVATION_WORDS: config.activation_words,
             regs.ACCUMULATOR_ROWS: config.accumulator_rows,

@@ -6,6 +6,7 @@ Random cases whose results come from `ciuic.reference`, in the format of
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def _gemm_tile(rng: np.random.Generator, config: OverlayConfig) -> bytes:
     return _case(
         [m, k, n, a_stride, o_stride],
         _readable(_place(_noise(rng, m, a_stride), activations), k, config),
-        pack_weights(weights, config),
+        pack_weights(weights, replace(config, ports=1)),  # the kernel has one port for them
         before,
         _place(before, gemm(activations, weights)),
     )

@@ -32,13 +32,24 @@ ENGINES = {
     "copy": (Opcode.COPY, Opcode.NOP),
 }
 # Beats that each read port may have waiting; a burst is at most half of them.
-READ_DEPTHS = {"command": 32, "activations": 128, "softmax": 256, "copy": 128, "weights": 512}
+READ_DEPTHS = {
+    "command": 32,
+    "activations": 128,
+    "parameters": 32,
+    "residual": 64,
+    "softmax": 256,
+    "copy": 128,
+    "weights": 512,
+}
+STRIPE_DEPTHS = {"weights": READ_DEPTHS["weights"]}  # of the ports that carry weights only
 WRITE_PORTS = ("command", *ENGINES)
 NOTES = 4  # descriptors between dispatch and completion
 
 
 class Overlay(Component):
     """A loadable design for one configuration.
+
+    With several ports, weights are striped over all of them; the first carries everything else.
 
     Parameters
     ----------
@@ -50,17 +61,21 @@ class Overlay(Component):
     control : In(Axi4Lite)
         Registers, see `ciuic.abi.registers`.
     memory : Out(Axi4)
-        Descriptors, operands, results, completion records.
+        Descriptors, operands, results, completion records: the first port.
+    memory_<port> : Out(Axi4)
+        The other ports, if any: weights.
     interrupt : Out(1)
         Level, high while an enabled interrupt is pending.
     """
 
     def __init__(self, config: OverlayConfig):
         self.config = config
+        axi = Axi4(bus_bytes=config.bus_bytes, address_bits=config.address_bits)
         super().__init__(
             {
                 "control": In(Axi4Lite(address_bits=ADDRESS_BITS)),
-                "memory": Out(Axi4(bus_bytes=config.bus_bytes, address_bits=config.address_bits)),
+                "memory": Out(axi),
+                **{f"memory_{port}": Out(axi) for port in range(1, config.ports)},
                 "interrupt": Out(1),
             }
         )
@@ -80,12 +95,21 @@ class Overlay(Component):
             "softmax": SoftmaxEngine(config),
             "copy": CopyEngine(config),
         }
-        reader = ReadChannel(config, READ_DEPTHS)
+        readers = [
+            ReadChannel(config, STRIPE_DEPTHS if port else READ_DEPTHS)
+            for port in range(config.ports)
+        ]
+        reader = readers[0]
         writer = WriteChannel(config, WRITE_PORTS)
         fetch, dispatch = Fetch(config), Dispatch(config, ENGINES)
         complete = Complete(config, tuple(ENGINES))
         notes = SyncFIFO(width=Shape.cast(dispatch.note.p.shape()).width, depth=NOTES)
-        m.submodules.reader = reset(reader)
+        for port, channel in enumerate(readers):
+            m.submodules[f"reader_{port}"] = reset(channel)
+            axi = getattr(self, f"memory_{port}") if port else self.memory
+            connect_axi_read(m, channel, axi, config)
+            connect(m, getattr(engines["gemm"], f"read_weights_{port}"), channel.weights)
+            m.d.comb += channel.drain.eq(control.resetting)
         m.submodules.writer = reset(writer)
         m.submodules.fetch = reset(fetch)
         m.submodules.dispatch = reset(dispatch)
@@ -94,11 +118,11 @@ class Overlay(Component):
         for name, engine in engines.items():
             m.submodules[name] = reset(engine)
 
-        connect_axi_read(m, reader, self.memory, config)
         connect_axi_write(m, writer, self.memory, config)
         connect(m, fetch.read, reader.command)
         connect(m, engines["gemm"].read, reader.activations)
-        connect(m, engines["gemm"].read_weights, reader.weights)
+        connect(m, engines["gemm"].read_parameters, reader.parameters)
+        connect(m, engines["gemm"].read_residual, reader.residual)
         connect(m, engines["softmax"].read, reader.softmax)
         connect(m, engines["copy"].read, reader.copy)
         connect(m, complete.write, writer.command)
@@ -138,37 +162,45 @@ class Overlay(Component):
         # Soft reset: let the bus come to rest, then forget.
         with m.If(control.reset_request):
             m.d.sync += control.resetting.eq(1)
-        with m.If(control.resetting & reader.quiet & writer.quiet):
+        quiet = Cat(channel.quiet for channel in (*readers, writer)).all()
+        with m.If(control.resetting & quiet):
             m.d.comb += soft.eq(1)
             m.d.sync += control.resetting.eq(0)
         m.d.comb += [
             control.clear.eq(soft),
-            reader.drain.eq(control.resetting),
             writer.drain.eq(control.resetting),
         ]
 
-        counters = self._counters(m, control, reader, writer, engines, complete, soft)
+        counters = self._counters(m, control, readers, writer, engines, complete, soft)
         for part in (fetch, dispatch, complete):
             m.d.comb += part.cycle.eq(counters["cycles"])
         # Records count the engines' beats, not those of descriptors and records.
-        command_read = 1 << tuple(READ_DEPTHS).index("command")
+        command = tuple(READ_DEPTHS).index("command")
         command_written = 1 << WRITE_PORTS.index("command")
-        with m.If((reader.beat & ~command_read).any()):
-            m.d.sync += complete.beats_read.eq(complete.beats_read + 1)
+        m.d.sync += complete.beats_read.eq(
+            complete.beats_read
+            + sum(channel.beat.any() for channel in readers)
+            - reader.beat[command]
+        )
         with m.If((writer.beat & ~command_written).any()):
             m.d.sync += complete.beats_written.eq(complete.beats_written + 1)
         with m.If(soft):
             m.d.sync += [complete.beats_read.eq(0), complete.beats_written.eq(0)]
 
         idle_cycles = Signal(32)
-        moving = reader.beat.any() | writer.beat.any() | ~control.busy | soft
+        moving = (
+            Cat(channel.beat for channel in readers).any()
+            | writer.beat.any()
+            | ~control.busy
+            | soft
+        )
         m.d.sync += idle_cycles.eq(Mux(moving, 0, idle_cycles + 1))
         m.d.comb += complete.watchdog_expired.eq(
             (control.watchdog != 0) & (idle_cycles >= control.watchdog)
         )
         return m
 
-    def _counters(self, m, control, reader, writer, engines, complete, soft):
+    def _counters(self, m, control, readers, writer, engines, complete, soft):
         """Count what `registers.COUNTERS` names; return the counters by name."""
         running = {}
         for name in ("gemm", "softmax"):
@@ -183,9 +215,10 @@ class Overlay(Component):
             "array_busy": engines["gemm"].active,
             "softmax_busy": running["softmax"],
             "lanes_busy": engines["softmax"].active,
-            "stall_read": reader.waiting,
+            "stall_read": Cat(r.waiting for r in readers).any()
+            & ~Cat(r.beat for r in readers).any(),
             "stall_write": writer.waiting,
-            "beats_read": reader.beat.any(),
+            "beats_read": sum(channel.beat.any() for channel in readers),
             "beats_written": writer.beat.any(),
         }
         counters = {}

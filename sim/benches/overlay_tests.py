@@ -10,7 +10,7 @@ from ciuic_sim import jobs
 from ciuic_sim.bench import parameters
 from ciuic_sim.overlay_bench import COMPLETION_BASE, MEMORY_BYTES, RING_BASE, OverlayBench
 
-from ciuic.abi import Format, Opcode, OverlayConfig, Status, registers
+from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, OverlayConfig, Status, registers
 from ciuic.abi.descriptors import GEMM_MAX_K, MAX_SIZE
 
 CONFIG = OverlayConfig(**parameters()["config"])
@@ -174,9 +174,15 @@ async def bad_descriptors_are_refused(dut: Any) -> None:
         (Status.BAD_ALIGNMENT, gemm | {"w_addr": gemm["w_addr"] + CONFIG.bus_bytes // 2}),
         (Status.BAD_ALIGNMENT, gemm | {"a_stride": gemm["a_stride"] + 1}),
         (Status.BAD_ALIGNMENT, softmax | {"o_stride": softmax["o_stride"] + 2}),
+        *(
+            (Status.BAD_ALIGNMENT, gemm | {name: CONFIG.bus_bytes // 2})
+            for name in ("p_addr", "r_addr", "w_stride", "r_stride")
+        ),
         *((Status.BAD_SIZE, gemm | {name: 0}) for name in ("m", "k", "n")),
         (Status.BAD_SIZE, gemm | {"k": GEMM_MAX_K + 1}),
         (Status.BAD_SIZE, gemm | {"m": MAX_SIZE + 1}),
+        (Status.BAD_FORMAT, gemm | {"out_format": Format.INT16}),
+        (Status.BAD_FORMAT, gemm | {"out_format": Format.INT8}),  # without parameters
         (Status.BAD_SIZE, softmax | {"n": 0}),
         (Status.BAD_SIZE, softmax | {"m": 0}),
         (Status.BAD_SIZE, softmax | {"n": CONFIG.max_row + 1}),
@@ -186,6 +192,8 @@ async def bad_descriptors_are_refused(dut: Any) -> None:
     for status, descriptor in bad:
         await bench.fail(status, descriptor)
         bench.compare()  # nothing was written
+    if not CONFIG.w4:
+        await bench.fail(Status.BAD_FORMAT, gemm | {"flags": Flag.W4})
     await works(bench)
 
 
@@ -193,7 +201,7 @@ async def bad_descriptors_are_refused(dut: Any) -> None:
 async def jobs_before_a_bad_one_are_done_and_those_after_are_not(dut: Any) -> None:
     bench = await started(dut)
     good, late = jobs.gemm(bench, 2, 5, 3), jobs.copy(bench, 40)
-    bench.engines.run({"flags": 0, "w_addr": 0, **good})
+    bench.engines.run(DESCRIPTOR.unpack(DESCRIPTOR.pack(**good)))
     await bench.submit(good, {"opcode": 9}, late)
     await bench.interrupt(20_000)
     await bench.cycles(500)

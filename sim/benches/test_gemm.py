@@ -13,13 +13,20 @@ from ciuic.abi import OverlayConfig
 pytestmark = pytest.mark.cocotb
 
 CONFIGS = (
-    OverlayConfig(name="square", rows=8, cols=8, accumulator_rows=16),
-    # Few words: rows of A are cut into slices.
-    OverlayConfig(name="narrow", rows=8, cols=4, activation_words=16, accumulator_rows=16),
-    # A beat holds the activations of several tiles.
+    OverlayConfig(name="plain", rows=8, cols=8, accumulator_rows=16),
+    # As few beats for a tile as INT4 weights allow.
     OverlayConfig(
-        name="wide-bus", rows=4, cols=8, bus_bytes=16, activation_words=64, accumulator_rows=16
+        name="two-ports-two-products",
+        rows=8,
+        cols=16,
+        ports=2,
+        products_per_dsp=2,
+        accumulator_rows=16,
     ),
+    # Four blocks of K in a word of the scratchpad, no INT4.
+    OverlayConfig(name="wide-bus", rows=4, cols=16, bus_bytes=16, accumulator_rows=16),
+    # Rows of activations are longer than a bank.
+    OverlayConfig(name="slices", rows=8, cols=4, activation_words=16, accumulator_rows=16),
 )
 
 

@@ -76,10 +76,11 @@ def verilog(rtlil: str) -> Path:
     return timed("verilog", key, build) / "top.v"
 
 
-def shared_library(rtlil: str, step: Callable[[], None]) -> Path:
+def shared_library(rtlil: str, step: Callable[[], None], *, ports: int = 1) -> Path:
     """Return the simulation of an overlay as a shared library; see ``model.cpp`` for its calls.
 
-    ``step`` is called after each of `LIBRARY_STEPS` steps, or not at all if it exists already.
+    ``ports`` is the number of its memory ports. ``step`` is called after each of `LIBRARY_STEPS`
+    steps, or not at all if it exists already.
     """
     sources = {name: _source(name) for name in LIBRARY_SOURCES}
 
@@ -90,14 +91,14 @@ def shared_library(rtlil: str, step: Callable[[], None]) -> Path:
         step()
         _verilate(source, folder, [])
         step()
-        objects = _compile(folder, LIBRARY_FLAGS, folder.glob("*.cpp"))
+        objects = _compile(folder, (*LIBRARY_FLAGS, f"-DPORTS={ports}"), folder.glob("*.cpp"))
         step()
         runtime = _runtime_objects(("verilated.cpp", "verilated_threads.cpp"), LIBRARY_FLAGS)
         _link([*objects, *runtime], ["-shared", "-o", "libmodel.so"], folder)
         _keep_only(folder, "libmodel.so")
         step()
 
-    key = _compile_key(rtlil, *sources.values())
+    key = _compile_key(rtlil, str(ports), *sources.values())
     return timed("library", key, build) / "libmodel.so"
 
 

@@ -1,17 +1,25 @@
-"""Random descriptors for the bench of the overlay, with their operands in its memory."""
+"""Random descriptors for benches, with their operands in the bench's memory."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.abi import Flag, Format, Opcode
-from ciuic.abi.numerics import SoftmaxScale
-from ciuic.reference import pack_weights
-
-from .overlay_bench import OverlayBench
+from ciuic.abi import PARAMETERS, Flag, Format, Opcode, OverlayConfig
+from ciuic.abi.numerics import (
+    INT8_MAX,
+    INT8_MIN,
+    INT32_MAX,
+    INT32_MIN,
+    W4_GROUP,
+    W4_MAX,
+    W4_MIN,
+    W4_SCALE_BITS,
+    SoftmaxScale,
+)
+from ciuic.reference import pack_weights, pack_weights_w4
 
 Fields = dict[str, int]
 
@@ -22,26 +30,102 @@ DTYPES: dict[Format, type[np.signedinteger[Any]]] = {
 }
 
 
-def gemm(bench: OverlayBench, m: int, k: int, n: int) -> Fields:
-    """Return a GEMM of random numbers, with random gaps between its rows."""
-    a_stride, o_stride = _stride(bench, k), _stride(bench, 4 * n)
-    weights = bench.rng.integers(-128, 128, (k, n), dtype=np.int8)
-    return {
-        "opcode": Opcode.GEMM,
-        "tag": _tag(bench),
-        "a_addr": bench.place(_noise(bench, m * a_stride)),
-        "w_addr": bench.place(pack_weights(weights, bench.config)),
-        "o_addr": bench.space(m * o_stride),
-        "m": m,
-        "k": k,
-        "n": n,
-        "a_stride": a_stride,
-        "o_stride": o_stride,
-    }
+class MemoryBench(Protocol):
+    """A bench with a memory in which operands can be placed."""
+
+    config: OverlayConfig
+    rng: np.random.Generator
+
+    def space(self, nbytes: int) -> int:
+        """Return the address of bytes that nothing else uses."""
+        ...
+
+    def place(self, array: npt.NDArray[Any]) -> int:
+        """Write an array's bytes somewhere; return their address."""
+        ...
+
+
+def gemm(bench: MemoryBench, m: int, k: int, n: int) -> Fields:
+    """Return a plain GEMM of random numbers, with random gaps between its rows."""
+    return gemm_fields(bench, (m, k, n))
+
+
+def gemm_fields(
+    bench: MemoryBench,
+    shape: tuple[int, int, int],
+    *,
+    w4: bool = False,
+    parameters: bool = False,
+    residual: bool = False,
+    requantize: bool = False,
+    corner: int | None = None,
+) -> Fields:
+    """Return a GEMM with the given options; its numbers are random, or all ``corner``."""
+    m, k, n = shape
+    rng, element = bench.rng, 1 if requantize else 4
+    a_stride, o_stride = _stride(bench, k), _stride(bench, element * n)
+    fields = {"opcode": Opcode.GEMM, "tag": _tag(bench), "m": m, "k": k, "n": n}
+    fields["out_format"] = Format.INT8 if requantize else Format.INT32
+    activations, weights = _noise(bench, m * a_stride), _weights(bench, k, n, w4=w4)
+    if corner is not None:
+        activations[:] = corner & 0xFF
+        weights[:] = np.clip(corner, W4_MIN, W4_MAX) if w4 else corner
+    if w4:
+        groups = -(-k // W4_GROUP)
+        limit = 1 << int(rng.integers(2, W4_SCALE_BITS))
+        scales = rng.integers(-limit + 1, limit, (groups, n)).astype(np.int16)
+        stripes = pack_weights_w4(weights, scales, bench.config)
+    else:
+        stripes = pack_weights(weights, bench.config)
+    gap = bench.config.alignment * int(rng.integers(0, 3))
+    fields |= {"a_addr": bench.place(activations), "a_stride": a_stride}
+    fields |= {"w_addr": bench.place(np.pad(stripes, ((0, 0), (0, gap))))}
+    fields |= {"w_stride": stripes.shape[1] + gap}
+    flags = Flag.W4 if w4 else Flag(0)
+    if parameters:
+        flags |= Flag.PARAMETERS
+        fields["p_addr"] = bench.place(_parameters(bench, n, k, w4=w4))
+    if residual:
+        flags |= Flag.RESIDUAL
+        stride = _stride(bench, element * n)
+        fields |= {"r_addr": bench.place(_noise(bench, m * stride)), "r_stride": stride}
+    return {**fields, "flags": flags, "o_addr": bench.space(m * o_stride), "o_stride": o_stride}
+
+
+def random_gemm(bench: MemoryBench, shape: tuple[int, int, int]) -> Fields:
+    """Return a GEMM with any options that the configuration has."""
+    flip = [bool(bench.rng.integers(2)) for _ in range(4)]
+    requantize = flip[0] and bench.config.int8_results
+    return gemm_fields(
+        bench,
+        shape,
+        w4=flip[1] and bench.config.w4,
+        parameters=flip[2] or requantize,
+        residual=flip[3],
+        requantize=requantize,
+    )
+
+
+def _weights(bench: MemoryBench, k: int, n: int, *, w4: bool) -> npt.NDArray[np.int8]:
+    low, high = (W4_MIN, W4_MAX) if w4 else (INT8_MIN, INT8_MAX)
+    return bench.rng.integers(low, high, (k, n), dtype=np.int8, endpoint=True)
+
+
+def _parameters(bench: MemoryBench, n: int, k: int, *, w4: bool) -> npt.NDArray[np.uint8]:
+    """Return records whose factors leave results that are neither all zero nor all saturated."""
+    low = int(k).bit_length() // 2 + (18 if w4 else 20)
+    shifts = bench.rng.integers(low, low + 12, n)
+    biases = bench.rng.integers(INT32_MIN, INT32_MAX, n) >> bench.rng.integers(0, 24, n)
+    multipliers = bench.rng.integers(1 << 15, 1 << 16, n)
+    records = [
+        PARAMETERS.pack(bias=int(bias) & 0xFFFFFFFF, multiplier=int(multiplier), shift=int(shift))
+        for bias, multiplier, shift in zip(biases, multipliers, shifts, strict=True)
+    ]
+    return np.frombuffer(b"".join(records), np.uint8)
 
 
 def softmax(
-    bench: OverlayBench,
+    bench: MemoryBench,
     rows: int,
     cols: int,
     *,
@@ -75,7 +159,7 @@ def softmax(
     }
 
 
-def copy(bench: OverlayBench, nbytes: int) -> Fields:
+def copy(bench: MemoryBench, nbytes: int) -> Fields:
     """Return a copy of random bytes."""
     return {
         "opcode": Opcode.COPY,
@@ -86,17 +170,18 @@ def copy(bench: OverlayBench, nbytes: int) -> Fields:
     }
 
 
-def nop(bench: OverlayBench) -> Fields:
+def nop(bench: MemoryBench) -> Fields:
     """Return a descriptor that does nothing."""
     return {"opcode": Opcode.NOP, "tag": _tag(bench)}
 
 
-def random_job(bench: OverlayBench) -> Fields:
+def random_job(bench: MemoryBench) -> Fields:
     """Return any descriptor, of a size that a bench can simulate."""
     draw = bench.rng.integers
     kind = bench.rng.choice(["gemm", "softmax", "copy", "nop"], p=[0.4, 0.3, 0.2, 0.1])
     if kind == "gemm":
-        return gemm(bench, *(int(draw(1, limit)) for limit in (20, 70, 30)))
+        m, k, n = (int(draw(1, limit)) for limit in (20, 70, 30))
+        return random_gemm(bench, (m, k, n))
     if kind == "softmax":
         return softmax(
             bench,
@@ -109,14 +194,14 @@ def random_job(bench: OverlayBench) -> Fields:
     return copy(bench, int(draw(1, 5000))) if kind == "copy" else nop(bench)
 
 
-def _noise(bench: OverlayBench, nbytes: int) -> npt.NDArray[np.uint8]:
+def _noise(bench: MemoryBench, nbytes: int) -> npt.NDArray[np.uint8]:
     return bench.rng.integers(0, 256, nbytes, dtype=np.uint8)
 
 
-def _stride(bench: OverlayBench, row_bytes: int) -> int:
+def _stride(bench: MemoryBench, row_bytes: int) -> int:
     step = bench.config.alignment
     return step * (-(-row_bytes // step) + int(bench.rng.integers(0, 3)))
 
 
-def _tag(bench: OverlayBench) -> int:
+def _tag(bench: MemoryBench) -> int:
     return int(bench.rng.integers(0, 1 << 16))

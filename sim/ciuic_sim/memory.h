@@ -13,6 +13,8 @@
 
 namespace ciuic {
 
+// The channels on which the memory decides when something is transferred.
+enum Channel { READ_ADDRESS, READ_BEAT, WRITE_ADDRESS, WRITE_BEAT, ANSWER, CHANNELS };
 enum Response : uint8_t { OKAY = 0, SLVERR = 2, DECERR = 3 };
 constexpr uint64_t BOUNDARY = 4096;
 constexpr unsigned INCR = 1;
@@ -22,6 +24,7 @@ struct Settings {
     uint32_t write_latency;  // cycles from the last beat of a burst to its answer
     uint32_t outstanding;    // bursts that each direction takes ahead
     uint32_t stall;          // of 65536: chance that a channel does nothing in a cycle
+    uint32_t late;           // of 65536: chance that a transfer comes a cycle late
     uint32_t bandwidth;      // of 65536: beats in a cycle, each direction
     uint64_t seed;
 };
@@ -209,16 +212,16 @@ class Memory {
     void offer(Reply &reply) {
         read_credit_ = credit(read_credit_);
         write_credit_ = credit(write_credit_);
-        reply.read_ready = reads_.size() < settings_.outstanding && !stalled();
-        reply.write_ready = writes_.size() < settings_.outstanding && !stalled();
-        reply.beat_ready = !writes_.empty() && write_credit_ >= ONE && !stalled();
+        reply.read_ready = reads_.size() < settings_.outstanding && !stalled(READ_ADDRESS);
+        reply.write_ready = writes_.size() < settings_.outstanding && !stalled(WRITE_ADDRESS);
+        reply.beat_ready = !writes_.empty() && write_credit_ >= ONE && !stalled(WRITE_BEAT);
         if (!reply.read_valid && !reads_.empty() && reads_.front().due <= now_ &&
-            read_credit_ >= ONE && !stalled()) {
+            read_credit_ >= ONE && !stalled(READ_BEAT)) {
             read_credit_ -= ONE;
             offer_beat(reply);
         }
         if (!reply.answer_valid && !answers_.empty() && answers_.front().due <= now_ &&
-            !stalled()) {
+            !stalled(ANSWER)) {
             reply.answer_valid = true;
             reply.answer_response = answers_.front().response;
             answers_.pop_front();
@@ -251,7 +254,10 @@ class Memory {
         return OKAY;
     }
 
-    bool stalled() { return random_.chance(settings_.stall); }
+    bool stalled(Channel channel) {
+        late_[channel] = !late_[channel] && random_.chance(settings_.late);
+        return late_[channel] || random_.chance(settings_.stall);
+    }
 
     uint32_t credit(uint32_t held) const {
         const uint32_t sum = held + settings_.bandwidth;
@@ -268,6 +274,7 @@ class Memory {
     std::vector<Range> refused_;
     std::deque<Burst> reads_, writes_, answers_;
     Request previous_;
+    bool late_[CHANNELS] = {};
     bool waiting_read_ = false, waiting_write_ = false, waiting_beat_ = false;
     uint64_t now_ = 0;
     uint32_t read_credit_ = 0, write_credit_ = 0;

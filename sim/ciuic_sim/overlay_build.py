@@ -31,7 +31,7 @@ def overlay_library(config: OverlayConfig, report: Report = no_report) -> Path:
 
     rtlil = netlist(config)
     step()
-    library = build.shared_library(rtlil, step)
+    library = build.shared_library(rtlil, step, ports=config.ports)
     if done < STEPS:  # it was there already
         report(what, STEPS, STEPS)
     return library

@@ -19,6 +19,7 @@ class Structure(ctypes.Structure):
         ("write_latency", ctypes.c_uint32),
         ("outstanding", ctypes.c_uint32),
         ("stall", ctypes.c_uint32),
+        ("late", ctypes.c_uint32),
         ("bandwidth", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
     )
@@ -38,6 +39,8 @@ class MemorySettings:
         Bursts that each direction takes ahead.
     stall
         Chance in percent that a channel does nothing in a cycle.
+    late
+        Chance in percent that a transfer comes a cycle later than it could.
     bandwidth
         Beats in 100 cycles, each direction.
     seed
@@ -48,6 +51,7 @@ class MemorySettings:
     write_latency: int = 10
     outstanding: int = 32
     stall: int = 0
+    late: int = 0
     bandwidth: int = 100
     seed: int = 1
 
@@ -60,6 +64,7 @@ class MemorySettings:
             write_latency=options.integer("write_latency", usual.write_latency, 0, MAX_LATENCY),
             outstanding=options.integer("outstanding", usual.outstanding, 1, 256),
             stall=options.integer("stall", usual.stall, 0, 95),
+            late=options.integer("late", usual.late, 0, 95),
             bandwidth=options.integer("bandwidth", usual.bandwidth, 1, 100),
             seed=options.integer("seed", usual.seed, 0, 2**64 - 1),
         )
@@ -71,6 +76,7 @@ class MemorySettings:
             write_latency=self.write_latency,
             outstanding=self.outstanding,
             stall=self.stall * ONE // 100,
+            late=self.late * ONE // 100,
             bandwidth=self.bandwidth * ONE // 100,
             seed=self.seed,
         )

@@ -25,4 +25,4 @@ def test_each_group_has_its_members() -> None:
     names = {group: {point.name for point in POINTS if point.group == group} for group in GROUPS}
     assert {"cpu", "opencl", "fpga"} <= names["ciuic.devices"]
     assert {"emulated", "rtl"} <= names["ciuic.transports"]
-    assert {"sim"} <= names["ciuic.benches"]
+    assert {"gemm", "model", "sim"} <= names["ciuic.benches"]

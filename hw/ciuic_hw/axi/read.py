@@ -78,14 +78,14 @@ class ReadQueue(Component):
 
 
 class ReadChannel(Component):
-    """Serve several read ports, in the order of their bursts, with ``outstanding`` in flight.
+    """Serve several read ports a burst each in turn, with ``outstanding`` bursts in flight.
 
     Parameters
     ----------
     config
         The overlay's configuration.
     depths
-        Name of each port and the depth of its queue in beats; earlier ports go first.
+        Name of each port and the depth of its queue in beats.
 
     Members
     -------
@@ -149,23 +149,31 @@ class ReadChannel(Component):
         with m.If(self.addr_ready):
             m.d.sync += issue.valid.eq(0)
 
-        chosen = Signal(entry)
-        m.d.comb += order.w_data.eq(chosen)
-        blocked = ~free
+        # In turn: the first port behind the one that was served last.
+        chosen, served = Signal(entry), Signal(range(len(queues)))
+        wanting, turn = Signal(len(queues)), Signal(len(queues))
+        after = Signal(len(queues))  # ports behind the last one
+        m.d.comb += [
+            order.w_data.eq(chosen),
+            wanting.eq(Cat(queue.burst.valid for queue in queues)),
+            after.eq(wanting & ~((2 << served) - 1)),
+        ]
+        later = Mux(after.any(), after, wanting)
+        m.d.comb += turn.eq(Mux(free, later & (~later + 1), 0))  # the lowest of them
         for index, queue in enumerate(queues):
-            m.d.comb += queue.burst.ready.eq(~blocked)
-            with m.If(queue.burst.valid & ~blocked):
+            m.d.comb += queue.burst.ready.eq(turn[index])
+            with m.If(turn[index]):
                 m.d.comb += [
                     chosen.port.eq(index),
                     chosen.last.eq(queue.burst.p.last),
                     order.w_en.eq(1),
                 ]
                 m.d.sync += [
+                    served.eq(index),
                     issue.valid.eq(1),
                     issue.addr.eq(queue.burst.p.addr),
                     issue.len.eq(queue.burst.p.beats - 1),
                 ]
-            blocked = blocked | queue.burst.valid
 
         head, arrives = Signal(entry), Signal()
         m.d.comb += [

@@ -6,13 +6,12 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from ciuic.abi import Opcode, OverlayConfig, Status
+from ciuic.abi.descriptors import ALIGNED
 
 from ..layouts import DESCRIPTOR_LAYOUT
 from .fetch import FETCHED_LAYOUT
 
 __all__ = ["Dispatch", "note_layout"]
-
-ALIGNED = ("a_addr", "w_addr", "o_addr", "a_stride", "o_stride")
 
 
 def note_layout(engines: int) -> data.StructLayout:

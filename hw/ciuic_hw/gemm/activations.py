@@ -11,7 +11,14 @@ from ciuic.abi import OverlayConfig
 from ..axi.ports import ReadPort
 from .job import job_layout, scratchpad_words, word_bytes
 
-__all__ = ["ActivationLoader", "ActivationScratchpad"]
+__all__ = ["ActivationLoader", "ActivationScratchpad", "progress_range"]
+
+SLAB_WORDS = 16  # of every row at a time: long enough for bursts, short enough to start early
+
+
+def progress_range(config: OverlayConfig) -> range:
+    """Return the values of a bank's progress in words of a row."""
+    return range(scratchpad_words(config) + SLAB_WORDS + 1)
 
 
 class ActivationScratchpad(Component):
@@ -74,8 +81,9 @@ class ActivationScratchpad(Component):
 class ActivationLoader(Component):
     """Fill scratchpad banks ahead of their use.
 
-    Rows of a tile are loaded once and used for all blocks of columns. A row longer than a bank is
-    loaded in slices, anew for every block of columns.
+    Rows of a tile are loaded once and used for all blocks of columns. They come in slabs along K,
+    `SLAB_WORDS` of every row, so that the array can start on the first slab while the next is
+    loaded. A row longer than a bank is loaded in slices, anew for every block of columns.
 
     Members
     -------
@@ -87,6 +95,8 @@ class ActivationLoader(Component):
         To the scratchpad.
     full : Out(2)
         Which banks hold a whole tile (or slice).
+    progress_0, progress_1 : Out
+        Words of every row that a bank holds, while it is not full.
     release : In(2)
         Strobes: the bank is no longer needed.
     error : Out(1)
@@ -97,6 +107,7 @@ class ActivationLoader(Component):
         self.config = config
         self.words = scratchpad_words(config)
         self.lanes = word_bytes(config) // config.bus_bytes
+        progress = progress_range(config)
         super().__init__(
             {
                 "job": In(stream.Signature(job_layout(config))),
@@ -107,6 +118,8 @@ class ActivationLoader(Component):
                 "write_lane": Out(ceil_log2(self.lanes)),
                 "write_data": Out(config.bus_bytes * 8),
                 "full": Out(2),
+                "progress_0": Out(progress),
+                "progress_1": Out(progress),
                 "release": In(2),
                 "error": Out(1),
             }
@@ -115,115 +128,145 @@ class ActivationLoader(Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        job = Signal(job_layout(config))
-        slice_bytes = self.words * word_bytes(config)
-
         # Each bank: whether it is spoken for, and what is being loaded into it.
-        taken = Signal(2)
-        rows = Array([Signal(range(config.accumulator_rows + 1), name=f"rows_{b}") for b in (0, 1)])
-        stride = Array([Signal(range(self.words + 1), name=f"stride_{b}") for b in (0, 1)])
-        m.d.sync += [self.full.eq(self.full & ~self.release), taken.eq(taken & ~self.release)]
+        self._taken = Signal(2)
+        self._rows = Array(
+            [Signal(range(config.accumulator_rows + 1), name=f"rows_{b}") for b in (0, 1)]
+        )
+        self._stride = Array([Signal(range(self.words + 1), name=f"stride_{b}") for b in (0, 1)])
+        m.d.sync += [
+            self.full.eq(self.full & ~self.release),
+            self._taken.eq(self._taken & ~self.release),
+        ]
+        self._request(m)
+        self._receive(m)
+        return m
 
-        # Requests.
+    def _request(self, m):
+        """Ask for rows of free banks."""
+        config = self.config
+        slab_bytes = SLAB_WORDS * word_bytes(config)
+        slice_bytes = self.words * word_bytes(config)
+        request = self.read.request
+        job = Signal(job_layout(config))
         bank = Signal()
         rows_left = Signal(job.m.shape())
-        row_in_tile = Signal(range(config.accumulator_rows + 1))
         tile_rows = Signal(range(config.accumulator_rows + 1))
-        row_addr = Signal(config.address_bits)
+        row = Signal.like(tile_rows)
+        tile_addr = Signal(config.address_bits)  # first row of the tile
+        addr = Signal(config.address_bits)
+        offset = Signal(job.k.shape())  # of the slab in its row
         blocks_left = Signal(job.n_blocks.shape())
         k_left = Signal(job.k.shape())
-        slice_addr = Signal(config.address_bits)
-        request = self.read.request
-        m.d.comb += tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m))
+        m.d.comb += [
+            tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
+            request.p.addr.eq(addr),
+        ]
 
-        with m.FSM():
+        def take(rows, stride):
+            """Speak for the bank."""
+            return [
+                self._taken.bit_select(bank, 1).eq(1),
+                self._rows[bank].eq(rows),
+                self._stride[bank].eq(stride),
+            ]
+
+        with m.FSM(name="request"):
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
                 m.d.sync += [
                     job.eq(self.job.p),
                     rows_left.eq(self.job.p.m),
-                    row_addr.eq(self.job.p.a_addr),
+                    tile_addr.eq(self.job.p.a_addr),
                 ]
                 with m.If(self.job.valid):
                     m.next = "TILE"
             with m.State("TILE"):
                 m.d.sync += [
-                    row_in_tile.eq(0),
+                    row.eq(0),
+                    addr.eq(tile_addr),
+                    offset.eq(0),
                     blocks_left.eq(job.n_blocks),
                     k_left.eq(job.k),
-                    slice_addr.eq(row_addr),
                 ]
                 with m.If(job.sliced):
                     m.next = "SLICE"
-                with m.Elif(~taken.bit_select(bank, 1)):
-                    m.d.sync += [
-                        taken.bit_select(bank, 1).eq(1),
-                        rows[bank].eq(tile_rows),
-                        stride[bank].eq(job.row_words),
-                    ]
-                    m.next = "ROWS"
-            with m.State("ROWS"):
+                with m.Elif(~self._taken.bit_select(bank, 1)):
+                    m.d.sync += take(tile_rows, job.row_words)
+                    m.next = "SLAB"
+            with m.State("SLAB"):  # the same words of every row
                 m.d.comb += [
                     request.valid.eq(1),
-                    request.p.addr.eq(row_addr),
-                    request.p.nbytes.eq(job.k),
+                    request.p.nbytes.eq(Mux(k_left < slab_bytes, k_left, slab_bytes)),
                 ]
                 with m.If(request.ready):
-                    m.d.sync += [
-                        row_addr.eq(row_addr + job.a_stride),
-                        row_in_tile.eq(row_in_tile + 1),
-                    ]
-                    with m.If(row_in_tile + 1 == tile_rows):
-                        m.d.sync += [bank.eq(~bank), rows_left.eq(rows_left - tile_rows)]
-                        m.next = "TILE"
-                        with m.If(rows_left == tile_rows):
-                            m.next = "IDLE"
+                    m.d.sync += [addr.eq(addr + job.a_stride), row.eq(row + 1)]
+                    with m.If(row + 1 == tile_rows):
+                        m.d.sync += [
+                            row.eq(0),
+                            addr.eq(tile_addr + offset + slab_bytes),
+                            offset.eq(offset + slab_bytes),
+                            k_left.eq(k_left - slab_bytes),
+                        ]
+                        with m.If(k_left <= slab_bytes):
+                            m.d.sync += [
+                                tile_addr.eq(addr + job.a_stride - offset),
+                                bank.eq(~bank),
+                                rows_left.eq(rows_left - tile_rows),
+                            ]
+                            m.next = "TILE"
+                            with m.If(rows_left == tile_rows):
+                                m.next = "IDLE"
             with m.State("SLICE"):  # a row that is longer than a bank
-                with m.If(~taken.bit_select(bank, 1)):
+                with m.If(~self._taken.bit_select(bank, 1)):
                     m.d.comb += [
                         request.valid.eq(1),
-                        request.p.addr.eq(slice_addr),
                         request.p.nbytes.eq(Mux(k_left < slice_bytes, k_left, slice_bytes)),
                     ]
                     with m.If(request.ready):
+                        m.d.sync += take(1, 1)
                         m.d.sync += [
-                            taken.bit_select(bank, 1).eq(1),
-                            rows[bank].eq(1),
                             bank.eq(~bank),
-                            slice_addr.eq(slice_addr + slice_bytes),
+                            addr.eq(addr + slice_bytes),
                             k_left.eq(k_left - slice_bytes),
                         ]
                         with m.If(k_left <= slice_bytes):
                             m.d.sync += [
                                 k_left.eq(job.k),
-                                slice_addr.eq(row_addr),
+                                addr.eq(tile_addr),
                                 blocks_left.eq(blocks_left - 1),
                             ]
                             with m.If(blocks_left == 1):
                                 m.d.sync += [
-                                    row_addr.eq(row_addr + job.a_stride),
+                                    tile_addr.eq(tile_addr + job.a_stride),
                                     rows_left.eq(rows_left - 1),
                                 ]
                                 m.next = "TILE"
                                 with m.If(rows_left == 1):
                                     m.next = "IDLE"
 
-        # Data.
+    def _receive(self, m):
+        """Write beats to the scratchpad, slab after slab."""
         beat = self.read.data
-        fill_bank = Signal()
-        row_word = Signal(range(self.words + 1))
+        progress = Array([self.progress_0, self.progress_1])
+        bank = Signal()
+        slab_word = Signal.like(self.progress_0)  # first word of the slab
+        row_word = Signal(range(self.words + 1))  # first word of the row
         word = Signal(range(self.words))
         lane = Signal(ceil_log2(self.lanes))
-        row = Signal(range(config.accumulator_rows + 1))
+        row = Signal(range(self.config.accumulator_rows + 1))
         m.d.comb += [
             beat.ready.eq(1),
             self.error.eq(beat.valid & beat.p.error),
             self.write_en.eq(beat.valid),
-            self.write_bank.eq(fill_bank),
-            self.write_word.eq(row_word + word),
+            self.write_bank.eq(bank),
+            self.write_word.eq(row_word + slab_word + word),
             self.write_lane.eq(lane),
             self.write_data.eq(beat.p.data),
         ]
+        for index, strobe in enumerate(self.release):
+            with m.If(strobe):
+                m.d.sync += progress[index].eq(0)
         with m.If(beat.valid):
             last_lane = (lane == self.lanes - 1) if self.lanes > 1 else 1
             m.d.sync += [lane.eq(lane + 1), word.eq(word + last_lane)]
@@ -232,13 +275,18 @@ class ActivationLoader(Component):
                     lane.eq(0),
                     word.eq(0),
                     row.eq(row + 1),
-                    row_word.eq(row_word + stride[fill_bank]),
+                    row_word.eq(row_word + self._stride[bank]),
                 ]
-                with m.If(row + 1 == rows[fill_bank]):
+                with m.If(row + 1 == self._rows[bank]):
                     m.d.sync += [
                         row.eq(0),
                         row_word.eq(0),
-                        fill_bank.eq(~fill_bank),
-                        self.full.bit_select(fill_bank, 1).eq(1),
+                        slab_word.eq(slab_word + SLAB_WORDS),
+                        progress[bank].eq(slab_word + SLAB_WORDS),
                     ]
-        return m
+                    with m.If(slab_word + SLAB_WORDS >= self._stride[bank]):
+                        m.d.sync += [
+                            slab_word.eq(0),
+                            bank.eq(~bank),
+                            self.full.bit_select(bank, 1).eq(1),
+                        ]

@@ -6,7 +6,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import OverlayConfig
 
-__all__ = ["Array", "array_latency", "sum_bits"]
+__all__ = ["PeArray", "array_latency", "sum_bits"]
 
 
 def array_latency(config: OverlayConfig) -> int:
@@ -19,7 +19,7 @@ def sum_bits(config: OverlayConfig) -> int:
     return 16 + exact_log2(config.rows)
 
 
-class Array(Component):
+class PeArray(Component):
     """Weight-stationary ``rows`` x ``cols`` array of INT8 PEs.
 
     A row of activations is broadcast to all columns; a column multiplies it with its ``rows``
@@ -29,7 +29,12 @@ class Array(Component):
 
     Weights arrive in beats into a second set of registers, in the order of `pack_weights`, while
     the first set computes; ``swap`` makes them current. A beat that arrives together with ``swap``
-    belongs to the next tile.
+    belongs to the next tile. A beat of INT4 weights fills two places.
+
+    With ``products_per_dsp`` = 2 neighbouring columns share a multiplier: their weights are packed
+    as w1 * 2**16 + w0 when they become current, and the two products are taken apart behind it.
+    The low one borrows from the high one when it is negative. An INT8 product fits into 16 bits,
+    so no bit is lost; the packed weight takes 24 bits, within the 25 of a DSP48E1.
 
     Parameters
     ----------
@@ -38,8 +43,10 @@ class Array(Component):
 
     Members
     -------
-    load, beat : In(1), In(bus_bytes * 8)
+    load, w4, beat : In(1), In(1), In(stream_bytes * 8)
         A beat of weights; beats of a tile are counted here.
+    tile_loaded : Out(1)
+        The beat that is offered completes a tile.
     loaded : Out(1)
         The second set holds a whole tile.
     swap : In(1)
@@ -59,7 +66,9 @@ class Array(Component):
         super().__init__(
             {
                 "load": In(1),
-                "beat": In(config.bus_bytes * 8),
+                "w4": In(1),
+                "beat": In(config.stream_bytes * 8),
+                "tile_loaded": Out(1),
                 "loaded": Out(1),
                 "swap": In(1),
                 "valid": In(1),
@@ -70,56 +79,87 @@ class Array(Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        rows, cols, beats = config.rows, config.cols, config.tile_beats
-
-        # Two sets of weights, in beats.
-        count = Signal(range(beats))
-        current = []
-        for index in range(beats):
-            shadow = Signal(config.bus_bytes * 8, name=f"shadow_{index}")
-            weights = Signal(config.bus_bytes * 8, name=f"weights_{index}")
-            with m.If(self.load & (count == index)):
-                m.d.sync += shadow.eq(self.beat)
-            with m.If(self.swap):
-                m.d.sync += weights.eq(shadow)
-            current.append(weights)
-        with m.If(self.swap):
-            m.d.sync += self.loaded.eq(0)
-        with m.If(self.load):
-            m.d.sync += count.eq(count + 1)
-            with m.If(count == beats - 1):
-                m.d.sync += [count.eq(0), self.loaded.eq(1)]
-
-        # Products and adder trees. A stage moves only when it holds something.
-        flat = Cat(*current)
+        weights = self._weights(m)
         valid = self.valid
-        stage = [
-            [
-                self.activations.word_select(row, 8).as_signed()
-                * flat.word_select(row * cols + col, 8).as_signed()
-                for row in range(rows)
-            ]
-            for col in range(cols)
-        ]
         level = 0
+        stage = self._products(weights)  # for each column, the terms of its sum
         while True:
-            registered = []
-            with m.If(valid):
+            held = []
+            with m.If(valid):  # a stage moves only when it holds something
                 for col, terms in enumerate(stage):
-                    held = [
+                    registers = [
                         Signal(signed(16 + level), name=f"sum_{level}_{col}_{i}")
                         for i in range(len(terms))
                     ]
-                    m.d.sync += [reg.eq(term) for reg, term in zip(held, terms, strict=True)]
-                    registered.append(held)
-            if len(registered[0]) == 1:
+                    m.d.sync += [reg.eq(term) for reg, term in zip(registers, terms, strict=True)]
+                    held.append(registers)
+            if len(held[0]) == 1:
                 break
             moved = Signal(name=f"valid_{level}")
             m.d.sync += moved.eq(valid)
             valid = moved
-            stage = [[a + b for a, b in zip(h[::2], h[1::2], strict=True)] for h in registered]
+            stage = [[a + b for a, b in zip(h[::2], h[1::2], strict=True)] for h in held]
             level += 1
-
-        m.d.comb += self.sums.eq(Cat(*(held[0] for held in registered)))
+        m.d.comb += self.sums.eq(Cat(*(registers[0] for registers in held)))
         return m
+
+    def _weights(self, m):
+        """Load the second set of weights; return the current one as [row][pair or column]."""
+        config = self.config
+        width = config.stream_bytes * 8
+        places = config.tile_beats
+        count = Signal(range(places))
+        step = Signal(range(3))
+        m.d.comb += [
+            step.eq(Mux(self.w4, 2, 1)),
+            self.tile_loaded.eq(count + step >= places),
+        ]
+        unpacked = Cat(
+            Cat(nibble := self.beat.word_select(i, 4), nibble[3].replicate(4))
+            for i in range(width // 4)
+        )
+        loaded = []
+        for place in range(places):
+            shadow = Signal(width, name=f"loaded_{place}")
+            with m.If(self.load & ~self.w4 & (count == place)):
+                m.d.sync += shadow.eq(self.beat)
+            if config.w4:
+                half = unpacked.word_select(place % 2, width)
+                with m.If(self.load & self.w4 & (count == place // 2 * 2)):
+                    m.d.sync += shadow.eq(half)
+            loaded.append(shadow)
+        with m.If(self.swap):
+            m.d.sync += self.loaded.eq(0)
+        with m.If(self.load):
+            m.d.sync += count.eq(Mux(self.tile_loaded, 0, count + step))
+            with m.If(self.tile_loaded):
+                m.d.sync += self.loaded.eq(1)
+
+        flat = Cat(*loaded)
+        per = config.products_per_dsp
+        rows = []
+        for row in range(config.rows):
+            current = []
+            for group in range(config.cols // per):
+                first = row * config.cols + group * per
+                parts = [flat.word_select(first + i, 8).as_signed() for i in range(per)]
+                weight = Signal(signed(8 if per == 1 else 25), name=f"weight_{row}_{group}")
+                with m.If(self.swap):
+                    m.d.sync += weight.eq(parts[0] if per == 1 else (parts[1] << 16) + parts[0])
+                current.append(weight)
+            rows.append(current)
+        return rows
+
+    def _products(self, weights):
+        """Return for each column the products of all rows, signed 16 bits."""
+        columns = [[] for _ in range(self.config.cols)]
+        for row, current in enumerate(weights):
+            activation = self.activations.word_select(row, 8).as_signed()
+            for group, weight in enumerate(current):
+                product = activation * weight
+                if self.config.products_per_dsp == 1:
+                    columns[group].append(product)
+                else:
+                    columns[2 * group].append(product[:16].as_signed())
+                    columns[2 * group + 1].append(product[16:32].as_signed() + product[15])
+        return columns

@@ -7,7 +7,9 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from .activations import progress_range
 from .job import job_layout, scratchpad_words, word_bytes
+from .walk import TileWalk
 
 __all__ = ["ComputeSequencer", "target_layout"]
 
@@ -20,6 +22,8 @@ def target_layout(config: OverlayConfig) -> data.StructLayout:
             "row": ceil_log2(config.accumulator_rows),
             "first": 1,  # overwrite, do not add
             "last": 1,  # the bank is complete with this row
+            "w4": 1,  # scale the sums
+            "slot": 1,  # which scales
         }
     )
 
@@ -35,6 +39,8 @@ class ComputeSequencer(Component):
         Jobs.
     bank_full, bank_release : In(2), Out(2)
         Activation banks.
+    progress_0, progress_1 : In
+        Words of every row that are there in a bank that is not full.
     read_en, read_bank, read_word, read_block
         To the activation scratchpad.
     loaded, swap : In(1), Out(1)
@@ -60,6 +66,8 @@ class ComputeSequencer(Component):
                 "job": In(stream.Signature(job_layout(config))),
                 "bank_full": In(2),
                 "bank_release": Out(2),
+                "progress_0": In(progress_range(config)),
+                "progress_1": In(progress_range(config)),
                 "read_en": Out(1),
                 "read_bank": Out(1),
                 "read_word": Out(range(self.words)),
@@ -77,35 +85,30 @@ class ComputeSequencer(Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        job = Signal(job_layout(config))
-        active = Signal()
+        m.submodules.walk = walk = TileWalk(config, along_k=True)
+        job = walk.current
+        active, finished = Signal(), Signal()
         parity = Signal(init=1)  # of the job that runs
-
-        rows_left = Signal(job.m.shape())
-        tile_rows = Signal(range(config.accumulator_rows + 1))
-        n_left = Signal(job.n_blocks.shape())
-        k_left = Signal(job.k_blocks.shape())
         row = Signal(range(config.accumulator_rows))
-        first_k = Signal()
-        word, block = Signal(range(self.words)), Signal(ceil_log2(self.blocks))
         row_word = Signal(range(self.words + 1))
-        bank, accumulator = Signal(), Signal()
-        m.d.comb += tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m))
+        word, block = Signal(range(self.words)), Signal(ceil_log2(self.blocks))
+        bank, accumulator, slot = Signal(), Signal(), Signal()
 
-        first_row, last_row, last_k, last_n, last_m = (Signal() for _ in range(5))
-        word_end, slice_end = Signal(), Signal()
+        first_row, last_row = Signal(), Signal()
+        word_end, slice_end, there = Signal(), Signal(), Signal()
         m.d.comb += [
             first_row.eq(row == 0),
-            last_row.eq(row + 1 == tile_rows),
-            last_k.eq(k_left == 1),
-            last_n.eq(n_left == 1),
-            last_m.eq(rows_left == tile_rows),
+            last_row.eq(row + 1 == walk.rows),
             word_end.eq(block == self.blocks - 1),
             slice_end.eq(job.sliced & word_end & (word == self.words - 1)),
+            there.eq(
+                self.bank_full.bit_select(bank, 1)
+                | (word < Mux(bank, self.progress_1, self.progress_0))
+            ),
             self.issue.eq(
                 active
                 & (~first_row | self.loaded)
-                & self.bank_full.bit_select(bank, 1)
+                & there
                 & self.accumulator_free.bit_select(accumulator, 1)
             ),
             self.swap.eq(self.issue & first_row),
@@ -115,66 +118,38 @@ class ComputeSequencer(Component):
             self.read_block.eq(block),
             self.target.bank.eq(accumulator),
             self.target.row.eq(row),
-            self.target.first.eq(first_k),
-            self.target.last.eq(last_k & last_row),
+            self.target.first.eq(walk.first_k),
+            self.target.last.eq(walk.last_k & last_row),
+            self.target.w4.eq(job.w4),
+            self.target.slot.eq(slot ^ ~first_row),
+            walk.step.eq(self.issue & last_row),
+            finished.eq(walk.step & walk.last),
+            walk.job.eq(self.job.p),
+            walk.start.eq(self.job.valid & self.job.ready),
+            self.job.ready.eq(~active | finished),
         ]
-
-        def start(new):
-            """Prepare the loops for a job, or end them."""
-            return [
-                job.eq(new),
-                active.eq(self.job.valid),
-                rows_left.eq(new.m),
-                n_left.eq(new.n_blocks),
-                k_left.eq(new.k_blocks),
-                first_k.eq(1),
-                row.eq(0),
-                row_word.eq(0),
-                word.eq(0),
-                block.eq(0),
-            ]
-
-        def release():
-            """Give the activation bank back."""
-            return [self.bank_release.bit_select(bank, 1).eq(1)]
-
+        with m.If(self.swap):
+            m.d.sync += slot.eq(~slot)
         with m.If(self.issue):
             m.d.sync += [
                 row.eq(row + 1),
                 row_word.eq(row_word + job.row_words),
                 self.busy[parity].eq(self.busy[parity] + 1),
             ]
-            with m.If(last_row):  # the next tile along K
-                m.d.sync += [row.eq(0), row_word.eq(0), k_left.eq(k_left - 1), first_k.eq(0)]
-                m.d.sync += [block.eq(block + 1), word.eq(word + word_end)]
-                with m.If(word_end):
-                    m.d.sync += block.eq(0)
-                with m.If(slice_end):
-                    m.d.comb += release()
-                    m.d.sync += [bank.eq(~bank), word.eq(0)]
-                with m.If(last_k):  # the next block of columns
-                    m.d.comb += self.accumulator_take.bit_select(accumulator, 1).eq(1)
-                    m.d.sync += [
-                        accumulator.eq(~accumulator),
-                        k_left.eq(job.k_blocks),
-                        n_left.eq(n_left - 1),
-                        first_k.eq(1),
-                        word.eq(0),
-                        block.eq(0),
-                    ]
-                    with m.If(job.sliced | last_n):
-                        m.d.comb += release()
-                        m.d.sync += bank.eq(~bank)
-                    with m.If(last_n):  # the next tile of rows
-                        m.d.sync += [n_left.eq(job.n_blocks), rows_left.eq(rows_left - tile_rows)]
-
-        finished = Signal()
-        m.d.comb += [
-            finished.eq(self.issue & last_row & last_k & last_n & last_m),
-            self.job.ready.eq(~active | finished),
-        ]
-        with m.If(self.job.ready):
-            m.d.sync += start(self.job.p)
-            with m.If(self.job.valid):
-                m.d.sync += [parity.eq(~parity), self.busy[~parity].eq(0)]
+        with m.If(walk.step):  # the next tile along K
+            m.d.sync += [row.eq(0), row_word.eq(0), block.eq(block + 1), word.eq(word + word_end)]
+            with m.If(word_end):
+                m.d.sync += block.eq(0)
+            with m.If(slice_end):
+                m.d.sync += word.eq(0)
+            with m.If(walk.last_k):  # the next block of columns
+                m.d.comb += self.accumulator_take.bit_select(accumulator, 1).eq(1)
+                m.d.sync += [accumulator.eq(~accumulator), word.eq(0), block.eq(0)]
+            with m.If(slice_end | (walk.last_k & (job.sliced | walk.last_n))):
+                m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
+                m.d.sync += bank.eq(~bank)
+        with m.If(finished):
+            m.d.sync += active.eq(0)
+        with m.If(walk.start):
+            m.d.sync += [active.eq(1), parity.eq(~parity), self.busy[~parity].eq(0)]
         return m

@@ -2,28 +2,36 @@
 
 from amaranth.hdl import *
 from amaranth.lib import data, stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import ceil_log2, exact_log2
 
-from ciuic.abi import OverlayConfig, Status
+from ciuic.abi import PARAMETERS, OverlayConfig, Status
 
-from ..axi.ports import WritePort
+from ..axi.ports import WritePort, beat_layout
+from .epilogue import result_lanes
 from .job import job_layout
+from .output import OutputStage
+from .scales import accumulator_bits
+from .walk import RowWalk
 
 __all__ = ["Drain"]
 
 
 class Drain(Component):
-    """Write rows of INT32 results and report jobs in order.
+    """Send rows of complete banks through the output stage, and report jobs in order.
 
     Members
     -------
     job : In(stream)
-        Jobs, bad ones too.
+        Jobs, refused ones too.
     full, drained : In(2), Out(2)
         Accumulator banks.
     read_en, read_bank, read_row, read_data
         To and from the accumulators.
+    parameters_full, parameters_place, parameters_lanes, parameters_release
+        To and from the parameters.
+    residual : In(stream)
+        Beats of the residual.
     write : Out(WritePort)
         Memory.
     read_error : In(1)
@@ -36,6 +44,8 @@ class Drain(Component):
 
     def __init__(self, config: OverlayConfig):
         self.config = config
+        self.lanes = result_lanes(config)
+        self.places = config.cols // self.lanes
         super().__init__(
             {
                 "job": In(stream.Signature(job_layout(config))),
@@ -44,7 +54,12 @@ class Drain(Component):
                 "read_en": Out(1),
                 "read_bank": Out(1),
                 "read_row": Out(ceil_log2(config.accumulator_rows)),
-                "read_data": In(config.cols * 32),
+                "read_data": In(config.cols * accumulator_bits(config)),
+                "parameters_full": In(1),
+                "parameters_place": Out(ceil_log2(self.places)),
+                "parameters_lanes": In(self.lanes * PARAMETERS.nbytes * 8),
+                "parameters_release": Out(1),
+                "residual": In(stream.Signature(beat_layout(config))),
                 "write": Out(WritePort(config)),
                 "read_error": In(1),
                 "busy": In(data.ArrayLayout(32, 2)),
@@ -54,125 +69,142 @@ class Drain(Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        bus_bits = config.bus_bytes * 8
-        row_bytes = config.cols * 4
-        row_beats = row_bytes // config.bus_bytes
-        job = Signal(job_layout(config))
-        parity = Signal(init=1)
+        m.submodules.walk = walk = RowWalk(self.config, address="o_addr", stride="o_stride")
+        m.submodules.ahead = ahead = RowWalk(self.config, address="o_addr", stride="o_stride")
+        m.submodules.output = output = OutputStage(self.config)
+        connect(m, flipped(self.residual), output.residual)
+        connect(m, output.beat, flipped(self.write.data))
+        self._requests(m, ahead)
+        idle = self._rows(m, walk, output)
+        self._jobs(m, (walk, ahead), idle & output.empty, output.error)
+        return m
 
-        rows_left = Signal(job.m.shape())
-        tile_rows = Signal(range(config.accumulator_rows + 1))
-        n_left = Signal(job.n.shape())
-        row = Signal(range(config.accumulator_rows + 1))
+    def _requests(self, m, ahead):
+        """Announce the rows of a bank when it is full, so that no row waits for its address."""
+        self._announcing = active = Signal()
+        self._announced = announced = Signal(2)  # all rows of the bank
         bank = Signal()
-        row_addr, next_tile = Signal(config.address_bits), Signal(config.address_bits)
-        tile_addr = Signal(config.address_bits)
-        columns = Signal(range(config.cols + 1))
-        m.d.comb += [
-            tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
-            columns.eq(Mux(n_left < config.cols, n_left, config.cols)),
-        ]
-
-        # A row waits at the memory's output until the one before it has gone.
-        fetched = Signal()
-        words = Signal(row_bytes * 8)
-        beats_left = Signal(range(row_beats + 1))
-        take = Signal()
         request = self.write.request
         m.d.comb += [
+            request.valid.eq(active & (self.full & ~announced).bit_select(bank, 1)),
+            request.p.addr.eq(ahead.addr),
+            request.p.nbytes.eq(ahead.nbytes),
+            ahead.step.eq(request.valid & request.ready),
+        ]
+        m.d.sync += announced.eq(announced & ~self.drained)
+        with m.If(ahead.step & ahead.last_row):
+            m.d.sync += [bank.eq(~bank), announced.bit_select(bank, 1).eq(1)]
+            with m.If(ahead.last):
+                m.d.sync += active.eq(0)
+
+    def _rows(self, m, walk, output):
+        """Take rows from full banks, `lanes` columns a cycle; return whether none is under way."""
+        config, lanes = self.config, self.lanes
+        bits = accumulator_bits(config)
+        job = walk.current
+        self._active = active = Signal()
+        bank, row = Signal(), Signal(range(config.accumulator_rows))
+
+        # A row waits at the memory's output until the one before it has gone.
+        fetched, fetch, take = Signal(), Signal(), Signal()
+        words = Signal(config.cols * bits)
+        left = Signal(range(self.places + 1))
+        place = Signal(ceil_log2(self.places))
+        step = output.step
+        stepped, free = Signal(), Signal()
+        shared = Signal()  # parameters may be used until the last row has left `words`
+        m.d.comb += [
+            stepped.eq(step.valid & step.ready),
+            step.valid.eq(left != 0),
+            step.p.sums.eq(words[: lanes * bits]),
+            step.p.parameters.eq(self.parameters_lanes),
+            step.p.w4.eq(job.w4),
+            step.p.has_parameters.eq(job.parameters),
+            step.p.requantize.eq(job.requantize),
+            step.p.residual.eq(job.residual),
+            step.p.last.eq(left == 1),
+            self.parameters_place.eq(place),
+            free.eq((left == 0) | ((left == 1) & stepped & ~shared)),
+            take.eq(
+                fetched
+                & free
+                & (~job.parameters | self.parameters_full)
+                & (~walk.last_row | self._announced.bit_select(bank, 1))
+            ),
+            walk.step.eq(take),
             self.read_bank.eq(bank),
             self.read_row.eq(row),
-            self.write.data.p.eq(words[:bus_bits]),
-            self.write.data.valid.eq(beats_left != 0),
-            request.p.addr.eq(row_addr),
-            request.p.nbytes.eq(columns << 2),
-            request.valid.eq(
-                fetched & ((beats_left == 0) | ((beats_left == 1) & self.write.data.ready))
-            ),
-            take.eq(request.valid & request.ready),
         ]
-        with m.If(self.write.data.valid & self.write.data.ready):
-            m.d.sync += [words.eq(words >> bus_bits), beats_left.eq(beats_left - 1)]
+        with m.If(stepped):
+            m.d.sync += [words.eq(words >> lanes * bits), left.eq(left - 1), place.eq(place + 1)]
+            m.d.comb += self.parameters_release.eq(shared & (left == 1))
+            with m.If(left == 1):
+                m.d.sync += shared.eq(0)
         with m.If(take):
-            nbytes = columns << 2
             m.d.sync += [
                 words.eq(self.read_data),
-                beats_left.eq((nbytes + (config.bus_bytes - 1)) >> exact_log2(config.bus_bytes)),
-                row_addr.eq(row_addr + job.o_stride),
+                left.eq((walk.columns + (lanes - 1)) >> exact_log2(lanes)),
+                place.eq(0),
+                fetched.eq(0),
+                shared.eq(job.parameters & walk.last_row),
             ]
+            with m.If(walk.last_row):
+                m.d.comb += self.drained.bit_select(bank, 1).eq(1)
+                m.d.sync += bank.eq(~bank)
+                m.d.sync += row.eq(0)
+            with m.Else():
+                m.d.comb += fetch.eq(1)
+            with m.If(walk.last):
+                m.d.sync += active.eq(0)
+        with m.Elif(active & ~fetched & self.full.bit_select(bank, 1)):
+            m.d.comb += fetch.eq(1)
+        with m.If(fetch):
+            m.d.comb += self.read_en.eq(1)
+            m.d.sync += [fetched.eq(1), row.eq(row + 1)]
+        return ~active & (left == 0)
 
+    def _jobs(self, m, walks, idle, residual_error):
+        """Take jobs, and report each when its last write was acknowledged."""
+        job = Signal(job_layout(self.config))
+        parity = Signal(init=1)
         failed_read, failed_write = Signal(), Signal()
-        with m.If(self.read_error):
+        with m.If(self.read_error | residual_error):
             m.d.sync += failed_read.eq(1)
         with m.If(self.write.error):
             m.d.sync += failed_write.eq(1)
 
+        status = Signal(8)
+        m.d.comb += status.eq(Status.OK)
+        with m.If(job.refused != Status.PENDING):
+            m.d.comb += status.eq(job.refused)
+        with m.Elif(failed_read):
+            m.d.comb += status.eq(Status.READ_ERROR)
+        with m.Elif(failed_write):
+            m.d.comb += status.eq(Status.WRITE_ERROR)
+        m.d.comb += [
+            self.done.p.status.eq(status),
+            self.done.p.busy.eq(Mux(job.refused == Status.PENDING, self.busy[parity], 0)),
+            *(walk.job.eq(self.job.p) for walk in walks),
+        ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
+                m.d.sync += job.eq(self.job.p)
                 with m.If(self.job.valid):
-                    m.d.sync += [
-                        job.eq(self.job.p),
-                        rows_left.eq(self.job.p.m),
-                        tile_addr.eq(self.job.p.o_addr),
-                    ]
-                    m.next = "TILE"
-            with m.State("TILE"):
-                m.d.sync += [n_left.eq(job.n), row_addr.eq(tile_addr), next_tile.eq(tile_addr)]
-                m.next = "BANK"
-                with m.If(job.bad):
                     m.next = "REPORT"
-                with m.Else():
-                    with m.If(rows_left == job.m):
-                        m.d.sync += parity.eq(~parity)
-            with m.State("BANK"):
-                with m.If(self.full.bit_select(bank, 1)):
-                    m.d.comb += self.read_en.eq(1)
-                    m.d.sync += [fetched.eq(1), row.eq(1)]
-                    m.next = "ROWS"
-            with m.State("ROWS"):
-                with m.If(take):
-                    m.d.comb += self.read_en.eq(row != tile_rows)
-                    m.d.sync += [fetched.eq(row != tile_rows), row.eq(row + 1)]
-                    with m.If(row == tile_rows):
-                        m.d.comb += self.drained.bit_select(bank, 1).eq(1)
+                    with m.If(self.job.p.refused == Status.PENDING):
+                        m.d.comb += [walk.start.eq(1) for walk in walks]
                         m.d.sync += [
-                            bank.eq(~bank),
-                            row.eq(0),
-                            n_left.eq(n_left - columns),
-                            next_tile.eq(next_tile + row_bytes),
-                            row_addr.eq(next_tile + row_bytes),
+                            self._active.eq(1),
+                            self._announcing.eq(1),
+                            parity.eq(~parity),
                         ]
-                        m.next = "BANK"
-                        with m.If(n_left == columns):
-                            m.d.sync += [
-                                rows_left.eq(rows_left - tile_rows),
-                                tile_addr.eq(row_addr + job.o_stride - (next_tile - tile_addr)),
-                            ]
-                            m.next = "TILE"
-                            with m.If(rows_left == tile_rows):
-                                m.next = "FLUSH"
-            with m.State("FLUSH"):
-                with m.If((beats_left == 0) & ~self.write.busy):
+                        m.next = "ROWS"
+            with m.State("ROWS"):
+                with m.If(idle & ~self.write.busy):
                     m.next = "REPORT"
             with m.State("REPORT"):
-                m.d.comb += [
-                    self.done.valid.eq(1),
-                    self.done.p.busy.eq(Mux(job.bad, 0, self.busy[parity])),
-                    self.done.p.status.eq(
-                        Mux(
-                            job.bad,
-                            Status.BAD_SIZE,
-                            Mux(
-                                failed_read,
-                                Status.READ_ERROR,
-                                Mux(failed_write, Status.WRITE_ERROR, Status.OK),
-                            ),
-                        )
-                    ),
-                ]
+                m.d.comb += self.done.valid.eq(1)
                 with m.If(self.done.ready):
                     m.d.sync += [failed_read.eq(0), failed_write.eq(0)]
                     m.next = "IDLE"
-        return m

@@ -1,12 +1,12 @@
-"""The GEMM engine: four units that follow the same jobs, each with its own loop nest.
+"""The GEMM engine: units that follow the same jobs, each with its own walk through them.
 
     memory ─► ActivationLoader ─► scratchpad ─┐
-                                              ├─► Array ─► Accumulators ─► Drain ─► memory
-    memory ─► WeightLoader ───────────────────┘
-                         ComputeSequencer leads the middle
+                                              ├─► PeArray ─► Accumulators ─► Drain ─► memory
+    memory ─► WeightLoader ─► WeightFeeder ───┘                                │
+                                                     parameters, residual ─────┘
 
-Units meet only at banks that are full or free, so loading, computing and draining overlap, within
-a job and between neighbouring jobs.
+`ComputeSequencer` leads the middle. Units meet only at banks that are full or free, so loading,
+computing and draining overlap, within a job and between neighbouring jobs.
 """
 
 from amaranth.hdl import *
@@ -17,13 +17,16 @@ from ciuic.abi import OverlayConfig
 from ..axi.ports import EngineSignature, ReadPort
 from .accumulators import Accumulators
 from .activations import ActivationLoader, ActivationScratchpad
-from .array import Array
+from .array import PeArray
 from .compute import ComputeSequencer
 from .drain import Drain
+from .epilogue import ParameterLoader, ResidualLoader
 from .job import JobPlanner
-from .weights import WeightLoader
+from .weights import WeightFeeder, WeightLoader
 
 __all__ = ["GemmEngine"]
+
+UNITS = ("activations", "weights", "feeder", "compute", "parameters", "residual", "drain")
 
 
 class GemmEngine(Component):
@@ -38,38 +41,52 @@ class GemmEngine(Component):
     -------
     descriptor, done, active, read, write
         See `EngineSignature`; ``read`` carries activations.
-    read_weights : Out(ReadPort)
-        Weights.
+    read_weights_<port> : Out(ReadPort)
+        Weights, one stripe a port.
+    read_parameters, read_residual : Out(ReadPort)
+        Parameters of columns, and the residual.
     """
 
     def __init__(self, config: OverlayConfig):
         self.config = config
-        members = dict(EngineSignature(config).members)
-        super().__init__({**members, "read_weights": Out(ReadPort(config))})
+        super().__init__(
+            {
+                **dict(EngineSignature(config).members),
+                **{f"read_weights_{port}": Out(ReadPort(config)) for port in range(config.ports)},
+                "read_parameters": Out(ReadPort(config)),
+                "read_residual": Out(ReadPort(config)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.planner = planner = JobPlanner(
-            config, ("activations", "weights", "compute", "drain")
-        )
+        m.submodules.planner = planner = JobPlanner(config, UNITS)
         m.submodules.activations = activations = ActivationLoader(config)
         m.submodules.scratchpad = scratchpad = ActivationScratchpad(config)
         m.submodules.weights = weights = WeightLoader(config)
+        m.submodules.feeder = feeder = WeightFeeder(config)
         m.submodules.compute = compute = ComputeSequencer(config)
-        m.submodules.array = array = Array(config)
+        m.submodules.array = array = PeArray(config)
         m.submodules.accumulators = accumulators = Accumulators(config)
+        m.submodules.parameters = parameters = ParameterLoader(config)
+        m.submodules.residual = residual = ResidualLoader(config)
         m.submodules.drain = drain = Drain(config)
 
         connect(m, flipped(self.descriptor), planner.descriptor)
-        connect(m, planner.activations, activations.job)
-        connect(m, planner.weights, weights.job)
-        connect(m, planner.compute, compute.job)
-        connect(m, planner.drain, drain.job)
+        units = (activations, weights, feeder, compute, parameters, residual, drain)
+        for name, unit in zip(UNITS, units, strict=True):
+            connect(m, getattr(planner, name), unit.job)
         connect(m, activations.read, flipped(self.read))
-        connect(m, weights.read, flipped(self.read_weights))
+        connect(m, parameters.read, flipped(self.read_parameters))
+        connect(m, residual.request, flipped(self.read_residual.request))
+        connect(m, flipped(self.read_residual.data), drain.residual)
         connect(m, drain.write, flipped(self.write))
         connect(m, drain.done, flipped(self.done))
+        for port in range(config.ports):
+            read = getattr(self, f"read_weights_{port}")
+            connect(m, getattr(weights, f"request_{port}"), flipped(read.request))
+            connect(m, flipped(read.data), getattr(feeder, f"data_{port}"))
 
         for name in ("write_en", "write_bank", "write_word", "write_lane", "write_data"):
             m.d.comb += getattr(scratchpad, name).eq(getattr(activations, name))
@@ -78,28 +95,39 @@ class GemmEngine(Component):
         for name in ("read_en", "read_bank", "read_row"):
             m.d.comb += getattr(accumulators, name).eq(getattr(drain, name))
 
-        at_array = Signal()  # the row that was read from the scratchpad
+        at_array = Signal()  # a row was read from the scratchpad
         m.d.sync += at_array.eq(compute.issue)
         m.d.comb += [
             compute.bank_full.eq(activations.full),
+            compute.progress_0.eq(activations.progress_0),
+            compute.progress_1.eq(activations.progress_1),
             activations.release.eq(compute.bank_release),
-            array.load.eq(weights.load),
-            array.beat.eq(weights.beat),
-            weights.loaded.eq(array.loaded),
-            compute.loaded.eq(array.loaded),
+            array.load.eq(feeder.load_weights),
+            array.w4.eq(feeder.w4),
+            array.beat.eq(feeder.beat),
             array.swap.eq(compute.swap),
-            weights.swap.eq(compute.swap),
             array.valid.eq(at_array),
             array.activations.eq(scratchpad.read_data),
+            feeder.tile_loaded.eq(array.tile_loaded),
+            feeder.loaded.eq(array.loaded),
+            feeder.swap.eq(compute.swap),
+            compute.loaded.eq(array.loaded),
+            compute.accumulator_free.eq(accumulators.free),
             accumulators.issue.eq(compute.issue),
             accumulators.target.eq(compute.target),
+            accumulators.swap.eq(compute.swap),
+            accumulators.load_scales.eq(feeder.load_scales),
+            accumulators.beat.eq(feeder.beat),
             accumulators.sums.eq(array.sums),
             accumulators.take.eq(compute.accumulator_take),
-            compute.accumulator_free.eq(accumulators.free),
-            drain.full.eq(accumulators.full),
             accumulators.drained.eq(drain.drained),
+            drain.full.eq(accumulators.full),
             drain.read_data.eq(accumulators.read_data),
-            drain.read_error.eq(activations.error | weights.error),
+            drain.parameters_full.eq(parameters.full),
+            drain.parameters_lanes.eq(parameters.lanes),
+            parameters.place.eq(drain.parameters_place),
+            parameters.release.eq(drain.parameters_release),
+            drain.read_error.eq(activations.error | feeder.error | parameters.error),
             drain.busy.eq(compute.busy),
             self.active.eq(compute.issue),
         ]

@@ -5,12 +5,17 @@ from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from ciuic.abi import OverlayConfig
+from ciuic.abi import Flag, Format, OverlayConfig, Status
 from ciuic.abi.descriptors import GEMM_MAX_K, MAX_SIZE
+from ciuic.abi.numerics import W4_MAX_K
 
 from ..layouts import DESCRIPTOR_LAYOUT
 
 __all__ = ["JobPlanner", "job_layout", "word_bytes"]
+
+
+ADDRESSES = ("a_addr", "w_addr", "o_addr", "p_addr", "r_addr")
+STRIDES = ("a_stride", "o_stride", "w_stride", "r_stride")
 
 
 def word_bytes(config: OverlayConfig) -> int:
@@ -29,11 +34,8 @@ def job_layout(config: OverlayConfig) -> data.StructLayout:
     k_bits = GEMM_MAX_K.bit_length()
     return data.StructLayout(
         {
-            "a_addr": config.address_bits,
-            "w_addr": config.address_bits,
-            "o_addr": config.address_bits,
-            "a_stride": 32,
-            "o_stride": 32,
+            **dict.fromkeys(ADDRESSES, config.address_bits),
+            **dict.fromkeys(STRIDES, 32),
             "m": size_bits,
             "k": k_bits,
             "n": size_bits,
@@ -42,7 +44,11 @@ def job_layout(config: OverlayConfig) -> data.StructLayout:
             "row_words": k_bits,  # scratchpad words of a row of A
             "tile_m": range(config.accumulator_rows + 1),  # rows of A in a scratchpad bank
             "sliced": 1,  # a single row is longer than a bank
-            "bad": 1,  # sizes that the engine does not take
+            "w4": 1,
+            "parameters": 1,
+            "residual": 1,
+            "requantize": 1,
+            "refused": 8,  # Status.PENDING, or why the engine does not take the descriptor
         }
     )
 
@@ -58,7 +64,7 @@ class JobPlanner(Component):
     config
         The overlay's configuration.
     units
-        Names of the units; the last one also gets bad jobs, to report them in order.
+        Names of the units; the last one also gets refused jobs, to report them in order.
 
     Members
     -------
@@ -79,6 +85,33 @@ class JobPlanner(Component):
             }
         )
 
+    def _refusal(self, m, descriptor):
+        """Return why the engine does not take a descriptor, or PENDING."""
+        config = self.config
+        w4 = (descriptor.flags & Flag.W4) != 0
+        parameters = (descriptor.flags & Flag.PARAMETERS) != 0
+        requantize = descriptor.out_format == Format.INT8
+        bad_size = (
+            (descriptor.m == 0)
+            | (descriptor.k == 0)
+            | (descriptor.n == 0)
+            | (descriptor.m > MAX_SIZE)
+            | (descriptor.k > Mux(w4, W4_MAX_K, GEMM_MAX_K))
+            | (descriptor.n > MAX_SIZE)
+        )
+        bad_format = (
+            (~requantize & (descriptor.out_format != Format.INT32))
+            | (requantize & ~parameters)
+            | (w4 & (not config.w4))
+            | (requantize & (not config.int8_results))
+        )
+        refused = Signal(8, init=Status.PENDING)
+        with m.If(bad_size):
+            m.d.comb += refused.eq(Status.BAD_SIZE)
+        with m.Elif(bad_format):
+            m.d.comb += refused.eq(Status.BAD_FORMAT)
+        return refused
+
     def elaborate(self, platform):
         m = Module()
         config = self.config
@@ -93,18 +126,16 @@ class JobPlanner(Component):
                 with m.If(self.descriptor.valid & ~pending.any()):
                     m.d.sync += [
                         getattr(job, name).eq(getattr(descriptor, name))
-                        for name in (
-                            "a_addr", "w_addr", "o_addr", "a_stride", "o_stride", "m", "k", "n",
-                        )
-                    ]  # fmt: skip
-                    m.d.sync += job.bad.eq(
-                        (descriptor.m == 0)
-                        | (descriptor.k == 0)
-                        | (descriptor.n == 0)
-                        | (descriptor.m > MAX_SIZE)
-                        | (descriptor.k > GEMM_MAX_K)
-                        | (descriptor.n > MAX_SIZE)
-                    )
+                        for name in (*ADDRESSES, *STRIDES, "m", "k", "n")
+                    ]
+                    flags = descriptor.flags
+                    m.d.sync += [
+                        job.w4.eq((flags & Flag.W4) != 0),
+                        job.parameters.eq((flags & Flag.PARAMETERS) != 0),
+                        job.residual.eq((flags & Flag.RESIDUAL) != 0),
+                        job.requantize.eq(descriptor.out_format == Format.INT8),
+                        job.refused.eq(self._refusal(m, descriptor)),
+                    ]
                     m.next = "BLOCKS"
             with m.State("BLOCKS"):
                 m.d.sync += [
@@ -121,7 +152,9 @@ class JobPlanner(Component):
                     with m.If(job.row_words << log2 <= words):
                         m.d.sync += job.tile_m.eq(1 << log2)
                 reporter = 1 << len(self.units) - 1
-                m.d.sync += pending.eq(Mux(job.bad, reporter, (1 << len(self.units)) - 1))
+                m.d.sync += pending.eq(
+                    Mux(job.refused == Status.PENDING, (1 << len(self.units)) - 1, reporter)
+                )
                 m.next = "TAKE"
 
         for index, unit in enumerate(self.units):

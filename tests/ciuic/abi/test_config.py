@@ -14,9 +14,29 @@ def test_configurations_are_found_by_their_names() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=lambda config: config.name)
 def test_derived_sizes(config: OverlayConfig) -> None:
-    assert config.tile_beats * config.bus_bytes == config.rows * config.cols
+    assert config.tile_beats * config.stream_bytes == config.rows * config.cols
     assert config.macs_per_cycle == config.tile_bytes
     assert config.bank_words * 2 == config.activation_words
+
+
+@pytest.mark.parametrize(
+    ("shape", "taken"),
+    [
+        ({"rows": 8, "cols": 16, "ports": 2}, True),  # a tile takes as long as the array
+        ({"rows": 16, "cols": 8, "ports": 2}, False),  # a cycle less: scales would be lost
+        ({"rows": 32, "cols": 8, "ports": 2}, True),
+        ({"rows": 64, "cols": 64}, False),  # a tile is more than a group
+        ({"rows": 4, "cols": 4}, False),
+    ],
+)
+def test_int4_weights_are_taken_if_scales_stay_long_enough(
+    shape: dict[str, int], taken: bool
+) -> None:
+    assert OverlayConfig(name="x", **shape).w4 is taken
+
+
+def test_all_named_configurations_take_int4_weights() -> None:
+    assert all(config.w4 for config in CONFIGS.values())
 
 
 @pytest.mark.parametrize(
