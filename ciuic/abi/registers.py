@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .config import OverlayConfig
+
 MAGIC_VALUE = 0x43495543  # "CIUC" as a hexadecimal number reads it
 ABI_VERSION_VALUE = 1
 SPAN = 0x1000  # bytes of the address space
@@ -115,7 +117,25 @@ BUS_SHAPE = Register(
 ACTIVATION_WORDS = Register("ACTIVATION_WORDS", 0x48, "R")
 ACCUMULATOR_ROWS = Register("ACCUMULATOR_ROWS", 0x4C, "R")
 MAX_ROW = Register("MAX_ROW", 0x50, "R")
+# What an overlay was built with: fields, or names without fields, are those of OverlayConfig.
+SHAPE: tuple[Register, ...] = (
+    ARRAY_SHAPE,
+    BUS_SHAPE,
+    ACTIVATION_WORDS,
+    ACCUMULATOR_ROWS,
+    MAX_ROW,
+)
 BUILD_HASH = Register("BUILD_HASH", 0x54, "R")  # first 32 bits of sha256 over the gateware sources
+
+
+def identity(config: OverlayConfig, build_hash: int) -> dict[Register, int]:
+    """Return the registers that tell what an overlay is, with their values."""
+    values = {MAGIC: MAGIC_VALUE, ABI_VERSION: ABI_VERSION_VALUE, BUILD_HASH: build_hash}
+    for register in SHAPE:
+        shape = {name: getattr(config, name) for name in register.decode(0)}
+        values[register] = register.encode(**shape) if register.fields else shape.popitem()[1]
+    return values
+
 
 COUNTER_BASE = 0x80
 COUNTERS: tuple[str, ...] = (

@@ -10,7 +10,6 @@ import time
 from collections import deque
 
 from ciuic.abi import COMPLETION, CONFIGS, DESCRIPTOR, Opcode, OverlayConfig, Status, registers
-from ciuic.abi.registers import Register
 
 from . import cycle_model, gemm_cycles
 from .emulated_engines import Engines
@@ -74,7 +73,7 @@ class EmulatedTransport(Transport):
         self._timing = timing or MemoryTiming()
         self._engines = Engines(config, self._memory, self._timing)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}
-        self._constants = _constants(config)
+        self._constants = registers.identity(config, BUILD_HASH)
         self._latched = 0  # high half of the counter that was read last
         self._reset()
 
@@ -270,26 +269,3 @@ class EmulatedTransport(Transport):
 
 _BY_OFFSET = {register.offset: register for register in registers.REGISTERS}
 _COUNTER_LOW = {registers.counter(name)[0]: name for name in registers.COUNTERS}
-
-
-def _constants(config: OverlayConfig) -> dict[Register, int]:
-    return {
-        registers.MAGIC: registers.MAGIC_VALUE,
-        registers.ABI_VERSION: registers.ABI_VERSION_VALUE,
-        registers.ARRAY_SHAPE: registers.ARRAY_SHAPE.encode(
-            rows=config.rows,
-            cols=config.cols,
-            lanes=config.lanes,
-            products_per_dsp=config.products_per_dsp,
-        ),
-        registers.BUS_SHAPE: registers.BUS_SHAPE.encode(
-            bus_bytes=config.bus_bytes,
-            address_bits=config.address_bits,
-            outstanding=config.outstanding,
-            ports=config.ports,
-        ),
-        registers.ACTIVATION_WORDS: config.activation_words,
-        registers.ACCUMULATOR_ROWS: config.accumulator_rows,
-        registers.MAX_ROW: config.max_row,
-        registers.BUILD_HASH: BUILD_HASH,
-    }

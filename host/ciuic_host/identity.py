@@ -25,13 +25,7 @@ def identify(transport: Transport) -> OverlayConfig:
         "ABI version", registers.ABI_VERSION_VALUE, transport.read(registers.ABI_VERSION.offset)
     )
     values: dict[str, int] = {}
-    for register in (
-        registers.ARRAY_SHAPE,
-        registers.BUS_SHAPE,
-        registers.ACTIVATION_WORDS,
-        registers.ACCUMULATOR_ROWS,
-        registers.MAX_ROW,
-    ):
+    for register in registers.SHAPE:
         values |= register.decode(transport.read(register.offset))
     try:
         found = OverlayConfig(name=UNKNOWN, **values)

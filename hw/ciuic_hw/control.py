@@ -5,7 +5,6 @@ from amaranth.lib.wiring import Component, In, Out
 
 from ciuic.abi import OverlayConfig
 from ciuic.abi import registers as regs
-from ciuic.abi.registers import Register
 
 from .axi.bus import Axi4Lite
 
@@ -71,29 +70,6 @@ class ControlRegisters(Component):
                 "interrupt": Out(1),
             }
         )
-
-    def _constants(self) -> dict[Register, int]:
-        config = self.config
-        return {
-            regs.MAGIC: regs.MAGIC_VALUE,
-            regs.ABI_VERSION: regs.ABI_VERSION_VALUE,
-            regs.ARRAY_SHAPE: regs.ARRAY_SHAPE.encode(
-                rows=config.rows,
-                cols=config.cols,
-                lanes=config.lanes,
-                products_per_dsp=config.products_per_dsp,
-            ),
-            regs.BUS_SHAPE: regs.BUS_SHAPE.encode(
-                bus_bytes=config.bus_bytes,
-                address_bits=config.address_bits,
-                outstanding=config.outstanding,
-                ports=config.ports,
-            ),
-            regs.ACTIVATION_WORDS: config.activation_words,
-            regs.ACCUMULATOR_ROWS: config.accumulator_rows,
-            regs.MAX_ROW: config.max_row,
-            regs.BUILD_HASH: self.build_hash,
-        }
 
     def elaborate(self, platform):
         m = Module()
@@ -168,7 +144,7 @@ class ControlRegisters(Component):
             regs.DOORBELL: self.doorbell,
             regs.COMPLETED: self.completed,
             regs.WATCHDOG: self.watchdog,
-            **self._constants(),
+            **regs.identity(self.config, self.build_hash),
         }
         read = Signal()
         m.d.comb += [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from ciuic_host.memory_timing import MemoryTiming
 from ciuic_host.uri import Options
 
 ONE = 65536  # of which chances and bandwidths are parts
-MAX_LATENCY = 10_000
 
 
 class Structure(ctypes.Structure):
@@ -26,32 +26,23 @@ class Structure(ctypes.Structure):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemorySettings:
-    """Settings of the memory model.
+class MemorySettings(MemoryTiming):
+    """Settings of the memory model: its pace, as the emulation knows it too, and more.
 
     Parameters
     ----------
-    read_latency
-        Cycles from an address to its first beat.
-    write_latency
-        Cycles from the last beat of a burst to its answer.
     outstanding
         Bursts that each direction takes ahead.
     stall
         Chance in percent that a channel does nothing in a cycle.
-    late
-        Chance in percent that a transfer comes a cycle later than it could.
     bandwidth
         Beats in 100 cycles, each direction.
     seed
         Of the stalls.
     """
 
-    read_latency: int = 20
-    write_latency: int = 10
     outstanding: int = 32
     stall: int = 0
-    late: int = 0
     bandwidth: int = 100
     seed: int = 1
 
@@ -60,11 +51,9 @@ class MemorySettings:
         """Return the settings that a device's name asks for; those it does not keep defaults."""
         usual = cls()
         return cls(
-            read_latency=options.integer("read_latency", usual.read_latency, 0, MAX_LATENCY),
-            write_latency=options.integer("write_latency", usual.write_latency, 0, MAX_LATENCY),
+            **asdict(MemoryTiming.from_options(options)),
             outstanding=options.integer("outstanding", usual.outstanding, 1, 256),
             stall=options.integer("stall", usual.stall, 0, 95),
-            late=options.integer("late", usual.late, 0, 95),
             bandwidth=options.integer("bandwidth", usual.bandwidth, 1, 100),
             seed=options.integer("seed", usual.seed, 0, 2**64 - 1),
         )
