@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from ciuic_host.emulated_engines import Engines
 from ciuic_host.memory import AccessError
+from ciuic_hw.gemm.activations import SLAB_WORDS
+from ciuic_hw.gemm.job import word_bytes
 from ciuic_sim import jobs
 from ciuic_sim.bench import parameters
 from ciuic_sim.engine_bench import EngineBench
@@ -26,6 +28,7 @@ READS = (
 PAINT = 0xA5  # what lies in memory that nobody wrote
 BANK_ROWS = CONFIG.accumulator_rows
 ROWS, COLS = CONFIG.rows, CONFIG.cols
+SLAB = SLAB_WORDS * word_bytes(CONFIG)  # bytes of every row that are loaded at a time
 SLICE = CONFIG.bank_words * ROWS  # bytes of a row that a bank of activations holds
 
 
@@ -109,7 +112,7 @@ def random_shape(rng: np.random.Generator) -> tuple[int, int, int]:
     """Return a shape of up to a few thousand products, often one with an edge."""
     edges = (
         (1, 2, BANK_ROWS, BANK_ROWS + 1),
-        (1, ROWS - 1, ROWS, ROWS + 1, 33, 64),
+        (1, ROWS - 1, ROWS, ROWS + 1, 33, 64, SLAB, SLAB + 1, 2 * SLAB + 3),
         (1, COLS - 1, COLS, COLS + 1, 2 * COLS + 1),
     )
     limits = (12, 100, 3 * COLS)

@@ -25,6 +25,8 @@ CONFIGS = (
     ),
     # Four blocks of K in a word of the scratchpad, no INT4.
     OverlayConfig(name="wide-bus", rows=4, cols=16, bus_bytes=16, accumulator_rows=16),
+    # A tile is a single beat: a row is added to in cycle after cycle.
+    OverlayConfig(name="one-beat-tiles", rows=4, cols=4, bus_bytes=16, accumulator_rows=16),
     # Rows of activations are longer than a bank.
     OverlayConfig(name="slices", rows=8, cols=4, activation_words=16, accumulator_rows=16),
 )
