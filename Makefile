@@ -17,7 +17,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench env clean
+.PHONY: help demo test lint bench boards env clean
 
 help: ## show this list
 	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
@@ -40,6 +40,11 @@ lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
 
 bench: $(VENV)/.demo ## speed of the simulated overlay
 	@$(BIN)/ciuic bench sim
+
+boards: $(VENV)/.dev ## build every board with open tools; half an hour, writes bitstreams/*/report.json
+	$(BIN)/ciuic build --board pynq-z2 --report bitstreams/pynq-z2/report.json
+	$(BIN)/ciuic build --board kv260 --report bitstreams/kv260/report.json
+	$(BIN)/ciuic build --board ecp5-85f --clock 40 --report bitstreams/ecp5-85f/report.json
 
 env: $(VENV)/.dev ## the environment for development, in .venv
 	@echo "ready: $(BIN)/ciuic, $(BIN)/pytest"

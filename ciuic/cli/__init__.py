@@ -18,6 +18,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import cast
 
 from ciuic.errors import CiuicError, UsageError
@@ -32,9 +33,13 @@ COMMANDS: dict[str, str] = {
     "run": "let a model write text, its layers spread over devices",
     "fetch": "download the default model",
     "bench": "measure, and print each figure with what it depends on",
+    "build": "synthesize an overlay for a board, place and route it, show what it takes",
     "doctor": "show what is installed, what is missing and how to mend it",
 }
-"""Command -> one line of help. Command ``x`` is the module ``ciuic.cli.x``."""
+"""Command -> one line of help. Command ``x`` is the module ``ciuic.cli.x`` or an entry point."""
+
+GROUP = "ciuic.commands"
+"""Entry points of this group are command modules of other packages."""
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -61,6 +66,8 @@ def _load(name: str) -> Command:
         raise UsageError(
             f"command must be one of {known}, not {name!r}{suggestion(name, COMMANDS)}"
         )
+    for point in entry_points(group=GROUP, name=name):
+        return cast("Command", point.load())
     return cast("Command", importlib.import_module(f"{__name__}.{name}"))
 
 

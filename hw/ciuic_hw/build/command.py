@@ -1,0 +1,130 @@
+"""Synthesize an overlay for a board with open tools, and show what it takes of the part.
+
+ecp5-85f is also placed, routed and timed. Without a board: list the boards. The exit status is 1
+if a resource is used beyond 80 % or the wanted clock is missed.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from ciuic.cli import output
+
+from .boards import BOARDS, HEADROOM, board
+from .flow import Build, build
+
+__all__ = ["EXAMPLES", "add_arguments", "run"]
+
+EXAMPLES = """
+ciuic build                                  list the boards
+ciuic build --board pynq-z2                  synthesize: half a minute
+ciuic build --board ecp5-85f --synth-only    without place and route
+ciuic build --board ecp5-85f --clock 60      place and route for 60 MHz: some ten minutes
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``ciuic build``."""
+    parser.add_argument("--board", metavar="NAME", help="what to build for")
+    parser.add_argument(
+        "--synth-only", action="store_true", help="do not place and route (ecp5-85f)"
+    )
+    parser.add_argument(
+        "--clock", type=_megahertz, default=150.0, metavar="MHZ", help="wanted clock (default: 150)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the placement (default: 1)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where netlists and logs go (default: build/BOARD)",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write the figures to a file, as JSON"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _megahertz(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"clock must be from 1 to 1000 MHz, not {text}")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build and print; return the exit status."""
+    if arguments.board is None:
+        _list(as_json=arguments.json)
+        return 0
+    target = board(arguments.board)
+    with output.progress() as report:
+        found = build(
+            target,
+            arguments.output or Path("build") / target.name,
+            route=not arguments.synth_only,
+            clock_hz=arguments.clock * 1e6,
+            seed=arguments.seed,
+            report=report,
+        )
+    value = _plain(found)
+    if arguments.report is not None:
+        arguments.report.write_text(json.dumps(value, indent=2) + "\n")
+    if arguments.json:
+        output.print_json(value)
+    else:
+        _show(found)
+    in_time = found.clock is None or found.clock.slack >= 0
+    return 0 if found.fits and in_time else 1
+
+
+def _list(*, as_json: bool) -> None:
+    rows = [
+        {
+            "board": one.name,
+            "part": one.part,
+            "configuration": one.config.name,
+            "array": f"{one.config.rows}x{one.config.cols}",
+            "placed and routed": bool(one.nextpnr),
+        }
+        for one in BOARDS.values()
+    ]
+    if as_json:
+        output.print_json(rows)
+    else:
+        output.print_table(rows)
+
+
+def _plain(found: Build) -> dict[str, object]:
+    value = asdict(found)
+    value["build_hash"] = f"{found.build_hash:08x}"
+    value["uses"] = [{**asdict(use), "share": round(use.share, 4)} for use in found.uses]
+    if found.clock is not None:
+        value["clock"]["slack"] = found.clock.slack
+    return value
+
+
+def _show(found: Build) -> None:
+    tools = ", ".join(f"{name} {version}" for name, version in found.tools.items())
+    print(f"{found.board}: configuration {found.config}, {found.part}")
+    print(f"gateware {found.build_hash:08x}; {tools}\n")
+    output.print_table(
+        [
+            {
+                "resource": use.resource,
+                "used": use.used,
+                "available": use.available,
+                "share": f"{use.share:.1%}",
+                f"at most {HEADROOM:.0%}": use.fits,
+            }
+            for use in found.uses
+        ]
+    )
+    if found.clock is not None:
+        clock = found.clock
+        print(
+            f"\nclock {clock.hz / 1e6:.1f} MHz, wanted {clock.wanted_hz / 1e6:.1f} MHz, "
+            f"worst slack {clock.slack * 1e9:+.2f} ns"
+        )
+        print(f"worst path: {clock.source} to {clock.sink}")

