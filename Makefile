@@ -17,7 +17,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench boards env clean
+.PHONY: help demo test lint bench boards formal env clean
 
 help: ## show this list
 	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
@@ -41,10 +41,13 @@ lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
 bench: $(VENV)/.demo ## speed of the simulated overlay
 	@$(BIN)/ciuic bench sim
 
+formal: $(VENV)/.dev ## the bounded proofs alone (`make test` runs them too)
+	@$(BIN)/python -m pytest tests/formal --durations=0
+
 boards: $(VENV)/.dev ## build every board with open tools; half an hour, writes bitstreams/*/report.json
 	$(BIN)/ciuic build --board pynq-z2 --report bitstreams/pynq-z2/report.json
 	$(BIN)/ciuic build --board kv260 --report bitstreams/kv260/report.json
-	$(BIN)/ciuic build --board ecp5-85f --clock 40 --report bitstreams/ecp5-85f/report.json
+	$(BIN)/ciuic build --board ecp5-85f --clock 50 --report bitstreams/ecp5-85f/report.json
 
 env: $(VENV)/.dev ## the environment for development, in .venv
 	@echo "ready: $(BIN)/ciuic, $(BIN)/pytest"

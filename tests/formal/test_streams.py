@@ -1,0 +1,72 @@
+"""The FIFO behind pipelines that cannot stall: each entry leaves once, in order, unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[dev]'")
+
+from amaranth.asserts import AnyConst, AnySeq
+from amaranth.hdl import Assert, Assume, Elaboratable, Module, Signal
+from ciuic_hw.softmax import pipeline
+from ciuic_hw.softmax.pipeline import PipelineFifo, delay
+
+from .prove import Counterexample, prove
+
+pytestmark = pytest.mark.rtl
+
+WIDTH = 2
+
+
+class FifoProperties(Elaboratable):
+    """A pipeline that takes something whenever it likes and there is room, and its FIFO."""
+
+    def __init__(self, depth: int, latency: int) -> None:
+        self.depth = depth
+        self.latency = latency
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.dut = dut = PipelineFifo(WIDTH, depth=self.depth, latency=self.latency)
+        index, value = AnyConst(5), AnyConst(WIDTH)
+        put = Signal()
+        m.d.comb += [
+            put.eq(AnySeq(1) & dut.room),
+            dut.valid.eq(delay(m, put, self.latency)),
+            dut.payload.eq(AnySeq(WIDTH)),
+            dut.o.ready.eq(AnySeq(1)),
+        ]
+        entered, left = Signal(5), Signal(5)
+        m.d.sync += [
+            entered.eq(entered + dut.valid),
+            left.eq(left + (dut.o.valid & dut.o.ready)),
+        ]
+        with m.If(dut.valid & (entered == index)):
+            m.d.comb += Assume(dut.payload == value)
+        with m.If(dut.o.valid):
+            m.d.comb += Assert(left != entered)
+            with m.If(left == index):
+                m.d.comb += Assert(dut.o.payload == value)
+        # What is in the FIFO comes out: it does not stay empty at its end.
+        idle = Signal(range(4))
+        with m.If((entered == left) | dut.o.valid):
+            m.d.sync += idle.eq(0)
+        with m.Else():
+            m.d.sync += idle.eq(idle + 1)
+        m.d.comb += [Assert(idle < 3), Assert(entered - left <= self.depth)]
+        return m
+
+
+@pytest.mark.parametrize(("depth", "latency"), [(4, 0), (6, 2)])
+def test_pipeline_fifo_keeps_every_entry(depth: int, latency: int, tmp_path: Path) -> None:
+    prove(FifoProperties(depth, latency), depth=20, folder=tmp_path)
+
+
+def test_a_fifo_without_room_to_spare_is_refuted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MARGIN", 0)
+    with pytest.raises(Counterexample, match="BMC failed"):
+        prove(FifoProperties(4, 2), depth=20, folder=tmp_path)
