@@ -17,7 +17,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench boards formal env clean
+.PHONY: help demo test lint bench boards formal mutants env clean
 
 help: ## show this list
 	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
@@ -29,7 +29,7 @@ demo: $(VENV)/.demo ## a real model writes text on OpenCL, CPU and the FPGA's RT
 
 test: $(VENV)/.dev lint ## every check and test, the hardware benches included
 	@$(BIN)/ciuic fetch
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --durations=10 $(PYTEST)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not mutants" --durations=10 $(PYTEST)
 
 lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
 	$(BIN)/ruff format --check .
@@ -43,6 +43,9 @@ bench: $(VENV)/.demo ## speed of the simulated overlay
 
 formal: $(VENV)/.dev ## the bounded proofs alone (`make test` runs them too)
 	@$(BIN)/python -m pytest tests/formal --durations=0
+
+mutants: $(VENV)/.dev ## every single-line mutation of the gateware is noticed by a bench; half an hour
+	@$(BIN)/python -m pytest -n $(WORKERS) tests/mutants --durations=5
 
 boards: $(VENV)/.dev ## build every board with open tools; half an hour, writes bitstreams/*/report.json
 	$(BIN)/ciuic build --board pynq-z2 --report bitstreams/pynq-z2/report.json

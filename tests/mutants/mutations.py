@@ -1,0 +1,66 @@
+"""Single-line mutations of the gateware, and for each the bench that must notice it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GEMM = "sim/benches/test_gemm.py::test_gemm_engine[plain]"
+SINGLE = "sim/benches/test_gemm.py::test_gemm_engine[one-beat-tiles]"
+OVERLAY = "sim/benches/test_overlay.py"
+BENCHES = (GEMM, SINGLE, OVERLAY)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One line of one file, changed.
+
+    Parameters
+    ----------
+    file
+        Below ``hw/ciuic_hw``.
+    old, new
+        Text that stands there once, within a line, and what takes its place.
+    bench
+        Test that must fail.
+    """
+
+    file: str
+    old: str
+    new: str
+    bench: str = GEMM
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.new}"
+
+
+MUTATIONS = (
+    # Memory side.
+    Mutation("axi/splitter.py", "page_beats - addr[", "page_beats + 1 - addr[", OVERLAY),
+    Mutation("axi/splitter.py", "tail.eq(nbytes[:shift] - 1)", "tail.eq(nbytes[:shift])", OVERLAY),
+    Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
+    Mutation("axi/write.py", "answer & self.resp[1]", "answer & self.resp[0]", OVERLAY),
+    Mutation("axi/read.py", "splitter.burst.p.beats <= room", "room != 0", OVERLAY),
+    Mutation("axi/read.py", "Mux(error, 0, self.data)", "self.data", OVERLAY),
+    # Command processor, registers, copy.
+    Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
+    Mutation("command/fetch.py", "failed.eq(failed | beat.p.error)", "failed.eq(0)", OVERLAY),
+    Mutation("command/complete.py", "record.tag.eq(note.tag)", "record.tag.eq(0)", OVERLAY),
+    Mutation("control.py", "interrupt_status & ~cleared | Cat", "interrupt_status | Cat", OVERLAY),
+    Mutation("copy.py", "failed_read | read.data.p.error", "failed_read", OVERLAY),
+    # GEMM engine.
+    Mutation("gemm/walk.py", "self.first_k.eq(self.k == 0)", "self.first_k.eq(self.k <= 1)"),
+    Mutation("gemm/walk.py", "next_row - (block_addr - tile_addr)", "next_row - block_addr"),
+    Mutation("gemm/array.py", "Mux(self.w4, 2, 1)", "1"),
+    Mutation("gemm/array.py", "nibble[3].replicate(4)", "C(0, 4)"),
+    Mutation("gemm/weights.py", "Mux(walk.last_n, 0, offset + nbytes)", "offset + nbytes"),
+    Mutation("gemm/activations.py", "slab_word.eq(slab_word + SLAB_WORDS)", "slab_word.eq(0)"),
+    Mutation("gemm/compute.py", "self.swap.eq(self.issue & first_row)", "self.swap.eq(self.issue)"),
+    Mutation(
+        "gemm/scales.py", "self.sums_slot, slots[1], slots[0]", "self.sums_slot, slots[0], slots[1]"
+    ),
+    Mutation("gemm/accumulators.py", "transparent_for=(write,)", "transparent_for=()", SINGLE),
+    Mutation("gemm/epilogue.py", "Mux(walk.last_n, 0, offset + block)", "offset + block"),
+    Mutation("gemm/output.py", "beat_done, 0, quarter + 1", "0, 0, quarter + 1"),
+    Mutation("gemm/output.py", "summed.eq(exact + held", "summed.eq(exact - held"),
+    Mutation("gemm/drain.py", "left.eq(left - 1), place", "left.eq(left - 1), row"),
+)

@@ -1,0 +1,67 @@
+"""Benches notice broken gateware: each single-line mutation makes the bench named for it fail.
+
+`make mutants` runs them all, a build of the RTL each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .mutations import BENCHES, MUTATIONS, Mutation
+
+ROOT = Path(__file__).parents[2]
+GATEWARE = ROOT / "hw" / "ciuic_hw"
+BROKEN = re.compile(r"BuildFailed|(Syntax|Import|Name|Attribute|Type|Value)Error|errors? during")
+"""What says that a bench did not run at all."""
+
+
+def run(bench: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a bench on the gateware in a folder, with a cache of its own."""
+    paths = (folder, *(ROOT / part for part in (".", "hw", "host", "sim")))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bench],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_mutation_applies(mutation: Mutation) -> None:
+    lines = (GATEWARE / mutation.file).read_text().splitlines()
+    assert [line.count(mutation.old) for line in lines if mutation.old in line] == [1]
+    assert mutation.new != mutation.old
+
+
+@pytest.mark.mutants
+@pytest.mark.parametrize("bench", BENCHES)
+def test_bench_passes_on_a_copy(bench: str, tmp_path: Path) -> None:
+    shutil.copytree(GATEWARE, tmp_path / "ciuic_hw")
+    done = run(bench, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.mutants
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_mutation_is_noticed(mutation: Mutation, tmp_path: Path) -> None:
+    shutil.copytree(GATEWARE, tmp_path / "ciuic_hw")
+    file = tmp_path / "ciuic_hw" / mutation.file
+    file.write_text(file.read_text().replace(mutation.old, mutation.new))
+    done = run(mutation.bench, tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert not BROKEN.search(done.stdout), done.stdout
+    shutil.rmtree(tmp_path)
