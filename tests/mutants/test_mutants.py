@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +17,8 @@ from .mutations import BENCHES, MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
 GATEWARE = ROOT / "hw" / "ciuic_hw"
-BROKEN = re.compile(r"BuildFailed|(Syntax|Import|Name|Attribute|Type|Value)Error|errors? during")
-"""What says that a bench did not run at all."""
+RAN = "** TESTS="
+"""Begins the bench's summary: the mutated gateware was built and simulated to the end."""
 
 
 def run(bench: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -63,5 +62,5 @@ def test_mutation_is_noticed(mutation: Mutation, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace(mutation.old, mutation.new))
     done = run(mutation.bench, tmp_path)
     assert done.returncode == 1, done.stdout
-    assert not BROKEN.search(done.stdout), done.stdout
+    assert RAN in done.stdout, done.stdout
     shutil.rmtree(tmp_path)
