@@ -40,7 +40,6 @@ MUTATIONS = (
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
     Mutation("axi/write.py", "answer & self.resp[1]", "answer & self.resp[0]", OVERLAY),
     Mutation("axi/read.py", "splitter.burst.p.beats <= room", "room != 0", OVERLAY),
-    Mutation("axi/read.py", "Mux(error, 0, self.data)", "self.data", OVERLAY),
     # Command processor, registers, copy.
     Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
     Mutation("command/fetch.py", "failed.eq(failed | beat.p.error)", "failed.eq(0)", OVERLAY),
