@@ -44,7 +44,7 @@ bench: $(VENV)/.demo ## speed of the simulated overlay
 formal: $(VENV)/.dev ## the bounded proofs alone (`make test` runs them too)
 	@$(BIN)/python -m pytest tests/formal --durations=0
 
-mutants: $(VENV)/.dev ## every single-line mutation of the gateware is noticed by a bench; half an hour
+mutants: $(VENV)/.dev ## break one line of the gateware at a time; a bench must notice; half an hour
 	@$(BIN)/python -m pytest -n $(WORKERS) tests/mutants --durations=5
 
 boards: $(VENV)/.dev ## build every board with open tools; half an hour, writes bitstreams/*/report.json
