@@ -67,6 +67,16 @@ EXTRAS: tuple[Extra, ...] = (
         ),
     ),
     Extra("board", "PYNQ boards", (Package("pynq", "pynq"),)),
+    Extra(
+        "train",
+        "train the small DeepSeek model with tools/train_tiny.py",
+        (
+            Package("torch", "torch"),
+            Package("transformers", "transformers"),
+            Package("safetensors", "safetensors"),
+            Package("tokenizers", "tokenizers"),
+        ),
+    ),
 )
 
 
