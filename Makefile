@@ -47,10 +47,11 @@ formal: $(VENV)/.dev ## the bounded proofs alone (`make test` runs them too)
 mutants: $(VENV)/.dev ## break one line of the gateware at a time; a bench must notice; half an hour
 	@$(BIN)/python -m pytest -n $(WORKERS) tests/mutants --durations=5
 
+# ecp5-85f misses the clock that is wanted, which is its exit status; the report says by how much.
 boards: $(VENV)/.dev ## build every board with open tools; half an hour, writes bitstreams/*/report.json
 	$(BIN)/ciuic build --board pynq-z2 --report bitstreams/pynq-z2/report.json
 	$(BIN)/ciuic build --board kv260 --report bitstreams/kv260/report.json
-	$(BIN)/ciuic build --board ecp5-85f --clock 50 --report bitstreams/ecp5-85f/report.json
+	-$(BIN)/ciuic build --board ecp5-85f --report bitstreams/ecp5-85f/report.json
 
 env: $(VENV)/.dev ## the environment for development, in .venv
 	@echo "ready: $(BIN)/ciuic, $(BIN)/pytest"

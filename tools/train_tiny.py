@@ -38,7 +38,7 @@ import numpy as np
 
 VOCAB_SIZE = 4096
 BOS, EOS = "<|bos|>", "<|eos|>"
-BOS_ID, EOS_ID = 0, 1
+BOS_ID, EOS_ID = kneser_ney.BOS_ID, 1
 CHUNK_CHARACTERS = 8_000  # long enough that most held-out tokens have a full window before them
 HELD_OUT_EVERY = 32  # chunks
 WINDOW = 256  # tokens

@@ -66,8 +66,9 @@ def _load(name: str) -> Command:
         raise UsageError(
             f"command must be one of {known}, not {name!r}{suggestion(name, COMMANDS)}"
         )
-    for point in entry_points(group=GROUP, name=name):
-        return cast("Command", point.load())
+    external = next(iter(entry_points(group=GROUP, name=name)), None)
+    if external is not None:
+        return cast("Command", external.load())
     return cast("Command", importlib.import_module(f"{__name__}.{name}"))
 
 

@@ -453,9 +453,9 @@ class Device(ABC):
         """Return the bytes that a weight or array takes here."""
         return weight.nbytes
 
+    @abstractmethod
     def _drop(self, data: Any) -> None:
         """Release data that nobody uses any more; called if ``_drops`` is set."""
-        raise NotImplementedError
 
     @abstractmethod
     def _finish(self) -> None:

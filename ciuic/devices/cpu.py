@@ -79,6 +79,9 @@ class CpuDevice(Device):
     ) -> npt.NDArray[Any]:
         return np.zeros(output.shape, output.dtype)
 
+    def _drop(self, data: Any) -> None:
+        """There is nothing to release: an array goes with its last reference."""
+
     def _finish(self) -> None:
         """Kernels have finished when they return."""
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from . import cache, processes, tools
+from ciuic_hw.build import processes
+
+from . import cache, tools
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import build, processes
+from ciuic_hw.build import processes
+
+from . import build
 
 PARAMETERS_VARIABLE = "CIUIC_BENCH_PARAMETERS"
 SEED_VARIABLE = "CIUIC_BENCH_SEED"  # repeats a run: its value is printed by a failed bench

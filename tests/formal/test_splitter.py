@@ -1,4 +1,7 @@
-"""The burst splitter: every beat of every request once and in order, no burst across 4 KiB."""
+"""The burst splitter: every beat of every request once and in order, no burst across 4 KiB.
+
+Proven for `DEPTH` cycles after reset, with bursts of at most `MAX_BURST` beats on a 64-bit bus.
+"""
 
 from __future__ import annotations
 
@@ -105,5 +108,15 @@ def test_bursts_are_those_of_the_requests(tmp_path: Path) -> None:
 
 def test_bursts_up_to_8_kib_are_refuted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splitter, "BOUNDARY_BYTES", 8192)
-    with pytest.raises(Counterexample, match="BMC failed"):
+    with pytest.raises(Counterexample) as found:
         prove(Properties(), depth=DEPTH, folder=tmp_path)
+    assert "BOUNDARY" in found.value.line
+
+
+def test_a_burst_longer_than_its_request_is_refuted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splitter, "Mux", lambda condition, low, high: high)
+    with pytest.raises(Counterexample) as found:
+        prove(Properties(), depth=DEPTH, folder=tmp_path)
+    assert "burst.p." in found.value.line

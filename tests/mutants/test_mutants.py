@@ -17,6 +17,7 @@ from .mutations import BENCHES, MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
 GATEWARE = ROOT / "hw" / "ciuic_hw"
+LIMIT_SECONDS = 900.0  # a bench on gateware that hangs waits for its own limits first
 RAN = "** TESTS="
 """Begins the bench's summary: the mutated gateware was built and simulated to the end."""
 
@@ -35,6 +36,7 @@ def run(bench: str, folder: Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=LIMIT_SECONDS,
         check=False,
     )
 

@@ -1,7 +1,6 @@
 """The boards that `ciuic build` knows: which configuration, which part, what the part holds.
 
-Sources: Lattice FPGA-DS-02012 (ECP5 and ECP5-5G family), table 1.1; AMD DS190 (Zynq-7000),
-table 1; AMD DS987 (Kria K26), table 1.
+Sources: Lattice FPGA-DS-02012 (ECP5 and ECP5-5G), AMD DS190 (Zynq-7000), AMD DS987 (Kria K26).
 """
 
 from collections.abc import Mapping
@@ -25,10 +24,13 @@ class Resource:
         How many the part has.
     cells
         Name of a cell in the netlist -> how many of the resource it takes.
+    bel
+        What nextpnr calls the resource; its count holds once a design is placed.
     """
 
     available: int
     cells: Mapping[str, float]
+    bel: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Board:
     part
         The device.
     synthesize
-        The Yosys command that maps to it.
+        The Yosys command that maps to it, without the name of the top module.
     resources
         What the part holds.
     nextpnr
@@ -87,13 +89,15 @@ BOARDS: dict[str, Board] = {
             name="ecp5-85f",
             config=CONFIGS["tiny"],
             part="LFE5U-85F-6BG756",
-            synthesize="synth_ecp5 -top ciuic_overlay",
+            synthesize="synth_ecp5",
             resources={
                 # A carry cell is two LUTs; a distributed RAM takes two for storage, two to write.
-                "LUT": Resource(83640, {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}),
-                "FF": Resource(83640, {"TRELLIS_FF": 1}),
-                "BRAM (18 Kb)": Resource(208, {"DP16KD": 1}),
-                "DSP": Resource(156, {"MULT18X18D": 1}),
+                "LUT": Resource(
+                    83640, {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}, "TRELLIS_COMB"
+                ),
+                "FF": Resource(83640, {"TRELLIS_FF": 1}, "TRELLIS_FF"),
+                "BRAM (18 Kb)": Resource(208, {"DP16KD": 1}, "DP16KD"),
+                "DSP": Resource(156, {"MULT18X18D": 1}, "MULT18X18D"),
             },
             nextpnr=("--85k", "--speed", "6", "--package", "CABGA756"),
         ),
@@ -101,14 +105,14 @@ BOARDS: dict[str, Board] = {
             name="pynq-z2",
             config=CONFIGS["pynq-z2"],
             part="xc7z020clg400-1",
-            synthesize="synth_xilinx -family xc7 -flatten -top ciuic_overlay",
+            synthesize="synth_xilinx -family xc7 -flatten",
             resources=_xilinx(53200, 106400, 140, 220, generation=1),
         ),
         Board(
             name="kv260",
             config=CONFIGS["kv260"],
             part="xck26-sfvc784-2LV-c",
-            synthesize="synth_xilinx -family xcup -flatten -top ciuic_overlay",
+            synthesize="synth_xilinx -family xcup -flatten",
             resources=_xilinx(117120, 234240, 144, 1248, generation=2),
         ),
     )

@@ -6,10 +6,12 @@ if a resource is used beyond 80 % or the wanted clock is missed.
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 from ciuic.cli import output
+from ciuic.errors import UsageError
 
 from .boards import BOARDS, HEADROOM, board
 from .flow import Build, build
@@ -18,9 +20,9 @@ __all__ = ["EXAMPLES", "add_arguments", "run"]
 
 EXAMPLES = """
 ciuic build                                  list the boards
-ciuic build --board pynq-z2                  synthesize: half a minute
+ciuic build --board pynq-z2                  synthesize: a minute or two
 ciuic build --board ecp5-85f --synth-only    without place and route
-ciuic build --board ecp5-85f --clock 60      place and route for 60 MHz: some ten minutes
+ciuic build --board ecp5-85f --clock 40      place and route for 40 MHz: some twenty minutes
 """
 
 
@@ -31,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--synth-only", action="store_true", help="do not place and route (ecp5-85f)"
     )
     parser.add_argument(
-        "--clock", type=_megahertz, default=150.0, metavar="MHZ", help="wanted clock (default: 150)"
+        "--clock",
+        type=_megahertz,
+        default=150.0,
+        metavar="MHZ",
+        help="wanted clock of what is placed and routed (default: 150)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the placement (default: 1)")
     parser.add_argument(
@@ -47,10 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _megahertz(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 1 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"clock must be from 1 to 1000 MHz, not {text}")
+        raise argparse.ArgumentTypeError(f"clock must be from 1 to 1000 MHz, not {text!r}")
     return value
+
+
+def _check_paths(folder: Path, report: Path | None) -> None:
+    """Refuse what could not be written after a long build."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output must be a folder, not the file {str(folder)!r}")
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        raise UsageError(f"--report must be a file in a folder that exists, not {str(report)!r}")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,10 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
         _list(as_json=arguments.json)
         return 0
     target = board(arguments.board)
+    folder = arguments.output or Path("build") / target.name
+    _check_paths(folder, arguments.report)
     with output.progress() as report:
         found = build(
             target,
-            arguments.output or Path("build") / target.name,
+            folder,
             route=not arguments.synth_only,
             clock_hz=arguments.clock * 1e6,
             seed=arguments.seed,
@@ -99,7 +118,9 @@ def _list(*, as_json: bool) -> None:
 def _plain(found: Build) -> dict[str, object]:
     value = asdict(found)
     value["build_hash"] = f"{found.build_hash:08x}"
-    value["uses"] = [{**asdict(use), "share": round(use.share, 4)} for use in found.uses]
+    value["uses"] = [
+        {**asdict(use), "share": round(use.share, 4), "fits": use.fits} for use in found.uses
+    ]
     if found.clock is not None:
         value["clock"]["slack"] = found.clock.slack
     return value

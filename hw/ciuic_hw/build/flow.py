@@ -13,7 +13,6 @@ from .boards import HEADROOM, Board
 __all__ = ["Build", "Clock", "Use", "build"]
 
 STEPS = ("netlist", "synthesis", "place and route")
-TARGET = 1.2  # what nextpnr is asked for, over what is wanted: it stops improving once it is there
 
 Report = Callable[[str, int, int], None]
 
@@ -128,7 +127,7 @@ def build(
     DeviceError
         If one of them failed.
     """
-    from ..verilog import rtlil_text
+    from ..verilog import TOP, rtlil_text
 
     folder.mkdir(parents=True, exist_ok=True)
     routed = route and bool(board.nextpnr)
@@ -136,32 +135,31 @@ def build(
     report(board.name, 0, steps)
     (folder / "overlay.il").write_text(rtlil_text(board.config))
     report(board.name, 1, steps)
-    programs = ["yosys"]
-    cells = _synthesize(board, folder)
+    packages = [tools.YOSYS]
+    uses = _synthesize(board, folder, TOP)
     report(board.name, 2, steps)
     clock = None
     if routed:
-        programs.append("nextpnr-ecp5")
-        clock = _route(board, folder, clock_hz, seed)
+        packages.append(tools.NEXTPNR)
+        uses, clock = _route(board, folder, clock_hz, seed)
         report(board.name, 3, steps)
     return Build(
         board=board.name,
         config=board.config.name,
         part=board.part,
         build_hash=build_hash(),
-        tools=tools.versions(*programs),
-        uses=_uses(board, cells),
+        tools=tools.versions(*packages),
+        uses=uses,
         clock=clock,
     )
 
 
-def _synthesize(board: Board, folder: Path) -> dict[str, int]:
-    """Run Yosys; return how many cells of each kind the netlist has."""
-    script = f"read_rtlil overlay.il; {board.synthesize}; write_json overlay.json; "
+def _synthesize(board: Board, folder: Path, top: str) -> tuple[Use, ...]:
+    """Run Yosys; return what the cells of its netlist take."""
+    script = f"read_rtlil overlay.il; {board.synthesize} -top {top}; write_json overlay.json; "
     tools.yosys(script + "tee -q -o cells.json stat -json", folder=folder)
     text = (folder / "cells.json").read_text()
-    found: dict[str, int] = json.loads(text)["design"]["num_cells_by_type"]
-    return found
+    return _uses(board, json.loads(text)["design"]["num_cells_by_type"])
 
 
 def _uses(board: Board, cells: Mapping[str, int]) -> tuple[Use, ...]:
@@ -175,11 +173,12 @@ def _uses(board: Board, cells: Mapping[str, int]) -> tuple[Use, ...]:
     )
 
 
-def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> Clock:
+def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tuple[Use, ...], Clock]:
+    """Run nextpnr; return what it placed and the timing of what it routed."""
     options = [
         *board.nextpnr,
         *("--json", "overlay.json", "--out-of-context", "--seed", str(seed)),
-        *("--freq", f"{clock_hz * TARGET / 1e6:.3f}", "--timing-allow-fail"),
+        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
         *("--report", "route.json"),
     ]
     tools.nextpnr(options, folder=folder)
@@ -190,4 +189,9 @@ def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> Clock:
         for one in found["critical_paths"]
         if one["from"].startswith("posedge") and one["to"] == one["from"]
     )
-    return Clock(hz, clock_hz, path[0]["from"]["cell"], path[-1]["to"]["cell"])
+    placed = found["utilization"]
+    uses = tuple(
+        Use(name, placed[kind.bel]["used"], kind.available)
+        for name, kind in board.resources.items()
+    )
+    return uses, Clock(hz, clock_hz, path[0]["from"]["cell"], path[-1]["to"]["cell"])

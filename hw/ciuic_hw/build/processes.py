@@ -1,4 +1,4 @@
-"""Programs run by a build: several at a time, none left behind."""
+"""Programs run by a build, of a bitstream or of a simulation; none is left behind."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ LOG_LINES = 30  # of a failed program's output
 class BuildFailed(DeviceError):
     """A program of a build ended with an error; the message holds the end of its output."""
 
-    def __init__(self, command: Sequence[str], code: int, output: str) -> None:
+    def __init__(
+        self, command: Sequence[str], code: int, output: str, *, name: str | None = None
+    ) -> None:
         self.command = list(command)
         self.code = code
         tail = "\n".join(output.splitlines()[-LOG_LINES:])
-        super().__init__(f"{Path(command[0]).name} ended with exit code {code}:\n{tail}")
+        super().__init__(f"{name or Path(command[0]).name} ended with exit code {code}:\n{tail}")
 
 
 def run(
-    command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    name: str | None = None,
 ) -> str:
-    """Run a program in a folder and return its output, standard error included."""
+    """Run a program in a folder and return its output, standard error included.
+
+    ``name`` is what an error calls it; the first word of the command if None.
+    """
     done = subprocess.run(
         command,
         cwd=folder,
@@ -38,7 +47,7 @@ def run(
         check=False,
     )
     if done.returncode:
-        raise BuildFailed(command, done.returncode, done.stdout)
+        raise BuildFailed(command, done.returncode, done.stdout, name=name)
     return done.stdout
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ciuic_sim import processes
+from ciuic_hw.build import processes
 
 from ciuic.errors import CiuicError
 
