@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .mutations import BENCHES, MUTATIONS, Mutation
+from .mutations import BENCHES, MUTATIONS, TESTS, Mutation
 
 ROOT = Path(__file__).parents[2]
 GATEWARE = ROOT / "hw" / "ciuic_hw"
@@ -22,8 +22,8 @@ RAN = "** TESTS="
 """Begins the bench's summary: the mutated gateware was built and simulated to the end."""
 
 
-def run(bench: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a bench on the gateware in a folder, with a cache of its own."""
+def run(bench: str, folder: Path, tests: str = ".*") -> subprocess.CompletedProcess[str]:
+    """Run a bench, or some of its tests, on the gateware in a folder, with a cache of its own."""
     paths = (folder, *(ROOT / part for part in (".", "hw", "host", "sim")))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bench],
@@ -32,6 +32,7 @@ def run(bench: str, folder: Path) -> subprocess.CompletedProcess[str]:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "XDG_CACHE_HOME": str(folder / "cache"),
+            "COCOTB_TEST_FILTER": tests,
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -62,7 +63,7 @@ def test_mutation_is_noticed(mutation: Mutation, tmp_path: Path) -> None:
     shutil.copytree(GATEWARE, tmp_path / "ciuic_hw")
     file = tmp_path / "ciuic_hw" / mutation.file
     file.write_text(file.read_text().replace(mutation.old, mutation.new))
-    done = run(mutation.bench, tmp_path)
+    done = run(mutation.bench, tmp_path, TESTS[mutation.bench])
     assert done.returncode == 1, done.stdout
     assert RAN in done.stdout, done.stdout
     shutil.rmtree(tmp_path)
