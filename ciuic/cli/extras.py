@@ -38,8 +38,13 @@ class Extra:
 EXTRAS: tuple[Extra, ...] = (
     Extra(
         "model",
-        "load GGUF models and write text",
-        (Package("gguf", "gguf"), Package("tokenizers", "tokenizers"), Package("jinja2", "jinja2")),
+        "load models and write text",
+        (
+            Package("gguf", "gguf"),
+            Package("tokenizers", "tokenizers"),
+            Package("safetensors", "safetensors"),
+            Package("jinja2", "jinja2"),
+        ),
     ),
     Extra("cli", "progress bars", (Package("rich", "rich"),)),
     Extra("opencl", "the OpenCL device", (Package("pyopencl", "pyopencl"),)),

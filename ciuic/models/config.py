@@ -4,10 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ciuic.errors import ModelFormatError
 
 from .gguf_file import GgufFile, Value
+from .kv_cache import SlotShapes
+
+
+class ModelConfig(Protocol):
+    """What every family's configuration tells."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for people."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden state."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
+    @property
+    def max_seq_len(self) -> int:
+        """Longest context in tokens."""
+
+    @property
+    def norm_eps(self) -> float:
+        """Added to the mean square in RMSNorm."""
+
+    @property
+    def slot_shapes(self) -> SlotShapes:
+        """What a layer's cache holds of one token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +97,11 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even, not {self.head_dim}")
+
+    @property
+    def slot_shapes(self) -> SlotShapes:
+        """Keys and values of one token, (kv_heads, head_dim) each."""
+        return ((self.n_kv_heads, self.head_dim),) * 2
 
 
 def llama_config(file: GgufFile) -> LlamaConfig:

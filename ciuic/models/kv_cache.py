@@ -13,15 +13,20 @@ from ciuic.runtime import Runtime
 BLOCK_SLOTS = 256  # token slots that a layer's arrays grow by
 
 
+SlotShapes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
 class LayerCache:
-    """Keys and values of one layer, float32 (slots, kv_heads, head_dim) each.
+    """What attention needs of the tokens so far in one layer: two float32 arrays (slots, ...).
+
+    Keys and values, or latents and rotary keys (`ciuic.ops.latent_attention`).
 
     Parameters
     ----------
     runtime
         Runs the copies.
-    slot_shape
-        Shape of one token's keys: (kv_heads, head_dim).
+    slot_shapes
+        Shapes of one token in the two arrays, such as twice (kv_heads, head_dim).
     max_seq_len
         Longest context in tokens.
 
@@ -31,9 +36,9 @@ class LayerCache:
         Tokens in the cache.
     """
 
-    def __init__(self, runtime: Runtime, slot_shape: tuple[int, int], max_seq_len: int) -> None:
+    def __init__(self, runtime: Runtime, slot_shapes: SlotShapes, max_seq_len: int) -> None:
         self._runtime = runtime
-        self._slot_shape = slot_shape
+        self._slot_shapes = slot_shapes
         self._max_seq_len = max_seq_len
         self._arrays: tuple[DeviceArray, DeviceArray] | None = None
         self.length = 0
@@ -46,12 +51,12 @@ class LayerCache:
     def append(
         self, keys: DeviceArray, values: DeviceArray, device: Device
     ) -> tuple[DeviceArray, DeviceArray]:
-        """Add keys and values (t, kv_heads, head_dim); return all slots, later ones unused.
+        """Add t tokens to both arrays; return all slots, later ones unused.
 
         Parameters
         ----------
         keys, values
-            Of the next tokens.
+            Of the next tokens: (t, ...) of the shapes of the slots.
         device
             Where the cache is to be; it must have a kernel for ``kv_append``.
 
@@ -75,7 +80,7 @@ class LayerCache:
             return old
         slots = -(-slots // BLOCK_SLOTS) * BLOCK_SLOTS
         keys, values = (
-            self._runtime.zeros((slots, *self._slot_shape), device=device) for _ in range(2)
+            self._runtime.zeros((slots, *shape), device=device) for shape in self._slot_shapes
         )
         for array, before in zip((keys, values), old or (), strict=False):
             self._runtime.run("kv_append", [array, before], device=device, offset=0)
@@ -87,9 +92,9 @@ class KvCache:
     """The caches of all layers of one sequence."""
 
     def __init__(
-        self, runtime: Runtime, n_layers: int, slot_shape: tuple[int, int], max_seq_len: int
+        self, runtime: Runtime, n_layers: int, slot_shapes: SlotShapes, max_seq_len: int
     ) -> None:
-        self.layers = [LayerCache(runtime, slot_shape, max_seq_len) for _ in range(n_layers)]
+        self.layers = [LayerCache(runtime, slot_shapes, max_seq_len) for _ in range(n_layers)]
 
     @property
     def length(self) -> int:

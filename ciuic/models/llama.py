@@ -16,6 +16,7 @@ from .gguf_file import GgufFile
 from .kv_cache import LayerCache
 from .model import Hidden, Model, token_positions
 from .placed import HOST, Placed, Value
+from .tokenizer import gguf_tokenizer
 from .weights import LayerWeights, Quantize
 
 _LAYER_NAMES = {
@@ -176,9 +177,12 @@ def llama_model(file: GgufFile, *, quantize: Quantize | None, runtime: Runtime) 
         )
     tied = "output.weight" not in file.tensors
     output = "token_embd.weight" if tied else "output.weight"
+    template = file.metadata.get("tokenizer.chat_template")
     return Model(
-        file=file,
+        source=file,
         config=config,
+        tokenizer=gguf_tokenizer(file),
+        template=None if template is None else str(template),
         layers=layers,
         embedding=LayerWeights(
             file, {"table": "token_embd.weight"}, {"table": matrix}, None, transpose=False

@@ -8,14 +8,20 @@ from pathlib import Path
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.runtime import Runtime, default_runtime
 
+from .deepseek import deepseek_model
 from .fetch import DEFAULT_MODEL, find_default_model
 from .gguf_file import GgufFile
+from .huggingface import HuggingFaceFolder
 from .llama import llama_model
 from .model import Model
 from .weights import Quantize
 
-FAMILIES: dict[str, Callable[..., Model]] = {"llama": llama_model}
-"""``general.architecture`` -> what makes a model of a file."""
+GGUF_FAMILIES: dict[str, Callable[..., Model]] = {"llama": llama_model}
+"""``general.architecture`` -> what makes a model of a GGUF file."""
+FOLDER_FAMILIES: dict[str, Callable[..., Model]] = {"deepseek_v3": deepseek_model}
+"""``model_type`` -> what makes a model of a Hugging Face folder."""
+TINY_MODEL = "deepseek-tiny"
+"""The model that comes with Ciuic, trained by ``tools/train_tiny.py``."""
 
 
 def load_model(
@@ -29,7 +35,8 @@ def load_model(
     Parameters
     ----------
     path
-        A GGUF file, or ``ciuic.DEFAULT_MODEL`` for the one that ``ciuic fetch`` brings.
+        A GGUF file, a Hugging Face folder, ``"deepseek-tiny"`` for the one that comes with Ciuic,
+        or ``ciuic.DEFAULT_MODEL`` for the one that ``ciuic fetch`` brings.
     quantize
         Linear layers: "auto" has INT8 weights and activations on FPGAs and float32 elsewhere,
         "int8" has INT8 everywhere, None float32 everywhere (an FPGA has no kernel for that).
@@ -45,15 +52,26 @@ def load_model(
     """
     if quantize not in ("auto", "int8", None):
         raise UsageError(f"quantize must be 'auto', 'int8' or None, not {quantize!r}")
-    file = GgufFile(find_default_model() if path == DEFAULT_MODEL else path)
+    path = _find(path)
+    source: GgufFile | HuggingFaceFolder
+    if path.is_dir():
+        source = HuggingFaceFolder(path)
+        key, family, families = "model_type", source.config.get("model_type"), FOLDER_FAMILIES
+    else:
+        source = GgufFile(path)
+        family, families = source.metadata.get("general.architecture"), GGUF_FAMILIES
+        key = "architecture"
     try:
-        family = file.metadata.get("general.architecture")
-        if family not in FAMILIES:
-            known = ", ".join(FAMILIES)
-            raise ModelFormatError(
-                file.path, f"architecture must be one of {known}, not {family!r}"
-            )
-        return FAMILIES[family](file, quantize=quantize, runtime=runtime or default_runtime())
+        if not isinstance(family, str) or family not in families:
+            known = ", ".join(families)
+            raise ModelFormatError(source.path, f"{key} must be one of {known}, not {family!r}")
+        return families[family](source, quantize=quantize, runtime=runtime or default_runtime())
     except BaseException:
-        file.close()
+        source.close()
         raise
+
+
+def _find(path: str | Path) -> Path:
+    if path == DEFAULT_MODEL:
+        return find_default_model()
+    return Path(__file__).parent / TINY_MODEL if path == TINY_MODEL else Path(path)

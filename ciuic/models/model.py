@@ -19,14 +19,14 @@ from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
 from .chat import ChatTemplate, Message
-from .config import LlamaConfig
+from .config import ModelConfig
 from .generate import Generation
-from .gguf_file import GgufFile
 from .kv_cache import KvCache, LayerCache
 from .placed import HOST, Placed, Value
 from .progress import Report, silent
 from .sampling import SamplingOptions
-from .tokenizer import Tokenizer, gguf_tokenizer
+from .tensor_source import TensorSource
+from .tokenizer import Tokenizer
 from .weights import LayerWeights
 
 PREFILL_TOKENS = 256  # tokens at a time: bounds the memory that attention scores take
@@ -79,8 +79,10 @@ class Model:
     def __init__(
         self,
         *,
-        file: GgufFile,
-        config: LlamaConfig,
+        source: TensorSource,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        template: str | None,
         layers: Sequence[Layer],
         embedding: LayerWeights,
         head: LayerWeights,
@@ -89,12 +91,12 @@ class Model:
         self.config = config
         self.layers = list(layers)
         self.runtime = runtime
-        self.tokenizer = gguf_tokenizer(file)
+        self.tokenizer = tokenizer
         self.head_device: Device | str = HOST
-        self._file = file
+        self._source = source
         self._embedding = embedding  # table (vocab, dim)
         self._head = head  # norm (dim,), output (dim, vocab)
-        self._template = _chat_template(file, self.tokenizer)
+        self._template = _chat_template(source, template, tokenizer)
 
     def __repr__(self) -> str:
         return f"<Model {self.config.name!r}: {len(self.layers)} layers of {self.hidden_size}>"
@@ -136,8 +138,8 @@ class Model:
 
     def new_cache(self) -> KvCache:
         """Return an empty cache for one sequence."""
-        slot_shape = (self.config.n_kv_heads, self.config.head_dim)
-        return KvCache(self.runtime, len(self.layers), slot_shape, self.config.max_seq_len)
+        config = self.config
+        return KvCache(self.runtime, len(self.layers), config.slot_shapes, config.max_seq_len)
 
     def embed(self, token_ids: Sequence[int]) -> DeviceArray:
         """Return the hidden state that goes into the first layer, float32 (t, dim)."""
@@ -253,8 +255,8 @@ class Model:
         return ids
 
     def close(self) -> None:
-        """Release the model's file; weights that were not read can no longer be."""
-        self._file.close()
+        """Release the model's files; weights that were not read can no longer be."""
+        self._source.close()
 
     def __enter__(self) -> Model:
         return self
@@ -293,11 +295,12 @@ def token_positions(start: int, count: int) -> CiuicTensor:
     return CiuicTensor.from_numpy(np.arange(start, start + count, dtype=np.int32))
 
 
-def _chat_template(file: GgufFile, tokenizer: Tokenizer) -> ChatTemplate | None:
-    source = file.metadata.get("tokenizer.chat_template")
-    if source is None:
+def _chat_template(
+    source: TensorSource, template: str | None, tokenizer: Tokenizer
+) -> ChatTemplate | None:
+    if template is None:
         return None
     try:
-        return ChatTemplate(str(source), tokenizer)
+        return ChatTemplate(template, tokenizer)
     except ValueError as error:
-        raise ModelFormatError(file.path, str(error)) from error
+        raise ModelFormatError(source.path, str(error)) from error

@@ -1,4 +1,4 @@
-"""Text to token ids and back, from the tokenizer in a GGUF file.
+"""Text to token ids and back, from the tokenizer in a GGUF file or in a tokenizer.json.
 
 Covers byte-level BPE (``tokenizer.ggml.model = gpt2``). Special tokens such as ``<|im_end|>`` are
 never recognised in text: `encode` writes them as ordinary characters, so that a prompt cannot
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 from tokenizers import Tokenizer as FastTokenizer
@@ -58,12 +58,12 @@ class Tokenizer:
     ----------
     tokens
         Text of every token, by id, in byte-level characters.
-    merges
-        Pairs in order of their rank, ``"left right"``.
-    pre
-        A name in `PRE_TOKENIZERS`.
+    bpe
+        Splits text into them; it must not know the special ones, so that no text can spell one.
     special
         Ids of tokens that steer the model and are no text.
+    shown
+        Those of them that people are to see, as they are spelt, such as ``<think>``.
     end_ids
         Ids at which generation stops.
     bos_id
@@ -78,33 +78,21 @@ class Tokenizer:
     def __init__(
         self,
         tokens: Sequence[str],
-        merges: Sequence[str],
+        bpe: FastTokenizer,
         *,
-        pre: str,
         special: Sequence[int],
         end_ids: Sequence[int],
         bos_id: int | None,
+        shown: Collection[int] = (),
     ) -> None:
-        if pre not in PRE_TOKENIZERS:
-            raise ValueError(
-                f"pre-tokenizer must be one of {', '.join(PRE_TOKENIZERS)}, not {pre!r}"
-            )
-        vocabulary = {token: id_ for id_, token in enumerate(tokens)}
-        if len(vocabulary) != len(tokens):
+        if len(set(tokens)) != len(tokens):
             raise ValueError("tokens must be distinct")
         self.special = {tokens[id_]: id_ for id_ in special}
         self.end_ids = frozenset(end_ids)
         self.bos_id = bos_id
-        # Special tokens stay out, so that no text can spell one.
-        words = {token: id_ for token, id_ in vocabulary.items() if token not in self.special}
-        pairs = [cast("tuple[str, str]", tuple(merge.split(" "))) for merge in merges]
-        for pair in pairs:
-            if len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys():
-                raise ValueError(f"merge must be of two tokens and give a third, not {pair!r}")
-        self._bpe = FastTokenizer(models.BPE(vocab=words, merges=pairs))
-        self._bpe.pre_tokenizer = PRE_TOKENIZERS[pre]()
-        self._bytes = _bytes_of_tokens(tokens, set(special))
-        self._lossy = set(byte_characters()) - vocabulary.keys()
+        self._bpe = bpe
+        self._bytes = _bytes_of_tokens(tokens, set(special), shown)
+        self._lossy = set(byte_characters()) - set(tokens)
 
     @property
     def vocab_size(self) -> int:
@@ -154,17 +142,53 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def _bytes_of_tokens(tokens: Sequence[str], special: set[int]) -> list[bytes]:
+def _bytes_of_tokens(
+    tokens: Sequence[str], special: set[int], shown: Collection[int]
+) -> list[bytes]:
     byte_of = byte_characters()
     found = []
     for id_, token in enumerate(tokens):
         if id_ in special:
-            found.append(b"")
+            found.append(token.encode() if id_ in shown else b"")
         elif set(token) <= byte_of.keys():
             found.append(bytes(byte_of[character] for character in token))
         else:
             raise ValueError(f"token {id_} must be written in byte-level characters, not {token!r}")
     return found
+
+
+def byte_level_bpe(
+    tokens: Sequence[str], merges: Sequence[str], *, pre: str, special: Sequence[int]
+) -> FastTokenizer:
+    """Return what splits text into tokens.
+
+    Parameters
+    ----------
+    tokens
+        Text of every token, by id, in byte-level characters.
+    merges
+        Pairs in order of their rank, ``"left right"``.
+    pre
+        A name in `PRE_TOKENIZERS`.
+    special
+        Ids of tokens that steer the model; they stay out.
+
+    Raises
+    ------
+    ValueError
+        If the tables do not fit together.
+    """
+    if pre not in PRE_TOKENIZERS:
+        raise ValueError(f"pre-tokenizer must be one of {', '.join(PRE_TOKENIZERS)}, not {pre!r}")
+    steering = {tokens[id_] for id_ in special}
+    words = {token: id_ for id_, token in enumerate(tokens) if token not in steering}
+    pairs = [cast("tuple[str, str]", tuple(merge.split(" "))) for merge in merges]
+    for pair in pairs:
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys():
+            raise ValueError(f"merge must be of two tokens and give a third, not {pair!r}")
+    bpe = FastTokenizer(models.BPE(vocab=words, merges=pairs))
+    bpe.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    return bpe
 
 
 def gguf_tokenizer(file: GgufFile) -> Tokenizer:
@@ -188,12 +212,14 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     for id_ in (eos, bos):
         if id_ is not None and not (type(id_) is int and 0 <= id_ < len(tokens)):
             raise ModelFormatError(file.path, f"token ids must be below {len(tokens)}, not {id_!r}")
+    special = [id_ for id_, type_ in enumerate(types) if type_ in (CONTROL, UNUSED)]
+    merges = _strings(file, "tokenizer.ggml.merges")
+    pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
     try:
         return Tokenizer(
             tokens,
-            _strings(file, "tokenizer.ggml.merges"),
-            pre=str(metadata.get("tokenizer.ggml.pre", "gpt-2")),
-            special=[id_ for id_, type_ in enumerate(types) if type_ in (CONTROL, UNUSED)],
+            byte_level_bpe(tokens, merges, pre=pre, special=special),
+            special=special,
             end_ids=[] if eos is None else [cast("int", eos)],
             bos_id=cast("int", bos) if metadata.get("tokenizer.ggml.add_bos_token") else None,
         )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import copy
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError
 from ciuic.quantize import quantize_columns
 from ciuic.tensor import CiuicTensor
 
-from .gguf_file import GgufFile
+from .tensor_source import TensorSource
 
 Quantize = Literal["int8", "auto"]
 
@@ -26,16 +27,20 @@ class LayerWeights:
 
     Parameters
     ----------
-    file
+    source
         Where they are read from.
     names
-        Role -> name of the tensor in the file.
+        Role -> name of the tensor in the source.
     shapes
-        Role -> shape in the file: (n, k) of a matrix, (d,) of a vector.
+        Role -> shape there: (n, k) of a matrix, (d,) of a vector.
     quantize
         "int8", "auto" (INT8 on FPGAs, float32 elsewhere) or None (float32).
     transpose
         Whether matrices are for linear layers; False leaves a table of rows as it is.
+    rows
+        Role -> which rows n of the tensor it has; all unless named.
+    exact
+        Roles that are float32 however the others are quantized.
 
     Raises
     ------
@@ -45,25 +50,29 @@ class LayerWeights:
 
     def __init__(
         self,
-        file: GgufFile,
+        source: TensorSource,
         names: Mapping[str, str],
         shapes: Mapping[str, tuple[int, ...]],
         quantize: Quantize | None,
         *,
         transpose: bool = True,
+        rows: Mapping[str, npt.NDArray[np.intp]] | None = None,
+        exact: Collection[str] = (),
     ) -> None:
         for role, name in names.items():
-            if name not in file.tensors:
-                raise ModelFormatError(file.path, f"tensor {name} is missing")
-            if file.tensors[name].shape != shapes[role]:
+            if name not in source.tensors:
+                raise ModelFormatError(source.path, f"tensor {name} is missing")
+            found = source.tensors[name].shape
+            if found != shapes[role]:
                 raise ModelFormatError(
-                    file.path,
-                    f"tensor {name} must have shape {shapes[role]}, not {file.tensors[name].shape}",
+                    source.path, f"tensor {name} must have shape {shapes[role]}, not {found}"
                 )
-        self._file = file
+        self._source = source
         self._names = dict(names)
         self._quantize = quantize
         self._transpose = transpose
+        self._rows = dict(rows or {})
+        self._exact = frozenset(exact)
         self._loaded: dict[str, Weight] = {}
         self._int8: LayerWeights | None = None  # the same weights in the form for FPGAs
 
@@ -74,18 +83,18 @@ class LayerWeights:
         if self._int8 is None:
             self._int8 = copy(self)
             self._int8._quantize = "int8"
-            # Vectors are the same in both forms.
+            # These are the same in both forms.
             self._int8._loaded = {
                 role: self[role]
                 for role, name in self._names.items()
-                if len(self._file.tensors[name].shape) == 1
+                if role in self._exact or len(self._source.tensors[name].shape) == 1
             }
         return self._int8
 
     def __getitem__(self, role: str) -> Weight:
         weight = self._loaded.get(role)
         if weight is None:
-            weight = self._loaded[role] = self._read(self._names[role])
+            weight = self._loaded[role] = self._read(role)
         return weight
 
     def __iter__(self) -> Iterator[tuple[str, Weight]]:
@@ -95,11 +104,13 @@ class LayerWeights:
     def __len__(self) -> int:
         return len(self._names)
 
-    def _read(self, name: str) -> Weight:
-        values = self._file.tensor(name)
+    def _read(self, role: str) -> Weight:
+        values = self._source.tensor(self._names[role])
+        if role in self._rows:
+            values = values[self._rows[role]]
         if values.ndim == 1 or not self._transpose:
             return CiuicTensor.from_numpy(values)
         matrix = np.ascontiguousarray(values.T)  # (k, n)
-        if self._quantize == "int8":
+        if self._quantize == "int8" and role not in self._exact:
             return quantize_columns(matrix)
         return CiuicTensor.from_numpy(matrix)

@@ -9,6 +9,7 @@ None: the form of the device's own, which is "q16" on FPGAs and "exact" elsewher
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ciuic.errors import UsageError
 from ciuic.quantize import Float32Array
@@ -35,8 +36,7 @@ def _shape(
         f"float32 (t, heads, head_dim) and twice (T, kv_heads, head_dim) with T >= {offset} + t"
     )
     require(fits, "attention", wanted, inputs)
-    if softmax not in SOFTMAX_KINDS:
-        raise UsageError(f"softmax must be 'exact', 'q16' or None, not {softmax!r}")
+    require_softmax(softmax)
     return (q.shape[0], q.shape[1] * q.shape[2])
 
 
@@ -70,17 +70,33 @@ def attend(
     seen_keys = keys[:visible].transpose(1, 2, 0).astype(np.float64)
     scores = grouped.astype(np.float64) @ seen_keys * np.float32(scale)
     flat = scores.astype(np.float32).reshape(heads * t, visible)
-    lengths = np.tile(np.arange(offset + 1, visible + 1, dtype=np.int32), heads)
-    if softmax == "q16":
-        weights = softmax_q16(flat, lengths=lengths, engine=engine).astype(np.float64)
-    else:
-        if t > 1:
-            flat[np.arange(visible) >= lengths[:, None]] = -np.inf
-        weights = probabilities(flat)
+    weights = causal_weights(flat, t, offset, softmax, engine)
     seen_values = values[:visible].transpose(1, 0, 2).astype(np.float64)
     mixed = weights.reshape(kv_heads, group * t, visible) @ seen_values
     by_token = mixed.reshape(kv_heads, group, t, head_dim).transpose(2, 0, 1, 3)
     return by_token.reshape(t, heads * head_dim).astype(np.float32)
+
+
+def causal_weights(
+    scores: Float32Array, t: int, offset: int, softmax: str | None, engine: IntegerSoftmax
+) -> npt.NDArray[np.float64]:
+    """Return the softmax of scores (heads * t, offset + t); query i sees keys 0 .. offset + i.
+
+    ``scores`` may be changed.
+    """
+    visible = offset + t
+    lengths = np.tile(np.arange(offset + 1, visible + 1, dtype=np.int32), scores.shape[0] // t)
+    if softmax == "q16":
+        return softmax_q16(scores, lengths=lengths, engine=engine).astype(np.float64)
+    if t > 1:
+        scores[np.arange(visible) >= lengths[:, None]] = -np.inf
+    return probabilities(scores)
+
+
+def require_softmax(softmax: str | None) -> None:
+    """Raise `UsageError` unless this names a form of the softmax."""
+    if softmax not in SOFTMAX_KINDS:
+        raise UsageError(f"softmax must be 'exact', 'q16' or None, not {softmax!r}")
 
 
 OPERATOR = Operator("attention", _shape, _cost, attend)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from . import (
     attention,
     elementwise,
+    experts,
     expression,
+    latent_attention,
     linear,
     linear_float32,
     rms_norm,
@@ -23,12 +25,15 @@ OPERATORS: dict[str, Operator] = {
         rms_norm.OPERATOR,
         rope.OPERATOR,
         attention.OPERATOR,
+        latent_attention.OPERATOR,
         softmax.OPERATOR,
         elementwise.SILU_MUL,
         elementwise.ADD,
         rows.EMBEDDING,
         rows.KV_APPEND,
         rows.SLICE_ROWS,
+        experts.ROUTE_TOKENS,
+        experts.ADD_ROWS,
         expression.OPERATOR,
     )
 }

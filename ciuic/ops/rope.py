@@ -1,11 +1,13 @@
 """rope: rotary position embedding of (t, heads, head_dim) at positions int32 (t,).
 
 ``interleaved`` rotates the pairs (2i, 2i + 1); otherwise element i pairs with i + head_dim / 2
-(the "neox" layout of Hugging Face checkpoints).
+(the "neox" layout of Hugging Face checkpoints). ``scaling`` stretches the context (`YarnScaling`).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,16 +18,62 @@ from ciuic.quantize import Float32Array
 from .operator import Cost, Operator, Shape, Spec, elementwise_cost, require
 
 
+@dataclass(frozen=True, kw_only=True)
+class YarnScaling:
+    """How YaRN stretches a context: slow pairs turn ``factor`` times slower, fast ones as before.
+
+    Source: Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models",
+    section 3.2, with the bounds rounded outwards to whole pairs as DeepSeek does.
+
+    Attributes
+    ----------
+    factor : float
+        By how much the context grows.
+    original_max_seq_len : int
+        Tokens of the context that the model was trained with.
+    beta_fast, beta_slow : float
+        Turns within that context above which a pair is fast and below which it is slow.
+    """
+
+    factor: float
+    original_max_seq_len: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+    def slowed(self, head_dim: int, theta: float) -> npt.NDArray[np.float64]:
+        """Return how slow each pair is, from 0 (as before) to 1: (head_dim / 2,)."""
+
+        def pair_of(turns: float) -> float:
+            wavelength = self.original_max_seq_len / (2 * math.pi * turns)
+            return head_dim * math.log(wavelength) / (2 * math.log(theta))
+
+        first = max(math.floor(pair_of(self.beta_fast)), 0)
+        last = min(math.ceil(pair_of(self.beta_slow)), head_dim - 1)
+        ramp = (np.arange(head_dim // 2) - first) / max(last - first, 1e-3)
+        return np.clip(ramp, 0.0, 1.0)
+
+
 @lru_cache(maxsize=16)
-def frequencies(head_dim: int, theta: float) -> Float32Array:
+def frequencies(head_dim: int, theta: float, scaling: YarnScaling | None = None) -> Float32Array:
     """Return the angle per position of each pair: float32 (head_dim / 2,), read-only."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
-    result = (theta**-exponents).astype(np.float32)
+    exact = theta**-exponents
+    if scaling is not None:
+        slowed = scaling.slowed(head_dim, theta)
+        exact *= 1 - slowed + slowed / scaling.factor
+    result = exact.astype(np.float32)
     result.flags.writeable = False
     return result
 
 
-def _shape(x: Spec, positions: Spec, *, theta: float, interleaved: bool = False) -> Shape:
+def _shape(
+    x: Spec,
+    positions: Spec,
+    *,
+    theta: float,
+    interleaved: bool = False,
+    scaling: YarnScaling | None = None,
+) -> Shape:
     fits = (
         len(x.shape) == 3
         and x.shape[2] % 2 == 0
@@ -37,7 +85,14 @@ def _shape(x: Spec, positions: Spec, *, theta: float, interleaved: bool = False)
     return x.shape
 
 
-def _cost(x: Spec, positions: Spec, *, theta: float, interleaved: bool = False) -> Cost:
+def _cost(
+    x: Spec,
+    positions: Spec,
+    *,
+    theta: float,
+    interleaved: bool = False,
+    scaling: YarnScaling | None = None,
+) -> Cost:
     return elementwise_cost(x.shape, flops=3, arrays=2)
 
 
@@ -47,9 +102,10 @@ def _kernel(
     *,
     theta: float,
     interleaved: bool = False,
+    scaling: YarnScaling | None = None,
 ) -> Float32Array:
     half = x.shape[2] // 2
-    angles = positions.astype(np.float32)[:, None] * frequencies(x.shape[2], theta)
+    angles = positions.astype(np.float32)[:, None] * frequencies(x.shape[2], theta, scaling)
     turns = angles.astype(np.float64)[:, None]  # (t, 1, head_dim / 2)
     cos, sin = np.cos(turns), np.sin(turns)
     first, second = (

@@ -28,6 +28,7 @@ from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
 from ciuic.devices.base import Roofline
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
+from ciuic.ops.latent_attention import attend_latents
 from ciuic.ops.linear import rescale
 from ciuic.ops.softmax import reference_softmax, softmax_q16
 from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix, quantize_rows
@@ -94,10 +95,15 @@ class FpgaDevice(Device):
     # What a back end gives.
 
     def _load_kernels(self) -> dict[str, Kernel]:
-        return {"linear": self._linear, "softmax": self._softmax, "attention": self._attention}
+        return {
+            "linear": self._linear,
+            "softmax": self._softmax,
+            "attention": self._attention,
+            "latent_attention": self._latent_attention,
+        }
 
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
-        if op != "attention":
+        if op not in ("attention", "latent_attention"):
             return True
         # The first query sees offset + 1 keys; a row of scores must fit the softmax engine.
         fits = attributes.get("offset", 0) < self.overlay.config.max_row
@@ -160,6 +166,12 @@ class FpgaDevice(Device):
         q, keys, values = map(_operand, inputs)
         attributes = {**attributes, "softmax": "q16"}
         return attend(q, keys, values, engine=self._engine, **attributes)
+
+    def _latent_attention(
+        self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
+    ) -> Float32Array:
+        attributes = {**attributes, "softmax": "q16"}
+        return attend_latents(*map(_operand, inputs), engine=self._engine, **attributes)
 
     def _engine(
         self,

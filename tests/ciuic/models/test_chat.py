@@ -10,7 +10,7 @@ import pytest
 from ciuic.errors import UsageError
 from ciuic.models.chat import NONCHARACTERS, ChatTemplate
 from ciuic.models.gguf_file import GgufFile
-from ciuic.models.tokenizer import Tokenizer, gguf_tokenizer
+from ciuic.models.tokenizer import Tokenizer, byte_level_bpe, gguf_tokenizer
 
 from .conftest import MERGES, TEMPLATE, vocabulary
 
@@ -19,9 +19,8 @@ END, TURN = 0, 1
 
 @pytest.fixture
 def tokenizer() -> Tokenizer:
-    return Tokenizer(
-        vocabulary(), MERGES, pre="smollm", special=[END, TURN], end_ids=[END], bos_id=None
-    )
+    bpe = byte_level_bpe(vocabulary(), MERGES, pre="smollm", special=[END, TURN])
+    return Tokenizer(vocabulary(), bpe, special=[END, TURN], end_ids=[END], bos_id=None)
 
 
 @pytest.mark.model

@@ -24,7 +24,7 @@ def append(cache: LayerCache, runtime: Runtime, rows: np.ndarray) -> tuple[np.nd
 def test_append_returns_everything_so_far(runtime: Runtime) -> None:
     seed = 11
     rng = np.random.default_rng(seed)
-    cache = LayerCache(runtime, (2, 4), max_seq_len=3 * BLOCK_SLOTS)
+    cache = LayerCache(runtime, ((2, 4), (2, 4)), max_seq_len=3 * BLOCK_SLOTS)
     expected = np.empty((0, 2, 4), np.float32)
     for t in (1, 5, BLOCK_SLOTS - 6, 1, BLOCK_SLOTS):
         rows = rng.standard_normal((t, 2, 4)).astype(np.float32)
@@ -36,7 +36,7 @@ def test_append_returns_everything_so_far(runtime: Runtime) -> None:
 
 
 def test_memory_grows_in_blocks(runtime: Runtime) -> None:
-    cache = KvCache(runtime, n_layers=3, slot_shape=(2, 4), max_seq_len=1000)
+    cache = KvCache(runtime, n_layers=3, slot_shapes=((2, 4), (2, 4)), max_seq_len=1000)
     assert cache.nbytes == 0
     for layer in cache.layers:
         append(layer, runtime, np.zeros((1, 2, 4), np.float32))
@@ -45,7 +45,7 @@ def test_memory_grows_in_blocks(runtime: Runtime) -> None:
 
 
 def test_context_beyond_the_longest_is_refused_and_changes_nothing(runtime: Runtime) -> None:
-    cache = LayerCache(runtime, (1, 2), max_seq_len=4)
+    cache = LayerCache(runtime, ((1, 2), (1, 2)), max_seq_len=4)
     rows = np.zeros((3, 1, 2), np.float32)
     append(cache, runtime, rows)
     with pytest.raises(UsageError, match=r"^the context must be at most 4 tokens, not 6$"):

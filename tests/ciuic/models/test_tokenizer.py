@@ -12,7 +12,13 @@ import pytest
 
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.models.gguf_file import GgufFile
-from ciuic.models.tokenizer import StreamDecoder, Tokenizer, byte_characters, gguf_tokenizer
+from ciuic.models.tokenizer import (
+    StreamDecoder,
+    Tokenizer,
+    byte_characters,
+    byte_level_bpe,
+    gguf_tokenizer,
+)
 
 from .conftest import MERGES, SPECIAL, Write, vocabulary
 
@@ -30,7 +36,8 @@ def smollm2(smollm2_path: Path) -> Tokenizer:
 @pytest.fixture
 def small() -> Tokenizer:
     tokens = vocabulary()
-    return Tokenizer(tokens, MERGES, pre="smollm", special=[0, 1], end_ids=[0], bos_id=None)
+    bpe = byte_level_bpe(tokens, MERGES, pre="smollm", special=[0, 1])
+    return Tokenizer(tokens, bpe, special=[0, 1], end_ids=[0], bos_id=None)
 
 
 @pytest.mark.model
@@ -75,7 +82,7 @@ def test_text_never_becomes_a_special_token(small: Tokenizer, special: str) -> N
 def test_merges_may_not_make_a_special_token() -> None:
     tokens = [*byte_characters(), "th"]
     with pytest.raises(ValueError, match=r"^merge must be of two tokens and give a third"):
-        Tokenizer(tokens, ["t h"], pre="gpt-2", special=[256], end_ids=[], bos_id=None)
+        byte_level_bpe(tokens, ["t h"], pre="gpt-2", special=[256])
 
 
 def test_special_tokens_have_no_text(small: Tokenizer) -> None:

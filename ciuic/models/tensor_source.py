@@ -1,0 +1,36 @@
+"""What a model reads its weights from: a GGUF file, or a Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Shaped(Protocol):
+    """What is known of a tensor before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions, slowest first."""
+
+
+class TensorSource(Protocol):
+    """Named tensors on disk, read one at a time."""
+
+    @property
+    def path(self) -> Path:
+        """Where they lie."""
+
+    @property
+    def tensors(self) -> Mapping[str, Shaped]:
+        """What tensors there are, by name."""
+
+    def tensor(self, name: str) -> npt.NDArray[np.float32]:
+        """Return a tensor as float32; raise `ModelFormatError` if it cannot be read."""
+
+    def close(self) -> None:
+        """Release the files; tensors that were read stay valid."""
