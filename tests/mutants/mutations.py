@@ -10,7 +10,7 @@ OVERLAY = "sim/benches/test_overlay.py"
 BENCHES = (GEMM, SINGLE, OVERLAY)
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
 TESTS = {
-    GEMM: "every_option|tiles_of_rows|long_rows",
+    GEMM: "every_option|tiles_of_rows|long_rows|random_products|chained_products",
     SINGLE: "random_products|chained_products",
     OVERLAY: ".*",
 }
