@@ -12,6 +12,8 @@ from ciuic.ops.rope import YarnScaling
 from .huggingface import CONFIG, HuggingFaceFolder
 from .kv_cache import SlotShapes
 
+LARGEST = 1e12  # of any number in a config.json; far beyond sense, and its square is finite
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeepseekConfig:
@@ -231,6 +233,8 @@ class _Keys:
         """Return a number."""
         value = values.get(key)
         value = default if value is None else value
-        if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
-            raise ModelFormatError(self.path, f"{key} must be a number, not {value!r}")
+        if type(value) not in (int, float) or not abs(value) <= LARGEST:  # type: ignore[arg-type]
+            raise ModelFormatError(
+                self.path, f"{key} must be a number of at most {LARGEST:g}, not {value!r}"
+            )
         return float(value)  # type: ignore[arg-type]
