@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 ciuic run --prompt "What is an FPGA good for?"
 ciuic run my-model.gguf --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
+ciuic run deepseek-tiny --prompt "It was" --raw --max-tokens 40
 ciuic run --prompt "Hello!" --place "0-9=opencl,10-28=cpu,29=fpga:emulated" --check
 ciuic run --prompt "Hello!" --max-tokens 4 --place "29=fpga:rtl?config=sim&verify=1"
 ciuic run --prompt "Hello!" --json
@@ -44,7 +45,10 @@ QUANTIZE: dict[str, Quantize | None] = {"int8": "int8", "auto": "auto", "none": 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ciuic run``."""
     parser.add_argument(
-        "model", nargs="?", help="a GGUF file; the model that `ciuic fetch` brings by default"
+        "model",
+        nargs="?",
+        help="a GGUF file, a Hugging Face folder, or deepseek-tiny, which comes with Ciuic; the "
+        "model that `ciuic fetch` brings by default",
     )
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
     parser.add_argument(

@@ -99,7 +99,13 @@ def test_readme_stays_short() -> None:
 def test_every_row_of_the_status_table_has_its_mark_and_its_command() -> None:
     rows = [line for line in README.splitlines() if re.match(r"\|.*\*[a-z A-Z]+\*", line)]
     assert rows
-    measured = {"measured on RTL", "proven", "synthesized", "placed and routed"}
+    measured = {
+        "measured on RTL",
+        "measured on the CPU",
+        "proven",
+        "synthesized",
+        "placed and routed",
+    }
     allowed = measured | {"emulated", "estimated", "not run"}
     for row in rows:
         _, _what, mark, shown_by, _ = (cell.strip() for cell in row.split("|"))
