@@ -7,10 +7,12 @@ BIN := $(VENV)/bin
 QUIETLY := $(PYTHON) tools/quietly.py
 
 # What the demo does; override it, e.g. make demo PROMPT="Tell me a joke."
-PROMPT ?= Explain gravity in one sentence.
-PLACE ?= 0-14=opencl,15-27=cpu,28-29=fpga:rtl?config=sim
+PROMPT ?= It is a truth
+PLACE ?= 0-1=opencl,2=cpu,3-5=fpga:rtl?config=sim
 TOKENS ?= 40
-export PROMPT PLACE TOKENS
+SAMPLING := --temperature 0.7 --top-k 40 --seed 1
+RTL := 0-5=fpga:rtl?config=sim,head=fpga:rtl?config=sim
+export PROMPT PLACE TOKENS RTL
 # Passed to pytest, e.g. make test PYTEST="-k softmax"
 PYTEST ?=
 WORKERS ?= 2
@@ -23,9 +25,10 @@ help: ## show this list
 	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/.demo ## a real model writes text on OpenCL, CPU and the FPGA's RTL, and checks itself
-	@$(BIN)/ciuic fetch
-	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens "$$TOKENS" --place "$$PLACE" --check
+demo: $(VENV)/.demo ## a model writes text on OpenCL, CPU and the FPGA's RTL, and checks itself
+	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens "$$TOKENS" $(SAMPLING) --place "$$PLACE" --check
+	@echo; echo "The same with every linear layer and softmax of every token on the RTL:"
+	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens 8 $(SAMPLING) --place "$$RTL" --check
 
 test: $(VENV)/.dev lint ## every check and test, the hardware benches included
 	@$(BIN)/ciuic fetch

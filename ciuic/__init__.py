@@ -14,8 +14,8 @@ from .task_scheduler import TaskScheduler
 from .tensor import CiuicTensor
 
 if TYPE_CHECKING:
-    from .models.fetch import DEFAULT_MODEL
     from .models.loading import load_model
+    from .models.names import DEFAULT_MODEL
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 
         return load_model
     if name == "DEFAULT_MODEL":
-        from .models.fetch import DEFAULT_MODEL
+        from .models.names import DEFAULT_MODEL
 
         return DEFAULT_MODEL
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

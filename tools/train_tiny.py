@@ -39,6 +39,7 @@ import numpy as np
 VOCAB_SIZE = 4096
 BOS, EOS = "<|bos|>", "<|eos|>"
 BOS_ID, EOS_ID = kneser_ney.BOS_ID, 1
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 CHUNK_CHARACTERS = 8_000  # long enough that most held-out tokens have a full window before them
 HELD_OUT_EVERY = 32  # chunks
 WINDOW = 256  # tokens
@@ -440,6 +441,8 @@ def run_export(args: argparse.Namespace) -> None:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name transformers 4 knows too
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    # It was not trained to answer, so a message is a text to go on with.
+    (folder / "chat_template.jinja").write_text(f"{BOS}{TEMPLATE}")
     AutoTokenizer.from_pretrained(folder)
     loaded = DeepseekV3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     nbytes = sum(path.stat().st_size for path in folder.iterdir())

@@ -130,9 +130,10 @@ def _sha256(path: Path) -> str:
 
 def _model() -> Check:
     from ciuic.models import fetch
+    from ciuic.models.names import SMOLLM2
 
     try:
-        path = fetch.find_default_model()
+        path = fetch.find_smollm2()
     except CiuicError as error:
         ok, found = False, str(error)
     else:
@@ -140,7 +141,7 @@ def _model() -> Check:
         found = f"{path}, checksum {'right' if ok else 'wrong'}"
     return Check(
         role="run",
-        what="default model",
+        what=SMOLLM2,
         ok=ok,
         found=found,
         mend=None if ok else fetch.FETCH_COMMAND,

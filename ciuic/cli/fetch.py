@@ -1,4 +1,4 @@
-"""Download the default model into the cache folder, unless it is there, and verify its checksum."""
+"""Download SmolLM2-135M-Instruct into the cache folder, if need be, and verify its checksum."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch the model and print where it is."""
-    from ciuic.models.fetch import fetch_default_model
+    from ciuic.models.fetch import fetch_smollm2
 
     with output.progress() as report:
-        path = fetch_default_model(report)
+        path = fetch_smollm2(report)
     if arguments.json:
         output.print_json({"path": path})
     else:

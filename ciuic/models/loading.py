@@ -9,19 +9,18 @@ from ciuic.errors import ModelFormatError, UsageError
 from ciuic.runtime import Runtime, default_runtime
 
 from .deepseek import deepseek_model
-from .fetch import DEFAULT_MODEL, find_default_model
+from .fetch import find_smollm2
 from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
 from .llama import llama_model
 from .model import Model
+from .names import DEFAULT_MODEL, SMOLLM2
 from .weights import Quantize
 
 GGUF_FAMILIES: dict[str, Callable[..., Model]] = {"llama": llama_model}
 """``general.architecture`` -> what makes a model of a GGUF file."""
 FOLDER_FAMILIES: dict[str, Callable[..., Model]] = {"deepseek_v3": deepseek_model}
 """``model_type`` -> what makes a model of a Hugging Face folder."""
-TINY_MODEL = "deepseek-tiny"
-"""The model that comes with Ciuic, trained by ``tools/train_tiny.py``."""
 
 
 def load_model(
@@ -35,8 +34,8 @@ def load_model(
     Parameters
     ----------
     path
-        A GGUF file, a Hugging Face folder, ``"deepseek-tiny"`` for the one that comes with Ciuic,
-        or ``ciuic.DEFAULT_MODEL`` for the one that ``ciuic fetch`` brings.
+        A GGUF file, a Hugging Face folder, or a name: ``ciuic.DEFAULT_MODEL`` is the model that
+        comes with Ciuic, ``"smollm2-135m-instruct"`` the one that ``ciuic fetch`` brings.
     quantize
         Linear layers: "auto" has INT8 weights and activations on FPGAs and float32 elsewhere,
         "int8" has INT8 everywhere, None float32 everywhere (an FPGA has no kernel for that).
@@ -72,6 +71,7 @@ def load_model(
 
 
 def _find(path: str | Path) -> Path:
-    if path == DEFAULT_MODEL:
-        return find_default_model()
-    return Path(__file__).parent / TINY_MODEL if path == TINY_MODEL else Path(path)
+    """Return where a model lies; a name comes before a file of that name."""
+    if path == SMOLLM2:
+        return find_smollm2()
+    return Path(__file__).parent / DEFAULT_MODEL if path == DEFAULT_MODEL else Path(path)

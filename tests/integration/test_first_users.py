@@ -9,27 +9,23 @@ from pathlib import Path
 import pytest
 
 from ciuic.devices.opencl import list_devices
-from ciuic.models.fetch import FETCH_COMMAND, default_model_path
+from ciuic.models.fetch import FETCH_COMMAND, smollm2_file
 
 PROGRAM = Path(__file__).with_name("first_users.py")
 
 
-@pytest.fixture(scope="module")
-def model_path() -> Path:
-    path = default_model_path()
-    if not path.is_file():
-        pytest.skip(f"needs {path.name}; run: {FETCH_COMMAND}")
-    return path
-
-
-@pytest.mark.model
 @pytest.mark.opencl
 @pytest.mark.skipif(
     not list_devices(), reason="needs an OpenCL runtime: pip install 'ciuic[opencl-cpu]'"
 )
-def test_it_prints_what_it_promises(model_path: Path) -> None:
+@pytest.mark.parametrize("fetched", [False, pytest.param(True, marks=pytest.mark.model)])
+def test_it_prints_what_it_promises(fetched: bool) -> None:
+    """With the model that comes with Ciuic, and with the one that is fetched."""
+    if fetched and not smollm2_file().is_file():
+        pytest.skip(f"needs {smollm2_file().name}; run: {FETCH_COMMAND}")
+    model = [str(smollm2_file())] if fetched else []
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(PROGRAM), str(model_path)],
+        [sys.executable, "-W", "error", str(PROGRAM), *model],
         capture_output=True,
         text=True,
         timeout=300,

@@ -16,8 +16,9 @@ import pytest
 
 from ciuic.cli import main
 from ciuic.devices import DeviceManager
-from ciuic.models.fetch import FETCH_COMMAND, default_model_path
+from ciuic.models.fetch import FETCH_COMMAND, smollm2_file
 from ciuic.models.loading import load_model
+from ciuic.models.names import SMOLLM2
 
 PROMPT = "Explain in two sentences what a compiler does."
 pytestmark = pytest.mark.model
@@ -25,14 +26,14 @@ pytestmark = pytest.mark.model
 
 @pytest.fixture(scope="module", autouse=True)
 def smollm2_path() -> Path:
-    path = default_model_path()
+    path = smollm2_file()
     if not path.is_file():
         pytest.skip(f"needs {path.name}; run: {FETCH_COMMAND}")
     return path
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert main(["run", "--check", "--json", *arguments]) == 0
+    assert main(["run", SMOLLM2, "--check", "--json", *arguments]) == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
     return report
 
@@ -82,6 +83,7 @@ def test_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
         *(
             str(Path(sys.executable).with_name("ciuic")),
             "run",
+            SMOLLM2,
             "--prompt",
             PROMPT,
             "--max-tokens",

@@ -34,7 +34,7 @@ def test_missing_model_is_named_with_its_command(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cli.main(["doctor", "--for", "run"]) == 1
     shown = capsys.readouterr().out
-    assert "MISSING  run  default model" in shown
+    assert "MISSING  run  smollm2-135m-instruct" in shown
     assert shown.endswith("mend with:\n  ciuic fetch\n")
     assert cli.main(["doctor", "--for", "run", "--json"]) == 1
     assert not json.loads(capsys.readouterr().out)["ok"]
@@ -44,11 +44,11 @@ def test_damaged_model_is_found_by_its_checksum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = fetch.default_model_path()
+    path = fetch.smollm2_file()
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:
         file.truncate(fetch.MODEL_NBYTES)
-    found = check("run", "default model")
+    found = check("run", "smollm2-135m-instruct")
     assert (found.ok, found.mend) == (False, "ciuic fetch")
     assert found.found == f"{path}, checksum wrong"
 

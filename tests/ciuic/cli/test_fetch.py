@@ -21,7 +21,7 @@ def test_path_is_printed_and_work_is_reported(
         report("downloading", 2, 2)
         return Path("folder") / "model.gguf"
 
-    monkeypatch.setattr(fetch, "fetch_default_model", fetched)
+    monkeypatch.setattr(fetch, "fetch_smollm2", fetched)
     monkeypatch.setattr(output, "WAIT_SECONDS", 0.0)
     assert cli.main(["fetch", "--json"] if as_json else ["fetch"]) == 0
     shown = capsys.readouterr()

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from ciuic.models.fetch import FETCH_COMMAND, default_model_path
+from ciuic.models.fetch import FETCH_COMMAND, smollm2_file
 from ciuic.models.tokenizer import byte_characters
 
 DIM, HIDDEN_DIM, HEADS, KV_HEADS, LAYERS = 64, 96, 4, 2, 2
@@ -138,8 +138,8 @@ def small_model(tmp_path: Path) -> Write:
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """Return the path of the fetched default model."""
-    path = default_model_path()
+    """Return the path of the fetched SmolLM2."""
+    path = smollm2_file()
     if not path.is_file():
         pytest.skip(f"needs {path.name}; run: {FETCH_COMMAND}")
     return path

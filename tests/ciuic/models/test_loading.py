@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ciuic.errors import ModelFormatError, UsageError
-from ciuic.models.fetch import DEFAULT_MODEL
 from ciuic.models.loading import load_model
+from ciuic.models.names import SMOLLM2
 
 from .conftest import Write, metadata, random_tensors, write_gguf
 
@@ -22,12 +22,12 @@ def test_model_tells_what_it_is(small_model: Write) -> None:
         assert repr(model) == "<Model 'small': 2 layers of 64>"
 
 
-def test_default_model_that_is_absent_names_the_command(
+def test_model_that_is_not_fetched_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ModelFormatError, match=r"not fetched yet; run: ciuic fetch$"):
-        load_model(DEFAULT_MODEL)
+        load_model(SMOLLM2)
 
 
 def test_other_architecture_is_refused(tmp_path: Path) -> None:
