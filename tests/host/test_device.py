@@ -29,7 +29,7 @@ URIS = [
     pytest.param("fpga:emulated?verify=1&config=kv260", id="wide"),
     pytest.param("fpga:rtl?config=tiny&shadow=1&verify=1", marks=pytest.mark.rtl),
 ]
-KERNELS = ["attention", "linear", "softmax"]
+KERNELS = ["attention", "latent_attention", "linear", "softmax"]
 PAGE = 4096
 
 
@@ -146,6 +146,26 @@ def test_attention_equals_the_cpu_in_the_same_format(
 def test_it_supports_what_it_has_kernels_for(fpga: FpgaDevice) -> None:
     assert [op for op in sorted(OPERATORS) if fpga.supports(op)] == KERNELS
     assert not fpga.supports("attention", offset=0, scale=1.0, softmax="exact")
+
+
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_latent_attention_equals_the_cpu_in_the_same_format(
+    fpga: FpgaDevice, cpu: CpuDevice, rng: np.random.Generator, absorbed: bool
+) -> None:
+    t, offset, heads, nope, rope, rank, v = 5, 12, 4, 16, 8, 24, 10
+    cached = offset + t
+    inputs = (
+        3 * normal(rng, t, heads, nope),
+        3 * normal(rng, t, heads, rope),
+        normal(rng, cached, rank),
+        normal(rng, cached, rope),
+        normal(rng, rank, heads * nope),
+        normal(rng, rank, heads * v),
+    )
+    attributes = {"offset": offset, "scale": (nope + rope) ** -0.5, "absorbed": absorbed}
+    expected = run(cpu, "latent_attention", *inputs, **attributes, softmax="q16")
+    got = run(fpga, "latent_attention", *inputs, **attributes)
+    assert_same_bits(got, expected)
 
 
 def test_attention_over_more_keys_than_a_row_may_have_is_not_supported(
