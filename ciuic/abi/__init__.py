@@ -7,7 +7,7 @@ stands anywhere else.
 """
 
 from . import numerics, registers
-from .config import CONFIGS, OverlayConfig
+from .config import BOARD_MEMORY_BYTES, CONFIGS, OverlayConfig
 from .descriptors import (
     COMPLETION,
     DESCRIPTOR,
@@ -21,6 +21,7 @@ from .descriptors import (
 )
 
 __all__ = [
+    "BOARD_MEMORY_BYTES",
     "COMPLETION",
     "CONFIGS",
     "DESCRIPTOR",

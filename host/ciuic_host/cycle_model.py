@@ -9,6 +9,7 @@ in detail is in `gemm_cycles`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,7 @@ def complete(config: OverlayConfig, timing: MemoryTiming) -> int:
     return round(COMPLETE + timing.write_latency + beats * timing.beat)
 
 
+@lru_cache(maxsize=1024)
 def gemm(config: OverlayConfig, timing: MemoryTiming, job: Job) -> Work:
     """Return the work of a GEMM that is alone in the engine."""
     shape = Shape(config, job)

@@ -1,7 +1,7 @@
 """The emulated overlay: the registers of the gateware, the golden models, a model of its cycles.
 
-Descriptors run when the doorbell is rung. What this does not have: time (a cycle count is computed,
-not waited for), and so a watchdog.
+Descriptors run when the doorbell is rung. Time is computed, not waited for, unless the overlay is
+paced (`ciuic_host.pace`); there is no watchdog.
 """
 
 from __future__ import annotations
@@ -9,13 +9,24 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from ciuic.abi import COMPLETION, CONFIGS, DESCRIPTOR, Opcode, OverlayConfig, Status, registers
+from ciuic.abi import (
+    BOARD_MEMORY_BYTES,
+    COMPLETION,
+    CONFIGS,
+    DESCRIPTOR,
+    Opcode,
+    OverlayConfig,
+    Status,
+    registers,
+)
+from ciuic.errors import UsageError
 
 from . import cycle_model, gemm_cycles
 from .emulated_engines import Engines
 from .gemm_cycles import Job
 from .memory import MIB, AccessError, DeviceMemory
 from .memory_timing import MemoryTiming
+from .pace import Pace
 from .transport import Buffer, Transport
 from .uri import Options
 
@@ -27,15 +38,31 @@ BUILD_HASH = 0  # no gateware
 def open_transport(options: Options) -> Transport:
     """Open the emulated overlay; options ``config``, ``memory`` (MiB), ``shadow`` (0 or 1).
 
+    ``board`` is the configuration of a board with the memory that the board has. ``pace=real``
+    lets work take the time that it takes on the board, and ``link`` (MB/s) lets bytes do so.
     How fast its memory is taken to be: ``read_latency``, ``write_latency`` and ``late``, see
     `MemoryTiming`.
     """
-    config = CONFIGS[options.text("config", "sim", CONFIGS)]
-    capacity = options.integer("memory", 1024, 1, 3072) * MIB
+    board = options.text("board", "", ("", *BOARD_MEMORY_BYTES))
+    config = CONFIGS[options.text("config", board or "sim", CONFIGS)]
+    if board not in ("", config.name):
+        raise UsageError(f"{options.uri}: config must be {board!r} or left out with that board")
+    memory_bytes = BOARD_MEMORY_BYTES.get(board, 1024 * MIB)
+    most = 3072 if config.address_bits == 32 else 4096
+    capacity = options.integer("memory", memory_bytes // MIB, 1, most) * MIB
     shadow = options.flag("shadow", True)
     timing = MemoryTiming.from_options(options)
+    paced = options.text("pace", "none", ("none", "real")) == "real"
+    link = options.integer("link", 0, 0, 1_000_000) * 1_000_000
     options.check_all_known()
-    return EmulatedTransport(options.uri, config, capacity=capacity, shadow=shadow, timing=timing)
+    return EmulatedTransport(
+        options.uri,
+        config,
+        capacity=capacity,
+        shadow=shadow,
+        timing=timing,
+        pace=Pace(config.clock_hz if paced else None, link or None),
+    )
 
 
 class EmulatedTransport(Transport):
@@ -53,6 +80,8 @@ class EmulatedTransport(Transport):
         Whether bytes reach the other side only by flush and invalidate.
     timing
         How fast its memory is taken to be.
+    pace
+        When results are to be seen; at once by default.
     """
 
     emulated = True
@@ -65,12 +94,14 @@ class EmulatedTransport(Transport):
         capacity: int = 1024 * MIB,
         shadow: bool = True,
         timing: MemoryTiming | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.name = name
         self.config = config
         self.memory_bytes = capacity
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
         self._timing = timing or MemoryTiming()
+        self._pace = pace or Pace()
         self._engines = Engines(config, self._memory, self._timing)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}
         self._constants = registers.identity(config, BUILD_HASH)
@@ -79,6 +110,7 @@ class EmulatedTransport(Transport):
 
     def read(self, offset: int) -> int:
         """Return the 32-bit register at a byte offset; outside of the map it is zero."""
+        self._settle()
         register = _BY_OFFSET.get(offset)
         if register is None:
             return 0
@@ -102,6 +134,7 @@ class EmulatedTransport(Transport):
 
     def write(self, offset: int, value: int) -> None:
         """Write the 32-bit register at a byte offset."""
+        self._settle()
         register = _BY_OFFSET.get(offset)
         if register is registers.INTERRUPT_STATUS:
             self._pending &= ~value
@@ -127,29 +160,36 @@ class EmulatedTransport(Transport):
 
     def flush(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
         """Hand the bytes [start, stop) that the CPU wrote to the device."""
+        self._pace.move((stop or buffer.nbytes) - start)
         self._memory.flush(buffer, start, stop)
         self._engines.forget(buffer.device_address + start, (stop or buffer.nbytes) - start)
 
     def invalidate(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
         """Make the bytes [start, stop) that the device wrote visible to the CPU."""
+        self._pace.move((stop or buffer.nbytes) - start)
         self._memory.invalidate(buffer, start, stop)
 
     def wait_interrupt(self, seconds: float) -> bool:
-        """Return whether the interrupt line is high; what is not done yet never will be."""
-        raised = bool(self._pending & self._stored[registers.INTERRUPT_ENABLE])
-        if not raised:
-            time.sleep(seconds)
-        return raised
+        """Return whether the interrupt line is high; wait at most ``seconds`` until it is."""
+        deadline = time.monotonic() + seconds
+        while not self._interrupted() and (left := deadline - time.monotonic()) > 0:
+            self._pace.sleep(left)
+        return self._interrupted()
 
     def close(self) -> None:
         """Release everything; a second call does nothing."""
         self._memory.clear()
 
+    @property
+    def late_seconds(self) -> float:
+        """By how much results came later than on the board; above 0 only if it is paced."""
+        return self._pace.late_seconds
+
     # --- the command processor ----------------------------------------------------------------
 
     @property
     def _enabled(self) -> bool:
-        return self._stored[registers.CONTROL] != 0 and self._code is None
+        return self._stored[registers.CONTROL] != 0 and not self._halted
 
     @property
     def _doorbell(self) -> int:
@@ -157,24 +197,44 @@ class EmulatedTransport(Transport):
 
     def _reset(self) -> None:
         self._stored[registers.DOORBELL] = 0
+        self._executed = 0
+        self._halted = False
+        # What of that can be seen.
         self._completed = 0
         self._pending = 0
         self._code: Status | None = None
+        self._pace.forget()
         self._counters = dict.fromkeys(registers.COUNTERS, 0)
         self._planned: deque[tuple[int, int]] = deque()
+
+    def _interrupted(self) -> bool:
+        self._settle()
+        return bool(self._pending & self._stored[registers.INTERRUPT_ENABLE])
+
+    def _settle(self) -> None:
+        """Let be seen what is due."""
+        for outcome in self._pace.due():
+            self._completed = outcome.completed
+            self._pending |= outcome.pending
+            self._code = outcome.code
 
     def _run(self) -> None:
         # Later descriptors are fetched while the first one works.
         fetch_cycles = cycle_model.fetch(self.config, self._timing)
-        while self._enabled and self._completed != self._doorbell:
+        began, before = self._pace.start(), self._counters["cycles"]
+        while self._enabled and self._executed != self._doorbell:
             status = self._step(fetch_cycles)
             fetch_cycles = 0
-            self._completed = self._completed + 1 & WORD
+            self._executed = self._executed + 1 & WORD
+            raised, code = 0, None
             if status is not Status.OK:
-                self._code = status
-                self._pending |= registers.INTERRUPT_STATUS.encode(error=1)
-            elif self._completed == self._doorbell:
-                self._pending |= registers.INTERRUPT_STATUS.encode(done=1)
+                self._halted, code = True, status
+                raised = registers.INTERRUPT_STATUS.encode(error=1)
+            elif self._executed == self._doorbell:
+                raised = registers.INTERRUPT_STATUS.encode(done=1)
+            cycles = self._counters["cycles"] - before
+            self._pace.add(began, cycles, self._executed, raised, code)
+        self._pace.computed()
 
     def _step(self, fetch_cycles: int) -> Status:
         """Run the next descriptor and write its record."""
@@ -182,7 +242,7 @@ class EmulatedTransport(Transport):
         fetched = self._counters["cycles"]
         descriptor, status, work = None, Status.READ_ERROR, cycle_model.Work(0)
         try:
-            descriptor = self._descriptor(self._completed)
+            descriptor = self._descriptor(self._executed)
             self._plan(fetched)
             status, work = self._engines.run(descriptor)
         except AccessError:
@@ -195,7 +255,7 @@ class EmulatedTransport(Transport):
         self._account(descriptor, work, finished)
         record = COMPLETION.pack(
             status=status,
-            index=self._completed,
+            index=self._executed,
             fetched=min(fetched, started),
             started=started,
             finished=finished,
@@ -214,7 +274,7 @@ class EmulatedTransport(Transport):
         if self._planned:
             return
         jobs: list[Job] = []
-        index = self._completed
+        index = self._executed
         while index != self._doorbell and len(jobs) < PLANNED:
             try:
                 descriptor = self._descriptor(index)
@@ -238,7 +298,7 @@ class EmulatedTransport(Transport):
     def _answer(self, record: bytes, status: Status) -> Status:
         try:
             entry = self._memory.view(
-                self._entry("COMPLETION_BASE", len(record), self._completed), len(record)
+                self._entry("COMPLETION_BASE", len(record), self._executed), len(record)
             )
         except AccessError:
             return Status.WRITE_ERROR
