@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .batch_pipeline import BatchPipeline
 from .devices import Device, DeviceManager
 from .errors import CiuicError
 from .memory import MemoryHierarchy, TensorPool
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "BatchPipeline",
     "CiuicError",
     "CiuicTensor",
     "CustomOperator",

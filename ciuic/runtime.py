@@ -28,6 +28,8 @@ class Runtime:
     ----------
     manager : DeviceManager, optional
         Opens devices; a new one by default.
+    host_lanes : bool
+        Whether the host serves each device in a queue of its own, see `Executor`.
 
     Attributes
     ----------
@@ -36,10 +38,10 @@ class Runtime:
         Learns from every task that runs.
     """
 
-    def __init__(self, manager: DeviceManager | None = None) -> None:
+    def __init__(self, manager: DeviceManager | None = None, *, host_lanes: bool = False) -> None:
         self.manager = manager or DeviceManager()
         self.costs = CostModel()
-        self._executor = Executor(self.manager)
+        self._executor = Executor(self.manager, host_lanes=host_lanes)
         self._usage = Usage()
         self._executor.observe(self.costs.observe)
         self._executor.observe(self._usage)
@@ -47,6 +49,10 @@ class Runtime:
     def device(self, device: Device | str) -> Device:
         """Return a device by URI, or the device given; its tasks are counted from now on."""
         return self._executor.device(device)
+
+    def home(self, op: str, device: Device) -> Device:
+        """Return the device that will run an operator: the one given, or the host for it."""
+        return device if device.supports(op) else self._executor.host_for(device)
 
     def run(
         self,

@@ -7,52 +7,23 @@ counted. Emulated devices are chosen only when they are among the devices named.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import replace
+from typing import NamedTuple
 
 from ciuic.devices import Device, DeviceArray, DeviceManager
-from ciuic.errors import DeviceError, OutOfMemory, PlacementError, UsageError
-from ciuic.memory.tiers import Weights, missing_weights, weights_on
+from ciuic.errors import PlacementError, UsageError
+from ciuic.layer_times import Layer, LayerTimes, Measurement, missing_bytes
 from ciuic.runtime import Runtime
 from ciuic.scheduler.placement import HOST, chain_with_room
 from ciuic.scheduler.plan import Plan, Step
 from ciuic.scheduler.trace import UsageRow
 from ciuic.tensor import CiuicTensor
 
-MEASUREMENTS = 2  # the faster one counts
-
-
-class Layer(Protocol):
-    """What the scheduler needs of a layer."""
-
-    @property
-    def weights(self) -> Weights:
-        """The layer's weights."""
-
-    def submit(
-        self, hidden: CiuicTensor | DeviceArray, *, runtime: Runtime, device: Device | str
-    ) -> DeviceArray:
-        """Submit the layer's operators and return the handle of its output."""
-
 
 class _Task(NamedTuple):
     layer: Layer
     device: str | None  # URI, or None: the scheduler chooses
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    """Time of a layer on a device, or why it does not run there."""
-
-    seconds: float = math.inf
-    working_bytes: int = 0  # besides the weights
-    refusal: str | None = None
-
-    def __str__(self) -> str:
-        return f"{1e3 * self.seconds:.2f} ms" if self.refusal is None else self.refusal
 
 
 class TaskScheduler:
@@ -86,7 +57,7 @@ class TaskScheduler:
         self._use(HOST)
         self._allowed = devices
         self._tasks: list[_Task] = []
-        self._measured: dict[tuple[Any, ...], _Measurement] = {}
+        self._times = LayerTimes(self._runtime)
 
     def add_task(self, layer: Layer, device: Device | str | None = None) -> None:
         """Append a layer; without a device the scheduler chooses by measured cost.
@@ -150,7 +121,7 @@ class TaskScheduler:
             for here in measured
         ]
         sizes = [
-            {uri: _missing_bytes(task.layer, self._devices[uri]) for uri in here}
+            {uri: missing_bytes(task.layer, self._devices[uri]) for uri in here}
             for task, here in zip(self._tasks, costs, strict=True)
         ]
         room = {uri: on.capacity_bytes - on.used_bytes for uri, on in self._devices.items()}
@@ -176,7 +147,7 @@ class TaskScheduler:
             for index, task in enumerate(self._tasks)
         ]
 
-    def _measure_all(self, hidden: CiuicTensor) -> list[dict[str, _Measurement]]:
+    def _measure_all(self, hidden: CiuicTensor) -> list[dict[str, Measurement]]:
         """Return for each layer the devices that it may have and its time there."""
         candidates: list[str] = []
         if any(task.device is None for task in self._tasks):
@@ -185,9 +156,9 @@ class TaskScheduler:
         for index, task in enumerate(self._tasks):
             uris = candidates if task.device is None else [task.device]
             if len(uris) == 1:  # no choice: nothing to measure
-                found.append({uris[0]: _Measurement(0.0)})
+                found.append({uris[0]: Measurement(0.0)})
                 continue
-            measured = {uri: self._measure(task.layer, hidden, uri) for uri in uris}
+            measured = {uri: self._times.of(task.layer, hidden, self._devices[uri]) for uri in uris}
             if all(one.refusal is not None for one in measured.values()):
                 reasons = "; ".join(f"{uri}: {one}" for uri, one in measured.items())
                 raise PlacementError(f"layer {index} runs on none of its devices: {reasons}")
@@ -199,49 +170,8 @@ class TaskScheduler:
         allowed = manager.list_uris(emulated=False) if self._allowed is None else self._allowed
         return list(dict.fromkeys(map(self._use, allowed)))
 
-    def _measure(self, layer: Layer, hidden: CiuicTensor, uri: str) -> _Measurement:
-        """Return the time of a layer on a device, its input there already."""
-        device = self._devices[uri]
-        # Layers of one type and with weights of the same shapes take as long as each other.
-        shapes = tuple(weight.shape for weight in weights_on(layer.weights, device.kind))
-        key = (type(layer), shapes or id(layer), hidden.shape, uri)
-        if key not in self._measured:
-            brought = missing_weights(layer.weights, device)
-            try:
-                self._measured[key] = self._try(layer, hidden, device)
-            except (DeviceError, OutOfMemory) as error:
-                self._measured[key] = _Measurement(refusal=str(error))
-            finally:
-                for weight in brought:
-                    device.evict(weight)
-        return self._measured[key]
 
-    def _try(self, layer: Layer, hidden: CiuicTensor, device: Device) -> _Measurement:
-        """Run a layer on a device; once more than is measured, to bring its weights."""
-        self._timed(layer, hidden, device)
-        device.reset_peak()
-        before = device.used_bytes
-        times = [self._timed(layer, hidden, device) for _ in range(MEASUREMENTS)]
-        return _Measurement(min(times), hidden.nbytes + device.peak_bytes - before)
-
-    def _timed(self, layer: Layer, hidden: CiuicTensor, device: Device) -> float:
-        """Return the seconds of a layer, its input being on the device already."""
-        placed = self._runtime.place(hidden, device)
-        self._runtime.synchronize()
-        start = time.perf_counter()
-        result = layer.submit(placed, runtime=self._runtime, device=device)
-        self._runtime.synchronize()
-        seconds = time.perf_counter() - start
-        result.numpy()  # raises what made it fail
-        return seconds
-
-
-def _missing_bytes(layer: Layer, device: Device) -> int:
-    """Return the bytes that a layer's weights would take on a device beyond those it holds."""
-    return sum(map(device.weight_bytes, missing_weights(layer.weights, device)))
-
-
-def _reason(task: _Task, measured: Mapping[str, _Measurement], full: frozenset[str]) -> str:
+def _reason(task: _Task, measured: Mapping[str, Measurement], full: frozenset[str]) -> str:
     if task.device is not None:
         return "as asked"
     if len(measured) == 1:

@@ -44,10 +44,10 @@ class CpuDevice(Device):
         task_seconds=2e-5,
     )
 
-    def __init__(self) -> None:
+    def __init__(self, uri: str = URI) -> None:
         self.name = platform.processor() or platform.machine()
-        super().__init__(URI, host_memory_bytes())
-        self._threads_before = blas_threads()
+        super().__init__(uri, host_memory_bytes())
+        self._threads_before = blas_threads() if uri == URI else None
         self.threads = 1
 
     @property
@@ -118,10 +118,11 @@ def host_memory_bytes() -> int:
 
 
 def open_device(uri: str) -> CpuDevice:
-    """Return the CPU as a device."""
-    if uri != URI:
-        raise DeviceNotFound(uri, f"the CPU must be {URI!r}")
-    return CpuDevice()
+    """Return the CPU as a device; ``cpu:1``, ``cpu:2`` and so on are further queues of it."""
+    lane = uri.removeprefix(f"{URI}:")
+    if uri != URI and not (lane.isascii() and lane.isdigit()):
+        raise DeviceNotFound(uri, "the CPU must be 'cpu', or 'cpu:1' and so on for further queues")
+    return CpuDevice(uri)
 
 
 def list_devices(*, emulated: bool = True) -> list[str]:

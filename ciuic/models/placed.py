@@ -36,7 +36,7 @@ class Placed:
 
     def home(self, op: str) -> Device:
         """Return the device that will run an operator: this one or the host."""
-        return self.device if self.device.supports(op) else self.runtime.device(HOST)
+        return self.runtime.home(op, self.device)
 
 
 def _linear(weight: Weight) -> str:

@@ -32,6 +32,9 @@ class Executor:
     ----------
     manager : DeviceManager
         Opens the devices that are named by URI.
+    host_lanes : bool
+        Whether the host does for each device what that has no kernel for in a queue of its own
+        (``cpu:1``, ``cpu:2``, ...), and not in turn with layers that are on the host.
 
     Attributes
     ----------
@@ -39,8 +42,9 @@ class Executor:
         (URI of the device asked for, operator) -> tasks that ran on the host instead.
     """
 
-    def __init__(self, manager: DeviceManager) -> None:
+    def __init__(self, manager: DeviceManager, *, host_lanes: bool = False) -> None:
         self._manager = manager
+        self._lanes: dict[str, Device] | None = {} if host_lanes else None
         self._observers: list[Observer] = []
         self._observed: dict[int, Device] = {}
         self._custom: dict[tuple[str, tuple[tuple[str, Any], ...]], CustomOperator] = {}
@@ -88,9 +92,17 @@ class Executor:
             return self._run_custom(op, inputs, target, attributes)
         if not target.supports(op, **attributes):
             self.fallbacks[target.uri, op] += 1
-            target = self.host
+            target = self.host_for(target)
         placed = [self.place(value, target) for value in inputs]
         return target.submit(op, placed, **attributes).output
+
+    def host_for(self, device: Device) -> Device:
+        """Return where the host runs what a device has no kernel for."""
+        if self._lanes is None or device is self.host:
+            return self.host
+        if device.uri not in self._lanes:
+            self._lanes[device.uri] = self.device(f"{HOST_URI}:{len(self._lanes) + 1}")
+        return self._lanes[device.uri]
 
     def place(self, value: Input, device: Device) -> DeviceArray:
         """Return a value as an array on a device, moved there if need be."""
@@ -126,7 +138,7 @@ class Executor:
         if scale is not None and target.supports("softmax", scale=scale):
             return self._run_softmax(values[0], program, target, scale)
         self.fallbacks[target.uri, program.name] += 1
-        return self.run("expression", values, self.host, {"program": program})
+        return self.run("expression", values, self.host_for(target), {"program": program})
 
     def _run_softmax(
         self, value: Input, program: Program, target: Device, scale: float

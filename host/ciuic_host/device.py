@@ -92,6 +92,11 @@ class FpgaDevice(Device):
         self.statistics.counters["macs_per_cycle"] = config.macs_per_cycle
         self.statistics.counters["clock_hz"] = config.clock_hz
 
+    @property
+    def late_seconds(self) -> float:
+        """By how much a paced emulation was slower than the board; 0 elsewhere."""
+        return self.overlay.late_seconds
+
     # What a back end gives.
 
     def _load_kernels(self) -> dict[str, Kernel]:

@@ -180,11 +180,6 @@ class EmulatedTransport(Transport):
         """Release everything; a second call does nothing."""
         self._memory.clear()
 
-    @property
-    def late_seconds(self) -> float:
-        """By how much results came later than on the board; above 0 only if it is paced."""
-        return self._pace.late_seconds
-
     # --- the command processor ----------------------------------------------------------------
 
     @property
@@ -234,7 +229,7 @@ class EmulatedTransport(Transport):
                 raised = registers.INTERRUPT_STATUS.encode(done=1)
             cycles = self._counters["cycles"] - before
             self._pace.add(began, cycles, self._executed, raised, code)
-        self._pace.computed()
+        self.late_seconds += self._pace.computed()
 
     def _step(self, fetch_cycles: int) -> Status:
         """Run the next descriptor and write its record."""

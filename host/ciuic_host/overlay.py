@@ -294,6 +294,11 @@ class Overlay:
         """Return the overlay's counters, which count since its last reset."""
         return {name: self._counter(name) for name in registers.COUNTERS}
 
+    @property
+    def late_seconds(self) -> float:
+        """By how much a paced emulation was slower than the board so far; 0 elsewhere."""
+        return self._transport.late_seconds
+
     def build_hash(self) -> int:
         """Return the first 32 bits of the hash over the gateware's sources."""
         return self._transport.read(registers.BUILD_HASH.offset)

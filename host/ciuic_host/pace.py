@@ -34,17 +34,11 @@ class Pace:
         Of the overlay, in Hz; None shows results at once.
     link_bytes_per_second
         Of the way to and from its memory; None moves bytes at once.
-
-    Attributes
-    ----------
-    late_seconds
-        By how much results came later than on the board, because computing them took longer.
     """
 
     def __init__(
         self, clock_hz: float | None = None, link_bytes_per_second: float | None = None
     ) -> None:
-        self.late_seconds = 0.0
         self._clock_hz = clock_hz
         self._link = link_bytes_per_second
         self._outcomes: deque[Outcome] = deque()
@@ -62,12 +56,13 @@ class Pace:
         self._overlay_free = due
         self._outcomes.append(Outcome(due, completed, pending, code))
 
-    def computed(self) -> None:
-        """Take note that all that was added has been computed by now."""
-        if self._clock_hz is not None and self._outcomes:
-            late = max(0.0, time.monotonic() - self._outcomes[-1].due)
-            self.late_seconds += late
-            self._overlay_free += late
+    def computed(self) -> float:
+        """Take note that all that was added has been computed; return by how much too late."""
+        if self._clock_hz is None or not self._outcomes:
+            return 0.0
+        late = max(0.0, time.monotonic() - self._outcomes[-1].due)
+        self._overlay_free += late
+        return late
 
     def due(self) -> list[Outcome]:
         """Return the outcomes that can be seen since the last call."""

@@ -41,6 +41,7 @@ class Transport(ABC):
     name: str
     emulated: bool
     memory_bytes: int  # that buffers may take together
+    late_seconds: float = 0.0  # by which a paced emulation was slower than the board
 
     @abstractmethod
     def read(self, offset: int) -> int:

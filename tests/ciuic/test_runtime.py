@@ -195,3 +195,17 @@ def test_what_cannot_be_run_is_refused(runtime: Runtime) -> None:
         runtime.run("RuntimeTestSoftmax", [weight])
     with pytest.raises(TypeError, match=r"nonsense"):
         runtime.run("RuntimeTestSoftmax", [x], nonsense=1)
+
+
+def test_the_host_serves_each_device_in_a_queue_of_its_own() -> None:
+    runtime = Runtime(host_lanes=True)
+    x = np.ones((2, 3), np.float32)
+    for _ in range(2):
+        result = runtime.run("add", [x, x], device="fpga:emulated?config=tiny")
+        np.testing.assert_array_equal(result.numpy(), 2 * x)
+    runtime.run("add", [x, x])
+    assert {row.device: row.tasks for row in runtime.usage()} == {
+        "cpu": 1,
+        "cpu:1": 2,
+        "fpga:emulated?config=tiny": 0,
+    }

@@ -67,8 +67,8 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     message = "no device 'warp:9': the name must begin with cpu, fpga, opencl"
     with pytest.raises(DeviceNotFound, match=f"^{message}$"):
         devices.open("warp:9")
-    with pytest.raises(DeviceNotFound, match=re.escape("no device 'cpu:1': the CPU must be 'cpu'")):
-        devices.open("cpu:1")
+    with pytest.raises(DeviceNotFound, match=re.escape("no device 'cpu:x': the CPU must be 'cpu'")):
+        devices.open("cpu:x")
 
 
 @pytest.mark.usefixtures("toys")

@@ -1,0 +1,142 @@
+"""BatchPipeline: a chain of layers over many batches, its devices at work at the same time.
+
+The chain is cut into stages, one a device (`ciuic.scheduler.stages`), by measured times. Each
+stage takes one batch at a time; while it works, the stage before it works on the next batch. What
+a device has no kernel for, the host does in a queue of its own for that device, so that it does
+not wait behind a stage of the host. Weights are brought once and stay.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ciuic.devices import Device, DeviceArray, DeviceManager
+from ciuic.errors import PlacementError, UsageError
+from ciuic.layer_times import Layer, LayerTimes, missing_bytes
+from ciuic.memory.tiers import MemoryHierarchy
+from ciuic.runtime import Runtime
+from ciuic.scheduler.placement import HOST
+from ciuic.scheduler.stages import Stage, best_stages
+from ciuic.scheduler.trace import UsageRow
+from ciuic.tensor import CiuicTensor
+
+
+class BatchPipeline:
+    """Runs layers over batches that follow one another.
+
+    Parameters
+    ----------
+    layers
+        The chain.
+    devices
+        Devices, or their URIs, that may have a stage; the host is one only if it is named.
+    manager
+        Opens devices; a new one by default.
+
+    Attributes
+    ----------
+    stages : list of Stage
+        What the last run did; empty before.
+
+    Raises
+    ------
+    UsageError
+        If there are no layers or no devices.
+    DeviceNotFound
+        If a device is not here.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        devices: Sequence[Device | str],
+        manager: DeviceManager | None = None,
+    ) -> None:
+        if not layers or not devices:
+            raise UsageError("a pipeline must have at least one layer and one device")
+        self.stages: list[Stage] = []
+        self._layers = list(layers)
+        self._runtime = Runtime(manager, host_lanes=True)
+        self._devices = {d.uri: d for d in map(self._runtime.device, devices)}
+        self._times = LayerTimes(self._runtime)
+        self._memory = MemoryHierarchy(self._runtime.manager)
+
+    def plan(self, hidden: CiuicTensor) -> list[Stage]:
+        """Return the stages for batches like ``hidden`` (tokens, dim), and bring their weights.
+
+        Raises
+        ------
+        PlacementError
+            If a layer runs on none of the devices, or the layers do not fit on them.
+        """
+        costs: list[dict[str, float]] = []
+        working = dict.fromkeys(self._devices, 0)
+        for index, layer in enumerate(self._layers):
+            measured = {u: self._times.of(layer, hidden, d) for u, d in self._devices.items()}
+            costs.append({u: m.seconds for u, m in measured.items() if m.refusal is None})
+            if not costs[-1]:
+                reasons = "; ".join(f"{uri}: {one}" for uri, one in measured.items())
+                raise PlacementError(f"layer {index} runs on none of the devices: {reasons}")
+            for uri, one in measured.items():
+                working[uri] = max(working[uri], one.working_bytes)
+        sizes = [
+            {uri: missing_bytes(layer, device) for uri, device in self._devices.items()}
+            for layer in self._layers
+        ]
+        room = {
+            uri: device.capacity_bytes - device.used_bytes - working[uri]
+            for uri, device in self._devices.items()
+        }
+        ends = {**self._devices, HOST: self._runtime.device(HOST)}
+
+        def transfer(source: str, target: str, _index: int) -> float:
+            return self._runtime.costs.transfer_seconds(ends[source], ends[target], hidden.nbytes)
+
+        self.stages = best_stages(costs, transfer, sizes, room)
+        for stage in self.stages:
+            for layer in self._layers[stage.start : stage.stop]:
+                self._memory.move_to_device(layer.weights, self._devices[stage.device])
+        return self.stages
+
+    def run(self, batches: Sequence[CiuicTensor]) -> list[CiuicTensor]:
+        """Return what the chain makes of each batch (tokens, dim), in their order.
+
+        Raises
+        ------
+        PlacementError
+            As `plan` does, which runs for the first batch if it has not before.
+        ShapeError
+            If a batch does not fit the layers.
+        DeviceError
+            If a device fails; batches that were begun are given up.
+        """
+        if not batches:
+            return []
+        if not self.stages:
+            self.plan(batches[0])
+        turns = [threading.Lock() for _ in self.stages]
+        # One batch in each stage, and one that waits for the first.
+        with ThreadPoolExecutor(len(self.stages) + 1, thread_name_prefix="ciuic batch") as pool:
+            results = [pool.submit(self._one, batch, turns) for batch in batches]
+            try:
+                return [result.result() for result in results]
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def report(self) -> list[UsageRow]:
+        """Return what each device has done, measurements included; wait for all of it."""
+        return self._runtime.usage()
+
+    def _one(self, batch: CiuicTensor, turns: Sequence[threading.Lock]) -> CiuicTensor:
+        """Take one batch through all stages."""
+        value: CiuicTensor | DeviceArray = batch
+        for stage, turn in zip(self.stages, turns, strict=True):
+            with turn:
+                for layer in self._layers[stage.start : stage.stop]:
+                    device = self._devices[stage.device]
+                    value = layer.submit(value, runtime=self._runtime, device=device)
+                value.numpy()  # the stage's next batch begins when this one has left it
+        return value if isinstance(value, CiuicTensor) else self._runtime.tensor(value)
