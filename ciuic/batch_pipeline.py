@@ -80,7 +80,8 @@ class BatchPipeline:
                 reasons = "; ".join(f"{uri}: {one}" for uri, one in measured.items())
                 raise PlacementError(f"layer {index} runs on none of the devices: {reasons}")
             for uri, one in measured.items():
-                working[uri] = max(working[uri], one.working_bytes)
+                # The result of the batch before may wait there for its next stage.
+                working[uri] = max(working[uri], one.working_bytes + hidden.nbytes)
         sizes = [
             {uri: missing_bytes(layer, device) for uri, device in self._devices.items()}
             for layer in self._layers
