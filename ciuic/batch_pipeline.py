@@ -102,7 +102,7 @@ class BatchPipeline:
         return self.stages
 
     def run(self, batches: Sequence[CiuicTensor]) -> list[CiuicTensor]:
-        """Return what the chain makes of each batch (tokens, dim), in their order.
+        """Return what the chain makes of each batch (tokens, dim), in their order, on the host.
 
         Raises
         ------
@@ -140,4 +140,4 @@ class BatchPipeline:
                     device = self._devices[stage.device]
                     value = layer.submit(value, runtime=self._runtime, device=device)
                 value.numpy()  # the stage's next batch begins when this one has left it
-        return value if isinstance(value, CiuicTensor) else self._runtime.tensor(value)
+        return CiuicTensor.from_numpy(value.numpy())
