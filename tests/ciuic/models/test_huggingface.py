@@ -280,6 +280,19 @@ def test_special_tokens_are_never_read_from_text(folder: Path) -> None:
         assert model.tokenizer.decode(ids) == "the<|end|>"
 
 
+def test_begin_token_is_found_in_a_row_of_post_processors(folder: Path) -> None:
+    """As in the tokenizer.json of Llama 3."""
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    spec["post_processor"] = {
+        "type": "Sequence",
+        "processors": [byte_level, spec["post_processor"]],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    with load_model(folder) as model:
+        assert model.tokenizer.bos_id == 0
+
+
 def test_chat_template_cannot_reach_the_system(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(
         "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages[0]['content'] }}"
