@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
 from ciuic.expression import Program
-from ciuic.ops.rope import YarnScaling, frequencies
+from ciuic.ops.rope import RopeScaling, frequencies
 from ciuic.quantize import QuantizedMatrix
 from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
@@ -122,7 +122,7 @@ class OpenclDevice(Device):
             self._program = self._build(_source("opencl_kernels.cl"))
         self._cl_kernels: dict[str, Any] = {}
         self._fused: dict[str, Any] = {}  # by source
-        self._frequencies: dict[tuple[int, float, YarnScaling | None], Any] = {}
+        self._frequencies: dict[tuple[int, float, RopeScaling | None], Any] = {}
         super().__init__(uri, device.global_mem_size)
 
     # What a back end gives.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from ciuic.errors import ModelFormatError
+
+from .keys import Keys
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -63,6 +65,11 @@ class TensorInfo:
     start: int
     nbytes: int
 
+    def item(self, index: int) -> TensorInfo:
+        """Return one item of the slowest dimension; there must be another below it."""
+        nbytes = self.nbytes // self.shape[0]
+        return replace(self, shape=self.shape[1:], start=self.start + index * nbytes, nbytes=nbytes)
+
 
 class GgufFile:
     """An open GGUF file.
@@ -74,8 +81,10 @@ class GgufFile:
 
     Attributes
     ----------
-    metadata
-        Keys and values of the header.
+    metadata, architecture
+        Keys and values of the header, and the one that names the family.
+    keys
+        Typed access to the family's own keys.
     tensors
         What tensors there are, by name.
 
@@ -91,14 +100,32 @@ class GgufFile:
         try:
             header = _Header(self.path, self._bytes)
             self.metadata: dict[str, Value] = header.metadata
+            self.architecture = str(self.metadata.get("general.architecture"))
+            self.keys = Keys(self.path, self.metadata, f"{self.architecture}.")
             self.tensors: dict[str, TensorInfo] = header.tensors
         except BaseException:
             self.close()
             raise
 
-    def tensor(self, name: str) -> npt.NDArray[np.float32]:
-        """Return a tensor dequantized to float32, in its own shape, slowest dimension first."""
-        info = self._info(name)
+    @property
+    def name(self) -> str:
+        """Name of the model, for people."""
+        return str(self.metadata.get("general.name", self.path.stem))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        if not isinstance(tokens, list):
+            raise ModelFormatError(self.path, "key tokenizer.ggml.tokens must be a list")
+        return len(tokens)
+
+    def tensor(self, name: str, item: int | None = None) -> npt.NDArray[np.float32]:
+        """Return a tensor dequantized to float32, in its own shape, slowest dimension first.
+
+        With ``item``, return (and read) only that item of the slowest of three dimensions.
+        """
+        info = self._info(name) if item is None else self._info(name).item(item)
         # Bytes of our own: arrays over the map itself would keep it from being closed.
         raw = self._bytes[info.start : info.start + info.nbytes]
         rows = np.frombuffer(raw, np.uint8).reshape(math.prod(info.shape[:-1]), -1)
@@ -275,6 +302,4 @@ class _Header:
                     f"truncated: tensor {info.name} needs bytes up to {start + info.nbytes:,}, "
                     f"the file has {self._size:,}"
                 )
-            self.tensors[info.name] = TensorInfo(
-                name=info.name, type=info.type, shape=info.shape, start=start, nbytes=info.nbytes
-            )
+            self.tensors[info.name] = replace(info, start=start)

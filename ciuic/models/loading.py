@@ -15,11 +15,21 @@ from .huggingface import HuggingFaceFolder
 from .llama import llama_model
 from .model import Model
 from .names import DEFAULT_MODEL, SMOLLM2
+from .qwen2 import qwen2_model
 from .weights import Quantize
 
-GGUF_FAMILIES: dict[str, Callable[..., Model]] = {"llama": llama_model}
+GGUF_FAMILIES: dict[str, Callable[..., Model]] = {
+    "deepseek2": deepseek_model,
+    "llama": llama_model,
+    "qwen2": qwen2_model,
+}
 """``general.architecture`` -> what makes a model of a GGUF file."""
-FOLDER_FAMILIES: dict[str, Callable[..., Model]] = {"deepseek_v3": deepseek_model}
+FOLDER_FAMILIES: dict[str, Callable[..., Model]] = {
+    "deepseek_v2": deepseek_model,
+    "deepseek_v3": deepseek_model,
+    "llama": llama_model,
+    "qwen2": qwen2_model,
+}
 """``model_type`` -> what makes a model of a Hugging Face folder."""
 
 
@@ -58,8 +68,7 @@ def load_model(
         key, family, families = "model_type", source.config.get("model_type"), FOLDER_FAMILIES
     else:
         source = GgufFile(path)
-        family, families = source.metadata.get("general.architecture"), GGUF_FAMILIES
-        key = "architecture"
+        key, family, families = "architecture", source.architecture, GGUF_FAMILIES
     try:
         if not isinstance(family, str) or family not in families:
             known = ", ".join(families)

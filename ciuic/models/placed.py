@@ -30,9 +30,9 @@ class Placed:
         """Bring a weight to the device whose operator will use it, to stay there."""
         self.home(_linear(weight) if len(weight.shape) == 2 else "rms_norm").hold(weight)
 
-    def linear(self, x: DeviceArray, weight: Weight) -> DeviceArray:
-        """Submit a linear layer: x (t, k), weight (k, n) -> (t, n)."""
-        return self.run(_linear(weight), x, weight)
+    def linear(self, x: DeviceArray, weight: Weight, bias: Weight | None = None) -> DeviceArray:
+        """Submit a linear layer: x (t, k), weight (k, n), bias (n,) -> (t, n)."""
+        return self.run(_linear(weight), x, weight, *(() if bias is None else (bias,)))
 
     def home(self, op: str) -> Device:
         """Return the device that will run an operator: this one or the host."""
