@@ -7,6 +7,7 @@ happens inside one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -59,6 +60,28 @@ class Layer(Protocol):
         """Submit the layer's operators and return the handle of its output (t, dim)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What a family makes of a file: all of a model but the text side.
+
+    Attributes
+    ----------
+    config
+        What it is built with.
+    layers
+        In order.
+    embedding
+        ``table`` (vocab, dim).
+    head
+        ``norm`` (dim,) and ``output`` (dim, vocab).
+    """
+
+    config: ModelConfig
+    layers: Sequence[Layer]
+    embedding: LayerWeights
+    head: LayerWeights
+
+
 class Model:
     """A model that writes text.
 
@@ -80,22 +103,19 @@ class Model:
         self,
         *,
         source: TensorSource,
-        config: ModelConfig,
+        network: Network,
         tokenizer: Tokenizer,
         template: str | None,
-        layers: Sequence[Layer],
-        embedding: LayerWeights,
-        head: LayerWeights,
         runtime: Runtime,
     ) -> None:
-        self.config = config
-        self.layers = list(layers)
+        self.config = network.config
+        self.layers = list(network.layers)
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.head_device: Device | str = HOST
         self._source = source
-        self._embedding = embedding  # table (vocab, dim)
-        self._head = head  # norm (dim,), output (dim, vocab)
+        self._embedding = network.embedding
+        self._head = network.head
         self._template = _chat_template(source, template, tokenizer)
 
     def __repr__(self) -> str:
