@@ -86,11 +86,9 @@ class LayerWeights:
         """Role -> name and shape of the tensor that it is read from; roles may share a tensor."""
         return {role: StoredShape(name, self._shapes[role]) for role, name in self._names.items()}
 
-    def outline(self) -> LayerWeights:
-        """Return weights of the same shapes and types that are never read and take no memory."""
-        outlined = copy(self)
-        outlined._loaded, outlined._int8, outlined._outlined = {}, None, True
-        return outlined
+    def outline(self) -> None:
+        """From now on have weights of the same shapes and types with nothing in them."""
+        self._loaded, self._int8, self._outlined = {}, None, True
 
     def on(self, kind: str) -> LayerWeights:
         """Return the weights in the form that a kind of device takes: INT8 on FPGAs with "auto"."""
