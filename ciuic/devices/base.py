@@ -18,7 +18,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -57,6 +57,21 @@ class Roofline(NamedTuple):
     bytes_per_second: float
     link_bytes_per_second: float
     task_seconds: float
+
+
+class Estimate(NamedTuple):
+    """What a model of the hardware says that a task takes.
+
+    Attributes
+    ----------
+    seconds
+        Of the device itself.
+    products_on_host
+        Whether the driver computes the task's products on the host, whose time comes on top.
+    """
+
+    seconds: float
+    products_on_host: bool = False
 
 
 class Task(NamedTuple):
@@ -236,6 +251,23 @@ class Device(ABC):
     def weight_bytes(self, weight: Weight) -> int:
         """Return the bytes that a weight takes on this device."""
         return self._weight_bytes(weight)
+
+    # Planning.
+
+    @property
+    def on_chip_bytes(self) -> int:
+        """Bytes of the scratchpads that programs see; 0 if there are none, or only caches."""
+        return 0
+
+    def estimate(
+        self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]
+    ) -> Estimate | None:
+        """Return what a model of the hardware says of a task; None if there is no such model."""
+        return None
+
+    def staging_bytes(self, op: str, inputs: Sequence[Shape]) -> int:
+        """Return the bytes that a task takes on the device besides weights, inputs and result."""
+        return 0
 
     # Work.
 

@@ -1,4 +1,4 @@
-"""What every family takes from a Hugging Face folder or GGUF file: weights, tokenizer, template.
+"""What every family takes from a Hugging Face folder or GGUF file: weights under their names.
 
 Families name their weights as Hugging Face folders do. For GGUF files the names are translated by
 the ``gguf`` package's own table.
@@ -14,15 +14,12 @@ from typing import Any
 from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
 from ciuic.errors import ModelFormatError
-from ciuic.runtime import Runtime
 
 from .config import ModelConfig
 from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
-from .huggingface_tokenizer import chat_template, huggingface_tokenizer
-from .model import Layer, Model
+from .model import Layer, Network
 from .tensor_source import TensorSource
-from .tokenizer import Tokenizer, gguf_tokenizer
 from .weights import LayerWeights, Quantize
 
 Part = tuple[str, str, tuple[int, ...]]  # a weight's role, name in the folder, and shape there
@@ -39,14 +36,10 @@ class Checkpoint:
         Where weights are read from.
     name_of
         From the name in a Hugging Face folder to the name in ``tensors``.
-    tokenizer, template
-        Text to ids and back; source of the chat template, or None.
     """
 
     tensors: TensorSource
     name_of: Callable[[str], str]
-    tokenizer: Tokenizer
-    template: str | None
 
     def weights(self, parts: Iterable[Part], quantize: Quantize | None, **how: Any) -> LayerWeights:
         """Return weights, read when they are needed; ``how`` is for `LayerWeights`.
@@ -57,52 +50,38 @@ class Checkpoint:
             If one is missing or has another shape.
         """
         names, shapes = {}, {}
+        known = self.tensors.tensors
         for role, name, shape in parts:
             names[role], shapes[role] = self.name_of(name), shape
-            if names[role] not in self.tensors.tensors:  # before a wrong count makes many more
+            # Before a wrong count makes many more:
+            if known is not None and names[role] not in known:
                 raise ModelFormatError(self.tensors.path, f"tensor {names[role]} is missing")
         return LayerWeights(self.tensors, names, shapes, quantize, **how)
 
-    def model(
+    def network(
         self,
         config: ModelConfig,
         layers: Sequence[Layer],
         *,
         tied: bool,
         quantize: Quantize | None,
-        runtime: Runtime,
-    ) -> Model:
-        """Return the model of these layers, with its embedding and head."""
+    ) -> Network:
+        """Return the network of these layers, with its embedding and head."""
         table, matrix = "model.embed_tokens.weight", (config.vocab_size, config.dim)
         output = table if tied else "lm_head.weight"
-        return Model(
-            source=self.tensors,
+        return Network(
             config=config,
-            tokenizer=self.tokenizer,
-            template=self.template,
             layers=layers,
             embedding=self.weights([("table", table, matrix)], None, transpose=False),
             head=self.weights(
                 [("norm", "model.norm.weight", (config.dim,)), ("output", output, matrix)], quantize
             ),
-            runtime=runtime,
         )
 
 
-def folder_checkpoint(folder: HuggingFaceFolder, vocab_size: int) -> Checkpoint:
-    """Return a folder as a checkpoint.
-
-    Raises
-    ------
-    ModelFormatError
-        If its tokenizer is missing or does not fit.
-    """
-    return Checkpoint(
-        tensors=folder,
-        name_of=str,
-        tokenizer=huggingface_tokenizer(folder, vocab_size),
-        template=chat_template(folder),
-    )
+def folder_checkpoint(folder: HuggingFaceFolder) -> Checkpoint:
+    """Return a folder as a checkpoint."""
+    return Checkpoint(tensors=folder, name_of=str)
 
 
 def gguf_checkpoint(
@@ -113,7 +92,7 @@ def gguf_checkpoint(
     Raises
     ------
     ModelFormatError
-        If its tokenizer is missing or does not fit, or it cannot hold that many layers.
+        If it cannot hold that many layers.
     """
     if n_layers > len(file.tensors):
         raise ModelFormatError(file.path, f"{n_layers} layers need more tensors than there are")
@@ -127,10 +106,4 @@ def gguf_checkpoint(
         name = name.replace("_correction_bias", "_correction.bias")
         return str(known.get_name(name, try_suffixes=(".weight", ".bias")))
 
-    template = file.metadata.get("tokenizer.chat_template")
-    return Checkpoint(
-        tensors=tensors or file,
-        name_of=name_of,
-        tokenizer=gguf_tokenizer(file),
-        template=None if template is None else str(template),
-    )
+    return Checkpoint(tensors=tensors or file, name_of=name_of)

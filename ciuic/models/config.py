@@ -33,3 +33,7 @@ class ModelConfig(Protocol):
     @property
     def slot_shapes(self) -> SlotShapes:
         """What a layer's cache holds of one token."""
+
+    @property
+    def expanded_slot_shapes(self) -> SlotShapes:
+        """What it would hold if keys and values of every head were stored."""

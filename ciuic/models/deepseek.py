@@ -25,7 +25,7 @@ from .gguf_deepseek import DeepseekTensors
 from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
 from .kv_cache import LayerCache
-from .model import Hidden, Model, token_positions
+from .model import Hidden, Network, token_positions
 from .placed import HOST, Placed, Value
 from .weights import LayerWeights, Quantize
 
@@ -198,10 +198,10 @@ class DeepseekLayer:
         return total
 
 
-def deepseek_model(
+def deepseek_network(
     source: HuggingFaceFolder | GgufFile, *, quantize: Quantize | None, runtime: Runtime
-) -> Model:
-    """Return the model in a folder or GGUF file of this family; its weights are read later.
+) -> Network:
+    """Return the network in a folder or GGUF file of this family; its weights are read later.
 
     Raises
     ------
@@ -212,13 +212,13 @@ def deepseek_model(
     if isinstance(source, GgufFile):
         checkpoint = gguf_checkpoint(source, config.n_layers, DeepseekTensors(source))
     else:
-        checkpoint = folder_checkpoint(source, config.vocab_size)
+        checkpoint = folder_checkpoint(source)
     layers = []
     for index in range(config.n_layers):
         parts = _layer_parts(index, config)
         weights = checkpoint.weights(parts, quantize, rows=_rows(config), exact=EXACT)
         layers.append(DeepseekLayer(index, config, weights, runtime))
-    return checkpoint.model(config, layers, tied=config.tied, quantize=quantize, runtime=runtime)
+    return checkpoint.network(config, layers, tied=config.tied, quantize=quantize)
 
 
 def _layer_parts(index: int, config: DeepseekConfig) -> Iterator[Part]:

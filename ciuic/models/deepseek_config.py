@@ -113,6 +113,11 @@ class DeepseekConfig:
         return (self.kv_rank,), (self.rope_dim,)
 
     @property
+    def expanded_slot_shapes(self) -> SlotShapes:
+        """Keys (n_heads, nope_dim + rope_dim) and values (n_heads, v_dim) of one token."""
+        return (self.n_heads, self.nope_dim + self.rope_dim), (self.n_heads, self.v_dim)
+
+    @property
     def score_scale(self) -> float:
         """What multiplies a query times a key before the softmax."""
         return self.rope.score_gain / math.sqrt(self.nope_dim + self.rope_dim)

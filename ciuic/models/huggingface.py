@@ -56,12 +56,13 @@ class HuggingFaceFolder:
     path
         The folder.
 
+    weights
+        False to read nothing but config.json, as for a plan.
+
     Attributes
     ----------
     config, keys
         What config.json holds, and typed access to it.
-    tensors
-        What tensors there are, by name.
 
     Raises
     ------
@@ -69,22 +70,30 @@ class HuggingFaceFolder:
         If a file is missing or broken, or holds a type of tensor that is not supported.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, weights: bool = True) -> None:
         self.path = Path(path)
         self.config = read_json(self.path / CONFIG)
         self.keys = Keys(self.path / CONFIG, self.config)
-        self.tensors: dict[str, StoredTensor] = {}
+        self._tensors: dict[str, StoredTensor] = {}
         self._block = _float8_block(self.keys)
         self._files: dict[str, mmap.mmap] = {}
+        self._weights = weights
+        if not weights:
+            return
         try:
             for name in self._file_names():
                 self._open(name)
-            for name, info in self.tensors.items():
+            for name, info in self._tensors.items():
                 if info.dtype == "F8_E4M3":
                     self._check_scales(name, info)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor] | None:
+        """What tensors there are, by name; None if that was not looked at."""
+        return self._tensors if self._weights else None
 
     @property
     def name(self) -> str:
@@ -93,9 +102,9 @@ class HuggingFaceFolder:
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32."""
-        if name not in self.tensors:
+        if name not in self._tensors:
             raise ModelFormatError(self.path, f"tensor {name} is missing")
-        info = self.tensors[name]
+        info = self._tensors[name]
         # Bytes of our own: arrays over the map itself would keep it from being closed.
         raw = self._files[info.file][info.start : info.start + info.nbytes]
         if info.dtype == "BF16":  # the upper half of a float32
@@ -124,7 +133,7 @@ class HuggingFaceFolder:
                 f"quantization_config tells the size of its blocks",
             )
         scales, wanted = (
-            self.tensors.get(name + SCALE_SUFFIX),
+            self._tensors.get(name + SCALE_SUFFIX),
             scales_shape(info.shape, self._block),
         )
         if scales is None or scales.shape != wanted or scales.dtype == "F8_E4M3":
@@ -166,7 +175,7 @@ class HuggingFaceFolder:
         header: dict[str, Any] = json.loads(data[8 : 8 + header_nbytes])
         header.pop("__metadata__", None)
         for tensor, entry in header.items():
-            if tensor in self.tensors:
+            if tensor in self._tensors:
                 raise ModelFormatError(path, f"tensor {tensor} is there twice")
             if entry["dtype"] not in ELEMENT_NBYTES:
                 raise ModelFormatError(
@@ -174,7 +183,7 @@ class HuggingFaceFolder:
                     f"tensor {tensor} has type {entry['dtype']}; supported are "
                     f"{', '.join(ELEMENT_NBYTES)}",
                 )
-            self.tensors[tensor] = StoredTensor(
+            self._tensors[tensor] = StoredTensor(
                 file=name,
                 dtype=entry["dtype"],
                 shape=tuple(entry["shape"]),

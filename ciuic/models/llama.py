@@ -20,7 +20,7 @@ from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
 from .kv_cache import LayerCache
 from .llama_config import LlamaConfig, llama_config
-from .model import Hidden, Model, token_positions
+from .model import Hidden, Network, token_positions
 from .placed import HOST, Placed, Value
 from .weights import LayerWeights, Quantize
 
@@ -150,27 +150,27 @@ class LlamaLayer:
         return on.linear(x, weights[role], weights[f"{role}_bias"] if biased else None)
 
 
-def llama_model(
+def llama_network(
     source: HuggingFaceFolder | GgufFile, *, quantize: Quantize | None, runtime: Runtime
-) -> Model:
-    """Return the model in a folder or GGUF file of this family; its weights are read later.
+) -> Network:
+    """Return the network in a folder or GGUF file of this family; its weights are read later.
 
     Raises
     ------
     ModelFormatError
         If anything that the model needs is missing or does not fit.
     """
-    return dense_model(source, llama_config(source), quantize=quantize, runtime=runtime)
+    return dense_network(source, llama_config(source), quantize=quantize, runtime=runtime)
 
 
-def dense_model(
+def dense_network(
     source: HuggingFaceFolder | GgufFile,
     config: LlamaConfig,
     *,
     quantize: Quantize | None,
     runtime: Runtime,
-) -> Model:
-    """Return the model of `LlamaLayer`s with this configuration.
+) -> Network:
+    """Return the network of `LlamaLayer`s with this configuration.
 
     Raises
     ------
@@ -180,12 +180,12 @@ def dense_model(
     if isinstance(source, GgufFile):
         checkpoint = gguf_checkpoint(source, config.n_layers)
     else:
-        checkpoint = folder_checkpoint(source, config.vocab_size)
+        checkpoint = folder_checkpoint(source)
     layers = []
     for index in range(config.n_layers):
         weights = checkpoint.weights(_layer_parts(index, config), quantize)
         layers.append(LlamaLayer(index, config, weights, runtime))
-    return checkpoint.model(config, layers, tied=config.tied, quantize=quantize, runtime=runtime)
+    return checkpoint.network(config, layers, tied=config.tied, quantize=quantize)
 
 
 def _layer_parts(index: int, config: LlamaConfig) -> Iterator[Part]:

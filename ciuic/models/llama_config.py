@@ -87,6 +87,11 @@ class LlamaConfig:
         """Keys and values of one token, (kv_heads, head_dim) each."""
         return ((self.n_kv_heads, self.head_dim),) * 2
 
+    @property
+    def expanded_slot_shapes(self) -> SlotShapes:
+        """The same: keys and values are stored."""
+        return self.slot_shapes
+
 
 def llama_config(source: HuggingFaceFolder | GgufFile) -> LlamaConfig:
     """Return the configuration of a folder of type ``llama`` or a GGUF file of that architecture.

@@ -7,6 +7,7 @@ happens inside one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -59,6 +60,37 @@ class Layer(Protocol):
         """Submit the layer's operators and return the handle of its output (t, dim)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What a family makes of a file: all of a model but the text side.
+
+    Attributes
+    ----------
+    config
+        What it is built with.
+    layers
+        In order.
+    embedding
+        ``table`` (vocab, dim).
+    head
+        ``norm`` (dim,) and ``output`` (dim, vocab).
+    """
+
+    config: ModelConfig
+    layers: Sequence[Layer]
+    embedding: LayerWeights
+    head: LayerWeights
+
+    def embed(self, runtime: Runtime, ids: npt.NDArray[np.int32]) -> DeviceArray:
+        """Submit the embedding of token ids (t,) and return the handle of its result (t, dim)."""
+        return Placed(runtime, HOST).run("embedding", ids, self.embedding["table"])
+
+    def logits(self, on: Placed, hidden: Value) -> DeviceArray:
+        """Submit the head for the last layer's output (t, dim); the result is (t, vocab)."""
+        normed = on.run("rms_norm", hidden, self.head["norm"], eps=self.config.norm_eps)
+        return on.linear(normed, self.head["output"])
+
+
 class Model:
     """A model that writes text.
 
@@ -80,22 +112,18 @@ class Model:
         self,
         *,
         source: TensorSource,
-        config: ModelConfig,
+        network: Network,
         tokenizer: Tokenizer,
         template: str | None,
-        layers: Sequence[Layer],
-        embedding: LayerWeights,
-        head: LayerWeights,
         runtime: Runtime,
     ) -> None:
-        self.config = config
-        self.layers = list(layers)
+        self.config = network.config
+        self.layers = list(network.layers)
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.head_device: Device | str = HOST
         self._source = source
-        self._embedding = embedding  # table (vocab, dim)
-        self._head = head  # norm (dim,), output (dim, vocab)
+        self._network = network
         self._template = _chat_template(source, template, tokenizer)
 
     def __repr__(self) -> str:
@@ -109,9 +137,9 @@ class Model:
     def load(self, report: Report = silent) -> None:
         """Read all weights now, and bring them to their devices, not when they are first needed."""
         parts: list[tuple[LayerWeights, Device | str]] = [
-            (self._embedding, HOST),
+            (self._network.embedding, HOST),
             *((layer.weights, layer.device) for layer in self.layers),
-            (self._head, self.head_device),
+            (self._network.head, self.head_device),
         ]
         for done, (weights, device) in enumerate(parts):
             report("loading weights", done, len(parts))
@@ -143,8 +171,7 @@ class Model:
 
     def embed(self, token_ids: Sequence[int]) -> DeviceArray:
         """Return the hidden state that goes into the first layer, float32 (t, dim)."""
-        ids = np.asarray(token_ids, np.int32)  # (t,)
-        return Placed(self.runtime, HOST).run("embedding", ids, self._embedding["table"])
+        return self._network.embed(self.runtime, np.asarray(token_ids, np.int32))
 
     def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each token of a sequence, float32 (t, vocab).
@@ -285,9 +312,7 @@ class Model:
 
     def _logits_of(self, hidden: DeviceArray) -> DeviceArray:
         """Return the logits (t, vocab) of the last layer's output (t, dim)."""
-        on = Placed(self.runtime, self.head_device)
-        normed = on.run("rms_norm", hidden, self._head["norm"], eps=self.config.norm_eps)
-        return on.linear(normed, self._head["output"])
+        return self._network.logits(Placed(self.runtime, self.head_device), hidden)
 
 
 def token_positions(start: int, count: int) -> CiuicTensor:

@@ -28,7 +28,11 @@ class Placed:
 
     def hold(self, weight: Weight) -> None:
         """Bring a weight to the device whose operator will use it, to stay there."""
-        self.home(_linear(weight) if len(weight.shape) == 2 else "rms_norm").hold(weight)
+        self.home_of(weight).hold(weight)
+
+    def home_of(self, weight: Weight) -> Device:
+        """Return the device whose operator will use a weight."""
+        return self.home(_linear(weight) if len(weight.shape) == 2 else "rms_norm")
 
     def linear(self, x: DeviceArray, weight: Weight, bias: Weight | None = None) -> DeviceArray:
         """Submit a linear layer: x (t, k), weight (k, n), bias (n,) -> (t, n)."""

@@ -9,9 +9,9 @@ from ciuic.runtime import Runtime
 
 from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
-from .llama import dense_model
+from .llama import dense_network
 from .llama_config import LlamaConfig, folder_config, gguf_config
-from .model import Model
+from .model import Network
 from .weights import Quantize
 
 
@@ -29,14 +29,14 @@ def qwen2_config(source: HuggingFaceFolder | GgufFile) -> LlamaConfig:
     return folder_config(source, qkv_bias=True, o_bias=False)
 
 
-def qwen2_model(
+def qwen2_network(
     source: HuggingFaceFolder | GgufFile, *, quantize: Quantize | None, runtime: Runtime
-) -> Model:
-    """Return the model in a folder or GGUF file of this family; its weights are read later.
+) -> Network:
+    """Return the network in a folder or GGUF file of this family; its weights are read later.
 
     Raises
     ------
     ModelFormatError
         If anything that the model needs is missing or does not fit.
     """
-    return dense_model(source, qwen2_config(source), quantize=quantize, runtime=runtime)
+    return dense_network(source, qwen2_config(source), quantize=quantize, runtime=runtime)

@@ -26,8 +26,8 @@ class TensorSource(Protocol):
         """Where they lie."""
 
     @property
-    def tensors(self) -> Mapping[str, Shaped]:
-        """What tensors there are, by name."""
+    def tensors(self) -> Mapping[str, Shaped] | None:
+        """What tensors there are, by name; None if that was not looked at."""
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32; raise `ModelFormatError` if it cannot be read."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from copy import copy
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,17 @@ from ciuic.errors import ModelFormatError
 from ciuic.quantize import quantize_columns
 from ciuic.tensor import CiuicTensor
 
-from .tensor_source import TensorSource
+from .outline import outline
+from .tensor_source import Shaped, TensorSource
 
 Quantize = Literal["int8", "auto"]
+
+
+class StoredShape(NamedTuple):
+    """A tensor of a file: its name, and its shape there."""
+
+    name: str
+    shape: tuple[int, ...]
 
 
 class LayerWeights:
@@ -59,22 +68,27 @@ class LayerWeights:
         rows: Mapping[str, npt.NDArray[np.intp]] | None = None,
         exact: Collection[str] = (),
     ) -> None:
-        for role, name in names.items():
-            if name not in source.tensors:
-                raise ModelFormatError(source.path, f"tensor {name} is missing")
-            found = source.tensors[name].shape
-            if found != shapes[role]:
-                raise ModelFormatError(
-                    source.path, f"tensor {name} must have shape {shapes[role]}, not {found}"
-                )
+        if source.tensors is not None:
+            _check(source.path, source.tensors, {names[role]: shapes[role] for role in names})
         self._source = source
         self._names = dict(names)
+        self._shapes = dict(shapes)
         self._quantize = quantize
         self._transpose = transpose
         self._rows = dict(rows or {})
         self._exact = frozenset(exact)
         self._loaded: dict[str, Weight] = {}
         self._int8: LayerWeights | None = None  # the same weights in the form for FPGAs
+        self._outlined = False
+
+    @property
+    def stored(self) -> dict[str, StoredShape]:
+        """Role -> name and shape of the tensor that it is read from; roles may share a tensor."""
+        return {role: StoredShape(name, self._shapes[role]) for role, name in self._names.items()}
+
+    def outline(self) -> None:
+        """From now on have weights of the same shapes and types with nothing in them."""
+        self._loaded, self._int8, self._outlined = {}, None, True
 
     def on(self, kind: str) -> LayerWeights:
         """Return the weights in the form that a kind of device takes: INT8 on FPGAs with "auto"."""
@@ -86,8 +100,8 @@ class LayerWeights:
             # These are the same in both forms.
             self._int8._loaded = {
                 role: self[role]
-                for role, name in self._names.items()
-                if role in self._exact or len(self._source.tensors[name].shape) == 1
+                for role, shape in self._shapes.items()
+                if role in self._exact or len(shape) == 1
             }
         return self._int8
 
@@ -105,12 +119,30 @@ class LayerWeights:
         return len(self._names)
 
     def _read(self, role: str) -> Weight:
+        is_matrix = self._transpose and len(self._shapes[role]) == 2
+        quantized = is_matrix and self._quantize == "int8" and role not in self._exact
+        if self._outlined:
+            shape = self._shapes[role]
+            if role in self._rows:
+                shape = (len(self._rows[role]), *shape[1:])
+            return outline(shape[::-1] if is_matrix else shape, quantized=quantized)
         values = self._source.tensor(self._names[role])
         if role in self._rows:
             values = values[self._rows[role]]
-        if values.ndim == 1 or not self._transpose:
+        if not is_matrix:
             return CiuicTensor.from_numpy(values)
         matrix = np.ascontiguousarray(values.T)  # (k, n)
-        if self._quantize == "int8" and role not in self._exact:
-            return quantize_columns(matrix)
-        return CiuicTensor.from_numpy(matrix)
+        return quantize_columns(matrix) if quantized else CiuicTensor.from_numpy(matrix)
+
+
+def _check(
+    path: Path, tensors: Mapping[str, Shaped], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise `ModelFormatError` unless all tensors that are wanted are there."""
+    for name, shape in wanted.items():
+        if name not in tensors:
+            raise ModelFormatError(path, f"tensor {name} is missing")
+        if tensors[name].shape != shape:
+            raise ModelFormatError(
+                path, f"tensor {name} must have shape {shape}, not {tensors[name].shape}"
+            )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -25,7 +25,7 @@ from ciuic import reference
 from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
-from ciuic.devices.base import Roofline
+from ciuic.devices.base import Estimate, Roofline
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
 from ciuic.ops.latent_attention import attend_latents
@@ -34,6 +34,7 @@ from ciuic.ops.softmax import reference_softmax, softmax_q16
 from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix, quantize_rows
 
 from .completion import Completion
+from .estimate import INT32_NBYTES, Shape, estimate, task_staging_bytes
 from .gemm import WeightHandle
 from .overlay import Overlay
 from .overlay import open as open_overlay
@@ -96,6 +97,23 @@ class FpgaDevice(Device):
     def late_seconds(self) -> float:
         """By how much a paced emulation was slower than the board; 0 elsewhere."""
         return self.overlay.late_seconds
+
+    # Planning.
+
+    @property
+    def on_chip_bytes(self) -> int:
+        """Bytes of the scratchpads of activations and accumulators, all banks together."""
+        config = self.overlay.config
+        accumulators = 2 * config.accumulator_rows * config.cols * INT32_NBYTES
+        return config.activation_words * config.rows + accumulators
+
+    def estimate(self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]) -> Estimate:
+        """Return what a task takes of the overlay at its board's clock."""
+        return estimate(self.overlay.config, self.overlay.timing, op, inputs, attributes)
+
+    def staging_bytes(self, op: str, inputs: Sequence[Shape]) -> int:
+        """Return the bytes of the buffer that a task's operands and results cross in."""
+        return task_staging_bytes(self.overlay.config, op, inputs)
 
     # What a back end gives.
 

@@ -25,6 +25,7 @@ from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, pac
 from .completion import Completion
 from .gemm import Gemm, WeightHandle, check_matrix, stage
 from .identity import identify
+from .memory_timing import MemoryTiming
 from .rings import Rings, Ticket
 from .staging import Matrix, Staging, round_up
 from .transport import PAGE_BYTES, Transport
@@ -93,6 +94,11 @@ class Overlay:
     def memory_bytes(self) -> int:
         """Bytes of the device's memory."""
         return self._transport.memory_bytes
+
+    @property
+    def timing(self) -> MemoryTiming:
+        """How fast its memory is; the usual figures where the transport does not say."""
+        return self._transport.timing or MemoryTiming()
 
     # --- operations ---------------------------------------------------------------------------
 

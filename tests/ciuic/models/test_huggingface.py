@@ -229,7 +229,7 @@ def test_broken_json_is_refused(folder: Path, name: str, text: str) -> None:
             "the parameters of rotary scaling do not work together",
         ),
         ({"rms_norm_eps": -1.0}, "norm_eps must be positive, not -1.0"),
-        ({"vocab_size": 100}, "token ids must be distinct, without gaps and below 100"),
+        ({"vocab_size": 100}, "embed_tokens.weight must have shape (100, 48)"),
         ({"eos_token_id": 9999}, "eos_token_id must be from 0 to 260, not 9999"),
     ],
 )
