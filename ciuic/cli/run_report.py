@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ciuic.models.generate import Generation, Speed
+from ciuic.models.continuation import Continuation, Speed
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
 from ciuic.scheduler.trace import UsageRow
@@ -16,6 +16,7 @@ from .run_check import Check
 
 ENDINGS = {
     "end": "the model ended its text",
+    "stop": "ended at --stop",
     "max_tokens": "ended at --max-tokens",
     "context": "ended because the context is full",
 }
@@ -167,7 +168,7 @@ def counters(model: Model) -> Counters:
 
 def collect(
     model: Model,
-    generation: Generation,
+    generation: Continuation,
     *,
     prompt: str,
     devices: Sequence[Row],

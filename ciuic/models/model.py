@@ -187,6 +187,7 @@ class Model:
         *,
         raw: bool = False,
         sampling: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
         report: Report = silent,
     ) -> Generation:
         """Return an iterator over the pieces of text that the model writes.
@@ -201,16 +202,20 @@ class Model:
             Continue the text of the prompt instead of answering it.
         sampling
             How to choose tokens; greedy by default.
+        stop
+            Texts at which to stop; the text ends before them.
         report
             Told how much of the prompt has been read.
 
         Raises
         ------
         UsageError
-            If the prompt is empty or longer than the context, or ``max_tokens`` is below 1.
+            If the prompt is empty or longer than the context, ``max_tokens`` is below 1, or a stop
+            string is empty.
         """
         ids = self.encode(prompt, raw=raw) if isinstance(prompt, str) else prompt
-        return Generation(self, ids, max_tokens, sampling or SamplingOptions(), report)
+        options = sampling or SamplingOptions()
+        return Generation(self, ids, max_tokens, options, stop=stop, report=report)
 
     def encode(self, prompt: str, *, raw: bool = False) -> list[int]:
         """Return the ids of a user's message in the chat template, or of the ``raw`` text."""
