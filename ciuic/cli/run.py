@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import model_options, output
 
 if TYPE_CHECKING:
     from ciuic.models.generate import Generation
+    from ciuic.models.kv_cache import KvCache
     from ciuic.models.model import Model
     from ciuic.models.sampling import SamplingOptions
 
@@ -29,6 +31,7 @@ ciuic run smollm2-135m-instruct --prompt "What is an FPGA good for?"
 ciuic run my-model.gguf --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
 ciuic run --prompt "It was" --place "0-1=opencl,2-4=cpu,5=fpga:emulated" --check
 ciuic run --prompt "It was" --max-tokens 4 --place "5=fpga:rtl?config=sim&verify=1"
+ciuic run --prompt "It was a dark night" --prompt-cache night.cache
 ciuic run --prompt "It was" --stop . --stop ";" --json
 """
 
@@ -40,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="continue the text, without the model's chat template"
     )
+    parser.add_argument(
+        "--prompt-cache",
+        metavar="FILE",
+        help="keep what was read and written in this file: the next prompt that begins alike is "
+        "read from where it differs",
+    )
     parser.add_argument("--check", action="store_true", help="check the text and the FPGA layers")
     parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
@@ -50,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the text and its report; return 1 if a check failed."""
     sampling = _sampling(arguments)
     model_options.check_writable("--trace", arguments.trace)
+    model_options.check_writable("--prompt-cache", arguments.prompt_cache)
     with model_options.open_model(arguments) as model:
         return _run(arguments, model, sampling)
 
@@ -74,12 +84,15 @@ def _run(arguments: argparse.Namespace, model: Model, sampling: SamplingOptions)
     generate()  # refuses before work what it would refuse later
     with output.progress() as report:
         devices = model_options.place(model, arguments.place, report)
+        cache = _cache(model, arguments.prompt_cache)
         model.load(report)
     if not arguments.json:
         run_report.print_before(devices, model)
     before = run_report.counters(model)
     with _traced(model, arguments.trace):
-        generation = _write(generate, quiet=arguments.json)
+        generation = _write(partial(generate, cache=cache), quiet=arguments.json)
+    if arguments.prompt_cache is not None:
+        cache.save(arguments.prompt_cache)
     result = run_report.collect(
         model, generation, prompt=arguments.prompt, devices=devices, before=before
     )
@@ -95,6 +108,13 @@ def _run(arguments: argparse.Namespace, model: Model, sampling: SamplingOptions)
     elif result.check is not None:
         run_report.print_check(result.check)
     return 0 if result.check is None or result.check.ok else 1
+
+
+def _cache(model: Model, path: str | None) -> KvCache:
+    """Return what a file holds of prompts read before, or an empty cache."""
+    if path is None or not Path(path).exists():
+        return model.new_cache()
+    return model.load_cache(path)
 
 
 def _write(generate: Callable[..., Generation], *, quiet: bool) -> Generation:

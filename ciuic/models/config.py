@@ -39,6 +39,10 @@ class ModelConfig(Protocol):
     def slot_shapes(self) -> SlotShapes:
         """What a layer's cache holds of one token."""
 
+    @property
+    def expanded_slot_shapes(self) -> SlotShapes:
+        """Keys and values of one token for every head, as a cache without latents holds them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
@@ -102,6 +106,11 @@ class LlamaConfig:
     def slot_shapes(self) -> SlotShapes:
         """Keys and values of one token, (kv_heads, head_dim) each."""
         return ((self.n_kv_heads, self.head_dim),) * 2
+
+    @property
+    def expanded_slot_shapes(self) -> SlotShapes:
+        """Keys and values of one token: the cache holds no latents."""
+        return self.slot_shapes
 
 
 def llama_config(file: GgufFile) -> LlamaConfig:

@@ -114,6 +114,11 @@ class DeepseekConfig:
         return (self.kv_rank,), (self.rope_dim,)
 
     @property
+    def expanded_slot_shapes(self) -> SlotShapes:
+        """Keys and values of one token for every head, which the latent stands for."""
+        return (self.n_heads, self.nope_dim + self.rope_dim), (self.n_heads, self.v_dim)
+
+    @property
     def score_scale(self) -> float:
         """What multiplies a query times a key before the softmax."""
         return self.score_gain / math.sqrt(self.nope_dim + self.rope_dim)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ciuic.errors import UsageError
+
 from .continuation import Continuation
+from .kv_cache import KvCache
 from .progress import Report, silent
 from .sampling import SamplingOptions
 
@@ -22,8 +25,21 @@ class Generation(Continuation, Iterator[str]):
     ----------
     model, prompt_ids, max_tokens, sampling, stop
         As of a `Continuation`.
+    cache
+        Holds tokens read before, of which the longest common prefix with the prompt is used; a new
+        one by default.
     report
         Told how much of the prompt has been read.
+
+    Attributes
+    ----------
+    cache
+        Holds the prompt and the text as far as they have been read.
+
+    Raises
+    ------
+    UsageError
+        If the cache is of another model.
     """
 
     def __init__(
@@ -34,24 +50,48 @@ class Generation(Continuation, Iterator[str]):
         sampling: SamplingOptions,
         *,
         stop: str | Sequence[str] = (),
+        cache: KvCache | None = None,
         report: Report = silent,
     ) -> None:
         super().__init__(model, prompt_ids, max_tokens, sampling, stop)
+        self.cache = model.new_cache() if cache is None else cache
+        if self.cache.fingerprint != model.fingerprint:
+            raise UsageError("the cache must be of the model that is to write")
         self._model = model
         self._report = report
+        self._cancelled = False
         self._pieces = self._write()
 
     def __next__(self) -> str:
         return next(self._pieces)
 
+    def cancel(self) -> None:
+        """End the text before its next token; may be called from anywhere, a signal handler too."""
+        self._cancelled = True
+
     def _write(self) -> Iterator[str]:
-        model = self._model
+        model, cache = self._model, self.cache
         self.start()
-        cache = model.new_cache()
-        logits = model.prefill(self.prompt_ids, cache, self._report)
-        while True:
-            if piece := self.take(logits):
-                yield piece
-            if self.stop_reason is not None:
-                return
-            logits = model.decode(self.ids[-1], cache)
+        self.reused_tokens = cache.keep_prefix(self.prompt_ids)
+        try:
+            logits = model.prefill(self.prompt_ids[self.reused_tokens :], cache, self._read)
+            while not self._cancelled:
+                if piece := self.take(logits):
+                    yield piece
+                if self.stop_reason is not None:
+                    return
+                if not self._cancelled:
+                    logits = model.decode(self.ids[-1], cache)
+        except _Cancelled:
+            pass
+        if piece := self.finish("cancelled"):
+            yield piece
+
+    def _read(self, what: str, done: int, total: int) -> None:
+        self._report(what, done, total)
+        if self._cancelled:
+            raise _Cancelled
+
+
+class _Cancelled(Exception):
+    """A text was cancelled while its prompt was read."""

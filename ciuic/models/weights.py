@@ -76,6 +76,11 @@ class LayerWeights:
         self._loaded: dict[str, Weight] = {}
         self._int8: LayerWeights | None = None  # the same weights in the form for FPGAs
 
+    @property
+    def quantize(self) -> Quantize | None:
+        """How matrices are quantized."""
+        return self._quantize
+
     def on(self, kind: str) -> LayerWeights:
         """Return the weights in the form that a kind of device takes: INT8 on FPGAs with "auto"."""
         if kind != "FPGA" or self._quantize != "auto":

@@ -144,3 +144,8 @@ def test_bad_tables_are_refused(small_model: Write, keys: dict[str, Any], reason
         pytest.raises(ModelFormatError, match=reason),
     ):
         gguf_tokenizer(file)
+
+
+def test_ids_that_only_pad_a_models_vocabulary_have_no_text(small: Tokenizer) -> None:
+    a = small.encode("a")
+    assert small.decode([*a, small.vocab_size, small.vocab_size + 9, *a]) == "aa"
