@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ciuic import reference
 from ciuic.devices import Device, DeviceArray
-from ciuic.models.generate import Generation
+from ciuic.models.continuation import Continuation
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST, Placed
 from ciuic.models.progress import Report
@@ -72,7 +72,13 @@ class Check:
         return self.same_tokens and all(layer.equal for layer in self.layers)
 
 
-def check(model: Model, generation: Generation, sampling: SamplingOptions, report: Report) -> Check:
+def check(
+    model: Model,
+    generation: Continuation,
+    sampling: SamplingOptions,
+    stop: Sequence[str],
+    report: Report,
+) -> Check:
     """Run the prompt of a finished generation again on the CPU alone and compare.
 
     Layers that are on an FPGA compute there what the overlay computes, its softmax included, so
@@ -84,7 +90,7 @@ def check(model: Model, generation: Generation, sampling: SamplingOptions, repor
     fpga = {index: device for index, device in devices.items() if device.kind == "FPGA"}
     with _on_cpu(model, fpga):
         total = len(generation.ids)
-        again = model.generate(generation.prompt_ids, total, sampling=sampling)
+        again = model.generate(generation.prompt_ids, total, sampling=sampling, stop=stop)
         for _ in again:
             report(ON_CPU, min(len(again.ids), total - 1), total)
         report(ON_CPU, total, total)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ciuic.models.generate import Generation, Speed
+from ciuic.models.continuation import Speed
+from ciuic.models.generate import Generation
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
 from ciuic.scheduler.trace import UsageRow
@@ -16,6 +17,7 @@ from .run_check import Check
 
 ENDINGS = {
     "end": "the model ended its text",
+    "stop": "ended at --stop",
     "max_tokens": "ended at --max-tokens",
     "context": "ended because the context is full",
 }
@@ -53,6 +55,28 @@ class Fpga:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cache:
+    """What the KV cache takes.
+
+    Attributes
+    ----------
+    bytes_per_token
+        Of all layers.
+    expanded_bytes_per_token
+        What keys and values of every head would take: more where the cache holds latents.
+    tokens
+        In the cache at the end.
+    nbytes
+        Held for them, in whole blocks of tokens.
+    """
+
+    bytes_per_token: int
+    expanded_bytes_per_token: int
+    tokens: int
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """A finished run."""
 
@@ -64,6 +88,7 @@ class Report:
     devices: list[Row]
     placement: dict[str, str]
     speed: Speed | None
+    cache: Cache
     usage: list[UsageRow]
     fpga: list[Fpga]
     check: Check | None
@@ -114,6 +139,7 @@ def print_after(report: Report) -> None:
         for op, tasks in row.on_host.items():
             print(f"{row.device} has no kernel for {op}: {tasks:,} tasks ran on {HOST}")
     _print_speed(report.speed)
+    _print_cache(report.cache)
     for fpga in report.fpga:
         _print_fpga(fpga)
 
@@ -123,13 +149,26 @@ def _print_speed(speed: Speed | None) -> None:
         return
     print(
         f"\ntime to first token: {speed.time_to_first_token:.2f} s "
-        f"({speed.prompt_tokens} tokens of prompt, {speed.prefill_tokens_per_second:.1f} a second)"
+        f"({speed.prompt_tokens - speed.reused_tokens} tokens of prompt, "
+        f"{speed.prefill_tokens_per_second:.1f} a second)"
     )
+    if speed.reused_tokens:
+        print(f"{speed.reused_tokens} more tokens of the prompt were in the cache")
     if speed.decode_tokens_per_second is not None:
         print(
             f"decode: {speed.decode_tokens_per_second:.1f} tokens a second "
             f"({speed.tokens - 1} tokens after the first)"
         )
+
+
+def _print_cache(cache: Cache) -> None:
+    expanded = ""
+    if cache.expanded_bytes_per_token != cache.bytes_per_token:
+        expanded = f" (keys and values of every head: {cache.expanded_bytes_per_token:,})"
+    print(
+        f"KV cache: {cache.bytes_per_token:,} bytes a token{expanded}, {cache.tokens} tokens in "
+        f"{cache.nbytes / 2**20:.2f} MiB"
+    )
 
 
 def _print_fpga(fpga: Fpga) -> None:
@@ -184,6 +223,12 @@ def collect(
         devices=list(devices),
         placement=placement(model),
         speed=generation.speed,
+        cache=Cache(
+            bytes_per_token=model.cache_bytes_per_token,
+            expanded_bytes_per_token=model.expanded_cache_bytes_per_token,
+            tokens=generation.cache.length,
+            nbytes=generation.cache.nbytes,
+        ),
         usage=usage,
         fpga=[_fpga(uri, before[uri], after) for uri, after in counters(model).items()],
         check=None,

@@ -6,8 +6,10 @@ happens inside one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -21,8 +23,9 @@ from ciuic.tensor import CiuicTensor
 
 from .chat import ChatTemplate, Message
 from .config import ModelConfig
+from .fingerprint import weights_digest
 from .generate import Generation
-from .kv_cache import KvCache, LayerCache
+from .kv_cache import KvCache, LayerCache, slot_nbytes
 from .placed import HOST, Placed, Value
 from .progress import Report, silent
 from .sampling import SamplingOptions
@@ -125,6 +128,7 @@ class Model:
         self._source = source
         self._network = network
         self._template = _chat_template(source, template, tokenizer)
+        self._weights_digest: bytes | None = None
 
     def __repr__(self) -> str:
         return f"<Model {self.config.name!r}: {len(self.layers)} layers of {self.hidden_size}>"
@@ -167,7 +171,56 @@ class Model:
     def new_cache(self) -> KvCache:
         """Return an empty cache for one sequence."""
         config = self.config
-        return KvCache(self.runtime, len(self.layers), config.slot_shapes, config.max_seq_len)
+        return KvCache(
+            self.runtime,
+            len(self.layers),
+            config.slot_shapes,
+            config.max_seq_len,
+            self.fingerprint,
+        )
+
+    def load_cache(self, path: str | Path) -> KvCache:
+        """Return the cache that `KvCache.save` wrote to a file.
+
+        Raises
+        ------
+        ModelFormatError
+            If the file is missing or broken, or was not made by this model with its weights, its
+            quantization and the same layers on FPGAs.
+        """
+        cache = self.new_cache()
+        cache.load(path)
+        return cache
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that a cache holds of one token, in all layers."""
+        return len(self.layers) * slot_nbytes(self.config.slot_shapes)
+
+    @property
+    def expanded_cache_bytes_per_token(self) -> int:
+        """Bytes that keys and values of one token would take if none were kept as a latent."""
+        return len(self.layers) * slot_nbytes(self.config.expanded_slot_shapes)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of all that a cache's contents depend on.
+
+        That is the configuration, the tensors and their weights (`weights_digest`), the
+        quantization, and which layers compute in an FPGA's number formats.
+        """
+        if self._weights_digest is None:
+            self._weights_digest = weights_digest(Path(self._source.path))
+        numerics = [
+            (
+                layer.weights.quantize,
+                layer.as_fpga or self.runtime.device(layer.device).kind == "FPGA",
+            )
+            for layer in self.layers
+        ]
+        config = {name: value for name, value in vars(self.config).items() if name != "name"}
+        shapes = sorted((name, tuple(t.shape)) for name, t in (self._source.tensors or {}).items())
+        facts = repr((config, shapes, numerics)).encode()
+        return hashlib.sha256(self._weights_digest + facts).hexdigest()
 
     def embed(self, token_ids: Sequence[int]) -> DeviceArray:
         """Return the hidden state that goes into the first layer, float32 (t, dim)."""
@@ -192,7 +245,7 @@ class Model:
         self, token_ids: Sequence[int], cache: KvCache, report: Report = silent
     ) -> npt.NDArray[np.float32]:
         """Take tokens into the cache and return the logits after the last, float32 (vocab,)."""
-        total = len(token_ids)
+        total = cache.length + len(token_ids)
         for hidden in self._prefill(token_ids, cache):
             last = hidden
             self.runtime.synchronize()
@@ -214,6 +267,8 @@ class Model:
         *,
         raw: bool = False,
         sampling: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
+        cache: KvCache | None = None,
         report: Report = silent,
     ) -> Generation:
         """Return an iterator over the pieces of text that the model writes.
@@ -228,16 +283,25 @@ class Model:
             Continue the text of the prompt instead of answering it.
         sampling
             How to choose tokens; greedy by default.
+        stop
+            Texts at which to stop; the text ends before them.
+        cache
+            Holds tokens read before: the longest common prefix with the prompt is not read again.
+            Afterwards it holds the prompt and the text. The tokens are those of an empty cache, as
+            far as one token at a time and many at once give the same bits: with INT8 layers they
+            do, with float32 ones BLAS may round otherwise.
         report
             Told how much of the prompt has been read.
 
         Raises
         ------
         UsageError
-            If the prompt is empty or longer than the context, or ``max_tokens`` is below 1.
+            If the prompt is empty or longer than the context, ``max_tokens`` is below 1, or a stop
+            string is empty, or the cache is of another model.
         """
         ids = self.encode(prompt, raw=raw) if isinstance(prompt, str) else prompt
-        return Generation(self, ids, max_tokens, sampling or SamplingOptions(), report)
+        options = sampling or SamplingOptions()
+        return Generation(self, ids, max_tokens, options, stop=stop, cache=cache, report=report)
 
     def encode(self, prompt: str, *, raw: bool = False) -> list[int]:
         """Return the ids of a user's message in the chat template, or of the ``raw`` text."""
@@ -308,6 +372,7 @@ class Model:
             hidden = layer.submit(
                 hidden, runtime=self.runtime, cache=layer_cache, positions=positions
             )
+        cache.token_ids += token_ids
         return hidden
 
     def _logits_of(self, hidden: DeviceArray) -> DeviceArray:

@@ -160,8 +160,12 @@ class Tokenizer:
         return "".join(map(decoder.add, ids)) + decoder.finish()
 
     def token_bytes(self, id_: int) -> bytes:
-        """Return the bytes that a token stands for; none for a special token."""
-        return self._bytes[id_]
+        """Return the bytes that a token stands for.
+
+        None for a special token, and for one beyond the vocabulary: a model's output can have more
+        columns than its tokenizer has tokens.
+        """
+        return self._bytes[id_] if id_ < len(self._bytes) else b""
 
 
 class StreamDecoder:

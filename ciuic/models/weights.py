@@ -90,6 +90,11 @@ class LayerWeights:
         """From now on have weights of the same shapes and types with nothing in them."""
         self._loaded, self._int8, self._outlined = {}, None, True
 
+    @property
+    def quantize(self) -> Quantize | None:
+        """How matrices are quantized."""
+        return self._quantize
+
     def on(self, kind: str) -> LayerWeights:
         """Return the weights in the form that a kind of device takes: INT8 on FPGAs with "auto"."""
         if kind != "FPGA" or self._quantize != "auto":

@@ -45,6 +45,39 @@ def test_json_is_one_object_and_nothing_else(
     assert report["usage"][0]["ops"]["attention"] == 2 * len(report["token_ids"])
 
 
+def test_text_ends_before_stop_strings(
+    small_model: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(small_model(50))
+    with load_model(path, quantize="int8") as model:
+        text = "".join(model.generate("the", 6))
+    stop = ["--stop", "never", "--stop", text[2:4], "--check", "--json"]
+    assert main(["run", path, *PROMPT, *stop]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["text"] == report["check"]["cpu_text"] == text[: text.index(text[2:4])]
+    assert report["stop_reason"] == "stop"
+
+
+def test_prompt_cache_is_made_used_and_refused(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompt.cache"
+    arguments = ["run", str(small_model(50)), *PROMPT, "--prompt-cache", str(file), "--json"]
+    reports = []
+    for _ in range(2):
+        assert main([*arguments, "--check"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0]["token_ids"] == reports[1]["token_ids"]
+    reused = [report["speed"]["reused_tokens"] for report in reports]
+    assert reused == [0, reports[0]["speed"]["prompt_tokens"] - 1]
+    assert reports[0]["cache"]["bytes_per_token"] == 512
+    assert reports[0]["cache"]["tokens"] == len(reports[0]["token_ids"]) + reused[1]
+    before = file.read_bytes()
+    assert main([*arguments, "--quantize", "none"]) == 2
+    assert "made by another model" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("quantize", "ops"),
     [("int8", {"linear"}), ("auto", {"linear", "linear_float32"}), ("none", {"linear_float32"})],
@@ -107,9 +140,11 @@ def test_trace_is_written_whole(
         (["--prompt", "a" * 200], "a prompt must be at most 128 tokens, the context of small, not"),
         (["--prompt", "", "--raw"], "a prompt must have at least one token"),
         (["--prompt", "a", "--max-tokens", "0"], "max_tokens must be at least 1, not 0"),
+        (["--prompt", "a", "--stop", ""], "a stop string must have at least one character"),
         (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1, not 2.0"),
         (["--prompt", "a", "--check", "--temperature", "1"], "--check must repeat the choices"),
         (["--prompt", "a", "--trace", "/no/such/t"], "--trace must be in a folder that can be"),
+        (["--prompt", "a", "--prompt-cache", "/no/c"], "--prompt-cache must be in a folder that"),
         (["--prompt", "a", "--place", "0=nowhere"], "nowhere"),
         (["--prompt", "a", "--place", "7=cpu"], "7"),
     ],

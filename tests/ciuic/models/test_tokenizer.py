@@ -186,3 +186,8 @@ def test_llama_takes_a_word_that_is_a_token(pre: str, whole: bool) -> None:
     tokens = [*byte_characters(), "th", "he", "the"]
     bpe = byte_level_bpe(tokens, ["t h", "h e", "t he"], pre=pre, special=[])
     assert bpe.encode("the", add_special_tokens=False).tokens == (["the"] if whole else ["th", "e"])
+
+
+def test_ids_that_only_pad_a_models_vocabulary_have_no_text(small: Tokenizer) -> None:
+    a = small.encode("a")
+    assert small.decode([*a, small.vocab_size, small.vocab_size + 9, *a]) == "aa"
