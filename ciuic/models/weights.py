@@ -16,7 +16,7 @@ from ciuic.tensor import CiuicTensor
 
 from .tensor_source import TensorSource
 
-Quantize = Literal["int8", "auto"]
+Quantize = Literal["int8", "int4", "auto"]
 
 
 class LayerWeights:
