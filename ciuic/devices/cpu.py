@@ -1,7 +1,7 @@
 """The CPU: numpy kernels of `ciuic.ops` on host memory. It runs every operator.
 
-INT8 weights are held with their integers as float32, since BLAS has no integer product; the
-results are exact all the same (`ciuic.ops.linear`).
+Weights are held with their integers as float32, since BLAS has no integer product; the
+results are exact all the same (`ciuic.ops.linear`, `ciuic.ops.linear_int4`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import numpy.typing as npt
 from ciuic.errors import DeviceNotFound, UsageError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
-from ciuic.quantize import QuantizedMatrix
+from ciuic.ops.linear_int4 import ScaledWeight
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 from .array import DeviceArray
-from .base import Device, Kernel, Kind, Roofline, Weight
+from .base import Device, Kernel, Kind, Weight
 from .blas import blas_threads, set_blas_threads
+from .roofline import Roofline
 
 KIND: Kind = "CPU"
 URI = "cpu"
@@ -67,7 +69,9 @@ class CpuDevice(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
 
-    def _put_weight(self, weight: QuantizedMatrix) -> FloatWeight:
+    def _put_weight(self, weight: Quantized) -> FloatWeight | ScaledWeight:
+        if isinstance(weight, GroupQuantizedMatrix):
+            return ScaledWeight.of(weight)
         return FloatWeight.of(weight)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
@@ -90,8 +94,9 @@ class CpuDevice(Device):
             set_blas_threads(self._threads_before)
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if isinstance(weight, QuantizedMatrix):
-            return 4 * weight.values.size + weight.scales.nbytes
+        if isinstance(weight, Quantized):
+            # float32 instead of INT8; the rest as it is
+            return weight.nbytes + (4 - 1) * weight.values.size
         return weight.nbytes
 
 

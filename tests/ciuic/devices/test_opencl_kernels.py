@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ciuic.devices.opencl import OpenclDevice
 from ciuic.errors import ShapeError
 from ciuic.ops import OPERATORS
 from ciuic.quantize import quantize_columns, quantize_rows
+from ciuic.quantize_int4 import quantize_groups
 
 pytestmark = pytest.mark.opencl
 
@@ -49,6 +51,22 @@ def test_linear_has_the_bits_of_the_cpu(
     inputs = [normal(t + k, t, k), quantize_columns(normal(n, k, n))]
     inputs += [normal(3, n)] if with_bias else []
     assert run(tuned, "linear", *inputs).tobytes() == run(cpu, "linear", *inputs).tobytes()
+
+
+@pytest.mark.parametrize(("t", "k", "n"), SIZES)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("with_offsets", [False, True])
+def test_int4_linear_has_the_bits_of_the_cpu(
+    tuned: OpenclDevice, cpu: CpuDevice, t: int, k: int, n: int, with_bias: bool, with_offsets: bool
+) -> None:
+    weight = quantize_groups(normal(n, k, n))
+    if with_offsets:
+        offsets = np.random.default_rng(k).integers(-(2**19), 2**19, weight.scales.shape)
+        weight = replace(weight, offsets=offsets.astype(np.int32))
+    inputs: list[Any] = [normal(t + k, t, k), weight]
+    inputs += [normal(3, n)] if with_bias else []
+    got, want = (run(device, "linear_int4", *inputs) for device in (tuned, cpu))
+    assert got.tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("t", [1, 5])
