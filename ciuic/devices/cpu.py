@@ -1,7 +1,9 @@
-"""The CPU: numpy kernels of `ciuic.ops` on host memory. It runs every operator.
+"""The CPU: runs every operator on host memory, by kernels in C where there are some.
 
-Weights are held with their integers as float32, since BLAS has no integer product; the
-results are exact all the same (`ciuic.ops.linear`, `ciuic.ops.linear_int4`).
+The kernels in C (`native`) are for what decoding is made of; they leave INT8 weights as they are,
+without a copy if they lie by rows. All other operators are the numpy kernels of `ciuic.ops`, which
+also do everything where no C compiler is. Those hold the integers of weights as float32, since BLAS
+has no integer product (`ciuic.ops.linear`, `ciuic.ops.linear_int4`). Both give the same bits.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Weight
 from .blas import blas_threads, set_blas_threads
+from .native import HOW_TO_GET, Native, load
+from .native_calls import ARGUMENTS, Calls, RowWeight
 from .roofline import Roofline
 
 KIND: Kind = "CPU"
@@ -34,6 +38,11 @@ class CpuDevice(Device):
 
     One thread computes, since the other cores drive other devices and their transfers, and BLAS
     threads that have to share a core are many times slower (`ciuic.devices.blas`).
+
+    Parameters
+    ----------
+    native : Native, optional
+        Its kernels in C; compiled if need be. ``Native(None, why)`` leaves it with numpy alone.
     """
 
     kind = KIND
@@ -46,8 +55,10 @@ class CpuDevice(Device):
         task_seconds=2e-5,
     )
 
-    def __init__(self, uri: str = URI) -> None:
-        self.name = platform.processor() or platform.machine()
+    def __init__(self, uri: str = URI, native: Native | None = None) -> None:
+        self.native = load() if native is None else native
+        self._calls = None if self.native.library is None else Calls(self.native.library)
+        self.name = f"{platform.processor() or platform.machine()}, {describe_kernels(self.native)}"
         super().__init__(uri, host_memory_bytes())
         self._threads_before = blas_threads() if uri == URI else None
         self.threads = 1
@@ -64,15 +75,18 @@ class CpuDevice(Device):
         set_blas_threads(count)
 
     def _load_kernels(self) -> dict[str, Kernel]:
-        return {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
+        kernels = {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
+        if self._calls is not None:
+            kernels |= {op: _native_kernel(self._calls, op, kernels[op]) for op in ARGUMENTS}
+        return kernels
 
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
 
-    def _put_weight(self, weight: Quantized) -> FloatWeight | ScaledWeight:
+    def _put_weight(self, weight: Quantized) -> RowWeight | FloatWeight | ScaledWeight:
         if isinstance(weight, GroupQuantizedMatrix):
             return ScaledWeight.of(weight)
-        return FloatWeight.of(weight)
+        return FloatWeight.of(weight) if self._calls is None else RowWeight.of(weight)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = array.data.view()
@@ -94,7 +108,8 @@ class CpuDevice(Device):
             set_blas_threads(self._threads_before)
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if isinstance(weight, Quantized):
+        in_float32 = self._calls is None or isinstance(weight, GroupQuantizedMatrix)
+        if isinstance(weight, Quantized) and in_float32:
             # float32 instead of INT8; the rest as it is
             return weight.nbytes + (4 - 1) * weight.values.size
         return weight.nbytes
@@ -107,6 +122,33 @@ def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
         return function(*map(host_operand, inputs), **attributes)
 
     return kernel
+
+
+def _native_kernel(calls: Calls, op: str, in_numpy: Kernel) -> Kernel:
+    arguments_of, in_place = ARGUMENTS[op], OPERATORS[op].in_place
+
+    def kernel(
+        inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
+    ) -> npt.NDArray[Any]:
+        if attributes.get("softmax") == "q16":
+            computed: npt.NDArray[Any] = in_numpy(inputs, output, attributes)
+            return computed
+        operands = [host_operand(array) for array in inputs]
+        result: npt.NDArray[Any] = (
+            operands.pop(0) if in_place else np.empty(output.shape, np.float32)
+        )
+        arguments = arguments_of(*operands, **attributes)
+        calls.run(calls.pack(op, result, arguments), attributes.get("offset", 0))
+        return result
+
+    return kernel
+
+
+def describe_kernels(native: Native) -> str:
+    """Return which kernels the device has with this library, for people."""
+    if native.library is not None:
+        return f"kernels in C ({native.form})"
+    return f"numpy kernels ({native.form}; for the fast ones: {HOW_TO_GET})"
 
 
 def host_operand(array: DeviceArray) -> Any:
