@@ -25,8 +25,11 @@ from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Weight
+from .opencl_deepseek import OPS as DEEPSEEK_OPS
+from .opencl_deepseek import DeepseekKernels
 from .opencl_expression import can_fuse, fused_source, whole_shape
 from .opencl_runtime import INSTALL, build, device_errors, is_cpu, opencl, working_devices
+from .opencl_tuning import Tuning, tuning_of
 from .roofline import Roofline
 
 KIND: Kind = "GPU"
@@ -35,44 +38,10 @@ CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
     *("linear", "linear_int4", "linear_float32", "rms_norm", "rope", "attention", "softmax"),
     *("silu_mul", "add", "embedding", "kv_append", "slice_rows", "expression"),
+    *DEEPSEEK_OPS,
 )
 
 Inputs = Sequence[DeviceArray]
-
-
-class Tuning(NamedTuple):
-    """How work is cut into work-items. Integers do not depend on it, nor floats by much.
-
-    Attributes
-    ----------
-    group : int
-        Work-items that share a row.
-    columns : int
-        Of a work-item, in products with a weight.
-    block : int
-        Columns of an integer weight that lie together.
-    lanes : int
-        Elements of a head of a work-item, in attention.
-    real : str
-        "double", or "float" for a device that has no other: the type of sums.
-    lone : str
-        Attribute of kernels that have vectors already: work-items are not made into some.
-    """
-
-    group: int
-    columns: int
-    block: int
-    lanes: int
-    real: str = "double"
-    lone: str = ""
-
-
-# A processor wants whole vectors, none made of work-items, and a contiguous stream for each
-# work-item; a GPU neighbours side by side.
-CPU_TUNING = Tuning(
-    group=16, columns=16, block=16, lanes=8, lone="__attribute__((intel_vec_len_hint(1)))"
-)
-GPU_TUNING = Tuning(group=64, columns=4, block=64, lanes=2)
 
 
 class OpenclWeight(NamedTuple):
@@ -95,7 +64,7 @@ class OpenclWeight(NamedTuple):
     offsets: Any = None
 
 
-class OpenclDevice(Device):
+class OpenclDevice(DeepseekKernels, Device):
     """One OpenCL device.
 
     Parameters
@@ -123,7 +92,7 @@ class OpenclDevice(Device):
             task_seconds=2e-5,
         )
         self._largest_buffer: int = device.max_mem_alloc_size
-        self.tuning = tuning or _tuning(device)
+        self.tuning = tuning or tuning_of(device)
         rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
         self._options = [
             *_definitions(**self.tuning._asdict()),
@@ -135,7 +104,9 @@ class OpenclDevice(Device):
             self._context = cl.Context([device])
             self._cl_queue = cl.CommandQueue(self._context)
             self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
-            self._program = self._build(_source("opencl_kernels.cl"))
+            self._program = self._build(
+                _source("opencl_kernels.cl") + _source("opencl_deepseek.cl")
+            )
         self._cl_kernels: dict[str, Any] = {}
         self._fused: dict[str, Any] = {}  # by source
         self._frequencies: dict[tuple[int, float, RopeScaling | None], Any] = {}
@@ -147,7 +118,7 @@ class OpenclDevice(Device):
         return {op: partial(self._timed, getattr(self, f"_{op}")) for op in OPS}
 
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
-        if op == "attention":
+        if op in ("attention", "latent_attention"):
             return attributes.get("softmax") in (None, "exact")
         program = attributes.get("program")
         return program is None or can_fuse(program)
@@ -351,7 +322,7 @@ class OpenclDevice(Device):
         offset = attributes["offset"]
         visible = offset + t
         scores = self._new(4 * t * heads * visible)
-        weights = self._new(np.dtype(self.tuning.real).itemsize * t * heads * visible)
+        weights = self._new(self.tuning.real_dtype.itemsize * t * heads * visible)
         result = self._new(output.nbytes)
         sizes = (heads, kv_heads, head_dim, visible, offset)
         scale = np.float32(attributes["scale"])
@@ -361,10 +332,26 @@ class OpenclDevice(Device):
         self._launch(
             "attention_weights", (t * heads,), scores, weights, heads, visible, offset, group=True
         )
+        self._launch_mix(t, weights, values.data, result, *sizes)
+        return result
+
+    def _launch_mix(
+        self,
+        t: int,
+        weights: Any,
+        values: Any,
+        result: Any,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        visible: int,
+        offset: int,
+    ) -> None:
+        """Start the product of attention's weights and values (visible, kv_heads, head_dim)."""
         name, rows = ("attention_mix_row", 1) if t == 1 else ("attention_mix_rows", ROWS)
         size = (-(-head_dim // self.tuning.lanes), heads, -(-t // rows))
-        self._launch(name, size, weights, values.data, result, *sizes)
-        return result
+        sizes = (heads, kv_heads, head_dim, visible, offset)
+        self._launch(name, size, weights, values, result, *sizes)
 
     def _softmax(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         result = self._new(output.nbytes)
@@ -424,13 +411,6 @@ class OpenclDevice(Device):
         rows = math.prod(leading)
         self._start(kernel, (rows,), *(x.data for x in inputs), result, cols, group=True)
         return result
-
-
-def _tuning(device: Any) -> Tuning:
-    """Return the tuning of a device's kind."""
-    tuning = CPU_TUNING if is_cpu(device) else GPU_TUNING
-    has_double = "cl_khr_fp64" in device.extensions.split()
-    return tuning if has_double else tuning._replace(real="float")
 
 
 def _definitions(**values: object) -> list[str]:
