@@ -132,7 +132,7 @@ def test_byte_characters_are_a_bijection_of_printable_characters() -> None:
         ({"tokenizer.ggml.model": "llama"}, "tokenizer must be of model 'gpt2', not 'llama'"),
         (
             {"tokenizer.ggml.pre": "other"},
-            "pre-tokenizer must be one of smollm, gpt-2, not 'other'",
+            "pre-tokenizer must be one of gpt-2, smollm, llama-bpe, qwen2, ",
         ),
         ({"tokenizer.ggml.merges": ["t h", "q zz"]}, "merge must be of two tokens"),
         ({"tokenizer.ggml.tokens": ["a", "a"]}, "token_type must have a type per token"),
