@@ -82,6 +82,15 @@ EXTRAS: tuple[Extra, ...] = (
             Package("tokenizers", "tokenizers"),
         ),
     ),
+    Extra(
+        "references",
+        "record reference values with tools/reference_*.py, with what train brings",
+        (
+            Package("gguf", "gguf"),
+            Package("accelerate", "accelerate"),
+            Package("regex", "regex"),
+        ),
+    ),
 )
 
 

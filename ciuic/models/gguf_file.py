@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32  # bytes; the key general.alignment overrides it
 MAX_DIMENSIONS = 4
+MOST_THINGS = 1 << 16  # keys, and tensors; each takes more memory than file
 SUPPORTED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
 
 # Value types of the metadata: number in the file -> struct format of one little-endian value.
@@ -49,7 +52,40 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 
-Value = bool | int | float | str | list["Value"]
+LENGTH_NBYTES = 8  # before every string
+
+
+class Strings(Sequence[str]):
+    """An array of strings, kept as it is in the file: as objects they would take many times that.
+
+    Parameters
+    ----------
+    raw
+        The strings, each with its length before it.
+    ends
+        Where each ends in ``raw``.
+    """
+
+    def __init__(self, raw: bytes, ends: npt.NDArray[np.uint64]) -> None:
+        self._raw = raw
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        start = (int(self._ends[index - 1]) if index else 0) + LENGTH_NBYTES
+        return self._raw[start : int(self._ends[index])].decode()
+
+
+Value = bool | int | float | str | Strings | npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +152,8 @@ class GgufFile:
     def vocab_size(self) -> int:
         """Number of tokens."""
         tokens = self.metadata.get("tokenizer.ggml.tokens")
-        if not isinstance(tokens, list):
-            raise ModelFormatError(self.path, "key tokenizer.ggml.tokens must be a list")
+        if not isinstance(tokens, Strings):
+            raise ModelFormatError(self.path, "key tokenizer.ggml.tokens must be a list of strings")
         return len(tokens)
 
     def tensor(self, name: str, item: int | None = None) -> npt.NDArray[np.float32]:
@@ -189,6 +225,11 @@ class _Header:
             raise self._error(f"GGUF version must be 2 or 3, not {version}")
         tensor_count = self._count("number of tensors", smallest=24)
         key_count = self._count("number of keys", smallest=13)
+        if max(tensor_count, key_count) > MOST_THINGS:
+            raise self._error(
+                f"must have at most {MOST_THINGS:,} tensors and as many keys, "
+                f"not {tensor_count:,} and {key_count:,}"
+            )
         for _ in range(key_count):
             self._read_key()
         pending = [self._read_tensor() for _ in range(tensor_count)]
@@ -240,19 +281,23 @@ class _Header:
         value: Value = self._unpack(_SCALARS[kind], f"value of {key}")
         return value
 
-    def _array(self, key: str) -> list[Value]:
+    def _array(self, key: str) -> Strings | npt.NDArray[Any]:
         kind = self._unpack("I", f"type of {key}")
         if kind == _STRING:
-            return [
-                self._text(f"value of {key}")
-                for _ in range(self._count(f"length of {key}", smallest=8))
-            ]
+            return self._strings(key)
         if kind not in _SCALARS:
             raise self._error(f"key {key} is an array of the unsupported type {kind}")
-        code = _SCALARS[kind]
-        count = self._count(f"length of {key}", smallest=struct.calcsize(code))
-        raw = self._take(count * struct.calcsize(code), key)
-        return list(struct.unpack(f"<{count}{code}", raw))
+        dtype = np.dtype("<" + _SCALARS[kind])
+        count = self._count(f"length of {key}", smallest=dtype.itemsize)
+        return np.frombuffer(self._take(count * dtype.itemsize, key), dtype)
+
+    def _strings(self, key: str) -> Strings:
+        count = self._count(f"length of {key}", smallest=LENGTH_NBYTES)
+        start, ends = self._at, np.empty(count, np.uint64)
+        for index in range(count):
+            self._text(f"value of {key}")
+            ends[index] = self._at - start
+        return Strings(self._data[start : self._at], ends)
 
     def _read_tensor(self) -> TensorInfo:
         """Return a tensor whose ``start`` still counts from the beginning of the data."""
@@ -303,3 +348,10 @@ class _Header:
                     f"the file has {self._size:,}"
                 )
             self.tensors[info.name] = replace(info, start=start)
+        self._refuse_overlaps()
+
+    def _refuse_overlaps(self) -> None:
+        """Refuse tensors that share bytes: a small file could ask for much memory that way."""
+        for before, after in pairwise(sorted(self.tensors.values(), key=lambda info: info.start)):
+            if after.start < before.start + before.nbytes:
+                raise self._error(f"tensors {before.name} and {after.name} overlap")

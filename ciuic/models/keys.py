@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ciuic.errors import ModelFormatError
 
@@ -62,6 +65,13 @@ class Keys:
             raise self.error(key, "true or false", value)
         return value
 
+    def text(self, key: str, default: str) -> str:
+        """Return a string."""
+        value = self.get(key, default)
+        if type(value) is not str:
+            raise self.error(key, "a string", value)
+        return value
+
     def inside(self, key: str) -> Keys:
         """Return the keys of an object within; none if it is absent."""
         value = self.get(key, {})
@@ -72,12 +82,13 @@ class Keys:
     def require(self, key: str, *wanted: object) -> None:
         """Refuse a value that would give wrong numbers without a word; it may be absent."""
         found = self._values.get(self._prefix + key, wanted[0])
-        if found not in wanted:
+        if isinstance(found, np.ndarray) or found not in wanted:
             raise self.error(key, " or ".join(map(repr, wanted)), found)
 
     def error(self, key: str, wanted: str, found: object) -> ModelFormatError:
         """Return the error that a value is not what is wanted."""
-        return ModelFormatError(self.path, f"{self._prefix}{key} must be {wanted}, not {found!r}")
+        shown = reprlib.repr(found)  # a list may be long
+        return ModelFormatError(self.path, f"{self._prefix}{key} must be {wanted}, not {shown}")
 
     def _needed(self, key: str, default: Any) -> Any:
         value = self.get(key, default)

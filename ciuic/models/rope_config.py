@@ -56,7 +56,7 @@ def folder_rope(keys: Keys) -> RopeConfig:
     """
     rope = keys.inside("rope_parameters" if keys.get("rope_parameters") else "rope_scaling")
     theta = rope.number("rope_theta", keys.number("rope_theta", 10000.0))
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope.text("rope_type", rope.text("type", "default"))
     if kind == "default":
         return RopeConfig(theta=theta)
     if kind == "llama3":
@@ -103,7 +103,7 @@ def gguf_rope(keys: Keys, file: GgufFile, pairs: int) -> RopeConfig:
         If the scaling is of a type other than "none" and "yarn", or makes no sense.
     """
     theta = keys.number("rope.freq_base", 10000.0)
-    kind = keys.get("rope.scaling.type", "none")
+    kind = keys.text("rope.scaling.type", "none")
     if kind == "none":
         return RopeConfig(theta=theta, scaling=_divisors(file, pairs))
     if kind != "yarn" or FREQUENCIES in file.tensors:

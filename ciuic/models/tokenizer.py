@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
+import numpy as np
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
 from ciuic.errors import ModelFormatError, UsageError
 
-from .gguf_file import GgufFile
+from .gguf_file import GgufFile, Strings
 
 logger = logging.getLogger(__name__)
 
@@ -243,19 +244,19 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     """
     metadata = file.metadata
     model = metadata.get("tokenizer.ggml.model")
-    if model != "gpt2":
+    if not isinstance(model, str) or model != "gpt2":
         raise ModelFormatError(file.path, f"tokenizer must be of model 'gpt2', not {model!r}")
     tokens = _strings(file, "tokenizer.ggml.tokens")
-    types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    if not isinstance(types, list) or len(types) != len(tokens):
+    types = metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32))
+    if not isinstance(types, np.ndarray) or len(types) != len(tokens):
         raise ModelFormatError(file.path, "tokenizer.ggml.token_type must have a type per token")
     eos = metadata.get("tokenizer.ggml.eos_token_id")
     bos = metadata.get("tokenizer.ggml.bos_token_id")
     for id_ in (eos, bos):
         if id_ is not None and not (type(id_) is int and 0 <= id_ < len(tokens)):
             raise ModelFormatError(file.path, f"token ids must be below {len(tokens)}, not {id_!r}")
-    shown = [id_ for id_, type_ in enumerate(types) if type_ == USER_DEFINED]
-    special = [id_ for id_, type_ in enumerate(types) if type_ in (CONTROL, USER_DEFINED, UNUSED)]
+    shown = np.flatnonzero(types == USER_DEFINED).tolist()
+    special = np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED, UNUSED))).tolist()
     merges = _strings(file, "tokenizer.ggml.merges")
     pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
     try:
@@ -273,6 +274,6 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
 
 def _strings(file: GgufFile, key: str) -> list[str]:
     value = file.metadata.get(key)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, Strings):
         raise ModelFormatError(file.path, f"key {key} must be a list of strings")
-    return cast("list[str]", value)
+    return list(value)

@@ -102,7 +102,7 @@ def write_gguf(
         elif isinstance(value, str):
             writer.add_string(key, value)
         else:
-            writer.add_array(key, value)
+            writer.add_array(key, value.tolist() if isinstance(value, np.ndarray) else list(value))
     for name, tensor in tensors.items():
         type_ = (types or {}).get(name)
         packed = type_ is None or tensor.dtype == np.uint8

@@ -132,7 +132,7 @@ def test_byte_characters_are_a_bijection_of_printable_characters() -> None:
         ({"tokenizer.ggml.model": "llama"}, "tokenizer must be of model 'gpt2', not 'llama'"),
         (
             {"tokenizer.ggml.pre": "other"},
-            r"pre-tokenizer must be one of gpt-2, smollm, .*, not 'other'",
+            "pre-tokenizer must be one of gpt-2, smollm, llama-bpe, qwen2, ",
         ),
         ({"tokenizer.ggml.merges": ["t h", "q zz"]}, "merge must be of two tokens"),
         ({"tokenizer.ggml.tokens": ["a", "a"]}, "token_type must have a type per token"),
@@ -186,8 +186,3 @@ def test_llama_takes_a_word_that_is_a_token(pre: str, whole: bool) -> None:
     tokens = [*byte_characters(), "th", "he", "the"]
     bpe = byte_level_bpe(tokens, ["t h", "h e", "t he"], pre=pre, special=[])
     assert bpe.encode("the", add_special_tokens=False).tokens == (["the"] if whole else ["th", "e"])
-
-
-def test_ids_that_only_pad_a_models_vocabulary_have_no_text(small: Tokenizer) -> None:
-    a = small.encode("a")
-    assert small.decode([*a, small.vocab_size, small.vocab_size + 9, *a]) == "aa"
