@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from .devices import Row
 
-QUANTIZE: dict[str, Quantize | None] = {"int8": "int8", "auto": "auto", "none": None}
+QUANTIZE: dict[str, Quantize | None] = {
+    "int8": "int8",
+    "int4": "int4",
+    "auto": "auto",
+    "none": None,
+}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +40,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--quantize",
         choices=QUANTIZE,
         default="int8",
-        help="linear layers: int8 (every device then gives the same bits), auto (int8 on FPGAs, "
-        "float32 elsewhere) or none (%(default)s)",
+        help="linear layers: int8 or int4 (every device then gives the same bits), auto (int8 on "
+        "FPGAs, float32 elsewhere) or none (%(default)s)",
     )
 
 

@@ -32,6 +32,7 @@ ciuic run my-model.gguf --prompt "Once upon a time" --raw --temperature 0.8 --se
 ciuic run --prompt "It was" --place "0-1=opencl,2-4=cpu,5=fpga:emulated" --check
 ciuic run --prompt "It was" --max-tokens 4 --place "5=fpga:rtl?config=sim&verify=1"
 ciuic run --prompt "It was a dark night" --prompt-cache night.cache
+ciuic run --prompt "It was" --quantize int4 --place "0-5=fpga:emulated" --check
 ciuic run --prompt "It was" --stop . --stop ";" --json
 """
 

@@ -16,7 +16,9 @@ from ciuic.models.placed import HOST, Placed
 from ciuic.models.progress import Report
 from ciuic.models.sampling import SamplingOptions
 from ciuic.ops.linear import rescale
-from ciuic.quantize import Float32Array, QuantizedMatrix, quantize_rows
+from ciuic.ops.linear_int4 import add_offsets
+from ciuic.quantize import Float32Array, quantize_rows
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 ON_CPU = "the same on the CPU alone"
 ON_FPGA = "FPGA layers against the golden model"
@@ -150,12 +152,10 @@ def _check_layer(
     equal = _same_bits(layer.submit(hidden, device=device), expected)
     rows = hidden.numpy()[:GEMM_ROWS]
     for _, weight in layer.weights.on("FPGA"):
-        if isinstance(weight, QuantizedMatrix):
+        if isinstance(weight, Quantized):
             x = np.resize(rows, (len(rows), weight.shape[0]))  # any width from real values
-            values, scales = quantize_rows(x)
-            products = reference.gemm(values, weight.values).astype(np.float32)
-            golden = rescale(products, scales, weight.scales, None)
-            equal &= _same_bits(Placed(model.runtime, device).run("linear", x, weight), golden)
+            got = Placed(model.runtime, device).linear(x, weight)
+            equal &= _same_bits(got, _golden(x, weight))
     return LayerCheck(
         layer=index,
         device=device.uri,
@@ -163,6 +163,16 @@ def _check_layer(
         tasks={op: count - before.get(op, 0) for op, count in _tasks(device).items()},
         equal=equal,
     )
+
+
+def _golden(x: Float32Array, weight: Quantized) -> Float32Array:
+    """Return x (t, k) times a weight (k, n) by the golden model."""
+    values, scales = quantize_rows(x)
+    if isinstance(weight, GroupQuantizedMatrix):
+        products = reference.gemm_w4(values, weight.values, weight.scales)
+        return rescale(add_offsets(products, values, weight.offsets), scales, weight.units, None)
+    products = reference.gemm(values, weight.values)
+    return rescale(products.astype(np.float32), scales, weight.scales, None)
 
 
 def _tasks(device: Device) -> dict[str, int]:

@@ -20,7 +20,7 @@ from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
 from .model import Layer, Network
 from .tensor_source import TensorSource
-from .weights import LayerWeights, Quantize
+from .weights import LayerWeights, Quantize, head_form
 
 Part = tuple[str, str, tuple[int, ...]]  # a weight's role, name in the folder, and shape there
 ITEM = re.compile(r"(.*\.experts)\.(\d+)(\..*)")  # one of the experts that GGUF keeps together
@@ -74,7 +74,8 @@ class Checkpoint:
             layers=layers,
             embedding=self.weights([("table", table, matrix)], None, transpose=False),
             head=self.weights(
-                [("norm", "model.norm.weight", (config.dim,)), ("output", output, matrix)], quantize
+                [("norm", "model.norm.weight", (config.dim,)), ("output", output, matrix)],
+                head_form(quantize),
             ),
         )
 

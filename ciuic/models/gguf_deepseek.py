@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .gguf_file import GgufFile
-from .tensor_source import Shaped
+from .tensor_source import Int4Tensor, Shaped
 
 KEYS, VALUES, BOTH = "attn_k_b.weight", "attn_v_b.weight", "attn_kv_b.weight"
 
@@ -26,6 +26,7 @@ class DerivedTensor:
 
     shape: tuple[int, ...]
     read: Callable[[], npt.NDArray[np.float32]]
+    int4: Callable[[], Int4Tensor | None] = lambda: None
 
 
 class DeepseekTensors:
@@ -44,8 +45,11 @@ class DeepseekTensors:
         for name, info in file.tensors.items():
             if name.endswith("_exps.weight") and len(info.shape) == 3:
                 for expert in range(info.shape[0]):
-                    read = partial(file.tensor, name, expert)
-                    self._derived[f"{name}[{expert}]"] = DerivedTensor(info.shape[1:], read)
+                    self._derived[f"{name}[{expert}]"] = DerivedTensor(
+                        info.shape[1:],
+                        partial(file.tensor, name, expert),
+                        partial(file.int4, name, expert),
+                    )
             elif name.endswith(KEYS):
                 self._join(name, name.replace(KEYS, VALUES))
         self.tensors: Mapping[str, Shaped] = {**file.tensors, **self._derived}
@@ -54,6 +58,11 @@ class DeepseekTensors:
         """Return a tensor as float32."""
         derived = self._derived.get(name)
         return self._file.tensor(name) if derived is None else derived.read()
+
+    def int4(self, name: str) -> Int4Tensor | None:
+        """Return a matrix in its own integers, or None if it is stored otherwise."""
+        derived = self._derived.get(name)
+        return self._file.int4(name) if derived is None else derived.int4()
 
     def close(self) -> None:
         """Release the file."""

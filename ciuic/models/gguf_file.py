@@ -28,6 +28,7 @@ from gguf.quants import dequantize
 from ciuic.errors import ModelFormatError
 
 from .keys import Keys
+from .tensor_source import Int4Tensor
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -35,6 +36,10 @@ DEFAULT_ALIGNMENT = 32  # bytes; the key general.alignment overrides it
 MAX_DIMENSIONS = 4
 MOST_THINGS = 1 << 16  # keys, and tensors; each takes more memory than file
 SUPPORTED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
+
+INT4_TYPES = {GGMLQuantizationType.Q4_0: 1, GGMLQuantizationType.Q4_1: 2}
+"""Type -> float16 numbers before the integers of a block."""
+INT4_BLOCK = 32
 
 # Value types of the metadata: number in the file -> struct format of one little-endian value.
 _SCALARS = {
@@ -161,10 +166,8 @@ class GgufFile:
 
         With ``item``, return (and read) only that item of the slowest of three dimensions.
         """
-        info = self._info(name) if item is None else self._info(name).item(item)
-        # Bytes of our own: arrays over the map itself would keep it from being closed.
-        raw = self._bytes[info.start : info.start + info.nbytes]
-        rows = np.frombuffer(raw, np.uint8).reshape(math.prod(info.shape[:-1]), -1)
+        info = self._info(name, item)
+        rows = self._rows(info)
         if info.type is GGMLQuantizationType.F32:
             values = rows.view("<f4").astype(np.float32)
         elif info.type is GGMLQuantizationType.F16:
@@ -172,9 +175,29 @@ class GgufFile:
         else:
             with np.errstate(invalid="ignore", over="ignore"):  # found below
                 values = dequantize(rows, info.type)
-        if not np.isfinite(values).all():
-            raise ModelFormatError(self.path, f"tensor {name} holds values that are not finite")
+        self._check_finite(name, values)
         return np.ascontiguousarray(values.reshape(info.shape))
+
+    def int4(self, name: str, item: int | None = None) -> Int4Tensor | None:
+        """Return a matrix of type Q4_0 or Q4_1 in its own integers, or None of another type.
+
+        A block is the scale and, of Q4_1, the smallest value, both float16; then 16 bytes, whose
+        low halves are the first 16 integers. Both types count from 0; here the middle is 0.
+        ``item`` as for `tensor`.
+        """
+        info = self._info(name, item)
+        if info.type not in INT4_TYPES or len(info.shape) != 2:
+            return None
+        numbers = INT4_TYPES[info.type]
+        n, k = info.shape
+        blocks = self._rows(info).reshape(n, k // INT4_BLOCK, -1)
+        floats = blocks[..., : 2 * numbers].view("<f2").astype(np.float32)  # (n, groups, numbers)
+        self._check_finite(name, floats)
+        halves = blocks[..., 2 * numbers :]
+        values = np.concatenate([halves & 15, halves >> 4], axis=2).astype(np.int8) - np.int8(8)
+        scales = floats[..., 0]
+        offsets = floats[..., 1] + 8 * scales if numbers == 2 else None
+        return Int4Tensor(values.reshape(n, k), scales, offsets)
 
     def close(self) -> None:
         """Release the file; tensors that were read stay valid."""
@@ -191,10 +214,21 @@ class GgufFile:
     ) -> None:
         self.close()
 
-    def _info(self, name: str) -> TensorInfo:
+    def _rows(self, info: TensorInfo) -> npt.NDArray[np.uint8]:
+        """Return a tensor's bytes, a row for each of its slower dimensions."""
+        # Bytes of our own: arrays over the map itself would keep it from being closed.
+        raw = self._bytes[info.start : info.start + info.nbytes]
+        return np.frombuffer(raw, np.uint8).reshape(math.prod(info.shape[:-1]), -1)
+
+    def _check_finite(self, name: str, values: npt.NDArray[np.float32]) -> None:
+        if not np.isfinite(values).all():
+            raise ModelFormatError(self.path, f"tensor {name} holds values that are not finite")
+
+    def _info(self, name: str, item: int | None = None) -> TensorInfo:
         if name not in self.tensors:
             raise ModelFormatError(self.path, f"tensor {name} is missing")
-        return self.tensors[name]
+        info = self.tensors[name]
+        return info if item is None else info.item(item)
 
 
 def _map(path: Path) -> mmap.mmap:

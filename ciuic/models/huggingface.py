@@ -119,6 +119,9 @@ class HuggingFaceFolder:
             raise ModelFormatError(self.path, f"tensor {name} holds values that are not finite")
         return values.reshape(info.shape)
 
+    def int4(self, name: str) -> None:
+        """Return None: no type that can be read has 4-bit integers."""
+
     def close(self) -> None:
         """Release the files; tensors that were read stay valid."""
         for data in self._files.values():

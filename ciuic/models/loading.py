@@ -51,7 +51,8 @@ def load_model(
         comes with Ciuic, ``"smollm2-135m-instruct"`` the one that ``ciuic fetch`` brings.
     quantize
         Linear layers: "auto" has INT8 weights and activations on FPGAs and float32 elsewhere,
-        "int8" has INT8 everywhere, None float32 everywhere (an FPGA has no kernel for that).
+        "int8" has INT8 everywhere, "int4" INT4 weights with a scale per group of 32 (but an INT8
+        output matrix), None float32 everywhere (an FPGA has no kernel for that).
     runtime
         Runs the operators; the process's own by default.
 
@@ -62,8 +63,8 @@ def load_model(
     UsageError
         If ``quantize`` is unknown.
     """
-    if quantize not in ("auto", "int8", None):
-        raise UsageError(f"quantize must be 'auto', 'int8' or None, not {quantize!r}")
+    if quantize not in ("auto", "int8", "int4", None):
+        raise UsageError(f"quantize must be 'auto', 'int8', 'int4' or None, not {quantize!r}")
     path = find_model(path)
     runtime = runtime or default_runtime()
     source: Source = HuggingFaceFolder(path) if path.is_dir() else GgufFile(path)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from ciuic.abi.numerics import W4_GROUP
 from ciuic.devices import Weight
 from ciuic.errors import UsageError
 from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.tensor import CiuicTensor
 
 
@@ -24,10 +26,14 @@ class _Nothing:
         raise UsageError("an outline of a weight must not be read: it has no contents")
 
 
-def outline(shape: tuple[int, ...], *, quantized: bool) -> Weight:
-    """Return a weight that takes no memory, float32 or INT8 with a scale per column (k, n)."""
-    if not quantized:
+def outline(shape: tuple[int, ...], form: Literal["int8", "int4"] | None) -> Weight:
+    """Return a weight that takes no memory: a matrix (k, n) of a form, or float32 if None."""
+    if form is None:
         return CiuicTensor.from_device(_Nothing(shape))
     # Arrays without strides: one element, whatever the shape.
     values = np.broadcast_to(np.zeros((), np.int8), shape)
-    return QuantizedMatrix(values, np.broadcast_to(np.ones((), np.float32), shape[1:]))
+    columns = np.broadcast_to(np.ones((), np.float32), shape[1:])
+    if form == "int8":
+        return QuantizedMatrix(values, columns)
+    groups = (-(-shape[0] // W4_GROUP), shape[1])
+    return GroupQuantizedMatrix(values, np.broadcast_to(np.ones((), np.int16), groups), columns)

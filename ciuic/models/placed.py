@@ -35,7 +35,7 @@ class Placed:
         """Return the device whose operator will use a weight."""
         return self.home(_linear(weight) if len(weight.shape) == 2 else "rms_norm")
 
-    def linear(self, x: DeviceArray, weight: Weight, bias: Weight | None = None) -> DeviceArray:
+    def linear(self, x: Value, weight: Weight, bias: Weight | None = None) -> DeviceArray:
         """Submit a linear layer: x (t, k), weight (k, n), bias (n,) -> (t, n)."""
         return self.run(_linear(weight), x, weight, *(() if bias is None else (bias,)))
 

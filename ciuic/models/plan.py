@@ -38,7 +38,12 @@ from .plan_report import (
 from .size import ModelSize, layer_groups, layer_kind, model_size, part_size
 from .weights import Quantize
 
-FORMATS: dict[str, Quantize | None] = {"int8": "int8", "auto": "auto", "float32": None}
+FORMATS: dict[str, Quantize | None] = {
+    "int8": "int8",
+    "int4": "int4",
+    "auto": "auto",
+    "float32": None,
+}
 """Name of a number format of linear layers -> what `load_model` calls it."""
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_CONTEXT, DEFAULT_PROMPT = 2048, 256  # tokens, where the model's context allows

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+
+class Int4Tensor(NamedTuple):
+    """A matrix stored as 4-bit integers in groups of 32: values * scales + offsets of its groups.
+
+    Attributes
+    ----------
+    values : int8 (n, k)
+        From -8 to 7.
+    scales : float32 (n, groups)
+    offsets : float32 (n, groups) or None
+    """
+
+    values: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32] | None
 
 
 class Shaped(Protocol):
@@ -31,6 +47,12 @@ class TensorSource(Protocol):
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32; raise `ModelFormatError` if it cannot be read."""
+
+    def int4(self, name: str) -> Int4Tensor | None:
+        """Return a matrix in the integers that it is stored in, or None if it is stored otherwise.
+
+        Raises `ModelFormatError` if it cannot be read.
+        """
 
     def close(self) -> None:
         """Release the files; tensors that were read stay valid."""

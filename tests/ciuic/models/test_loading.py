@@ -89,5 +89,7 @@ def test_metadata_that_does_not_fit_is_refused(
 
 
 def test_unknown_quantization_is_refused(small_model: Write) -> None:
-    with pytest.raises(UsageError, match=r"^quantize must be 'auto', 'int8' or None, not 'int3'$"):
+    with pytest.raises(
+        UsageError, match=r"^quantize must be 'auto', 'int8', 'int4' or None, not 'int3'$"
+    ):
         load_model(small_model(), quantize="int3")  # type: ignore[arg-type]

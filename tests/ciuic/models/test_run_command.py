@@ -83,7 +83,12 @@ def test_prompt_cache_is_made_used_and_refused(
 
 @pytest.mark.parametrize(
     ("quantize", "ops"),
-    [("int8", {"linear"}), ("auto", {"linear", "linear_float32"}), ("none", {"linear_float32"})],
+    [
+        ("int8", {"linear"}),
+        ("int4", {"linear", "linear_int4"}),  # the output matrix is INT8
+        ("auto", {"linear", "linear_float32"}),
+        ("none", {"linear_float32"}),
+    ],
 )
 def test_quantization_is_as_asked(
     small_model: Write, capsys: pytest.CaptureFixture[str], quantize: str, ops: set[str]
@@ -94,16 +99,17 @@ def test_quantization_is_as_asked(
     assert {op for row in usage for op in row["ops"] if op.startswith("linear")} == ops
 
 
+@pytest.mark.parametrize(("quantize", "op"), [("int8", "linear"), ("int4", "linear_int4")])
 def test_layers_on_an_fpga_are_checked_bit_for_bit(
-    small_model: Write, capsys: pytest.CaptureFixture[str]
+    small_model: Write, capsys: pytest.CaptureFixture[str], quantize: str, op: str
 ) -> None:
     arguments = ["run", str(small_model(51)), *PROMPT, "--place", "0=cpu,1=fpga:emulated"]
-    assert main([*arguments, "--check", "--json"]) == 0
+    assert main([*arguments, "--quantize", quantize, "--check", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["placement"] == {"0": "cpu", "1": "fpga:emulated", "head": "cpu"}
     (layer,) = report["check"]["layers"]
     assert layer["equal"]
-    assert layer["tasks"]["linear"] == 14
+    assert layer["tasks"][op] == 14
     (fpga,) = report["fpga"]
     assert fpga["cycles"] > 0
     assert 0 < fpga["array_utilisation"] <= 1
