@@ -9,7 +9,7 @@ from ciuic.errors import UsageError
 
 from .continuation import Continuation
 from .kv_cache import KvCache
-from .progress import Report, silent
+from .progress import Cancelled, Report, silent
 from .sampling import SamplingOptions
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Generation(Continuation, Iterator[str]):
                     return
                 if not self._cancelled:
                     logits = model.decode(self.ids[-1], cache)
-        except _Cancelled:
+        except Cancelled:
             pass
         if piece := self.finish("cancelled"):
             yield piece
@@ -90,8 +90,4 @@ class Generation(Continuation, Iterator[str]):
     def _read(self, what: str, done: int, total: int) -> None:
         self._report(what, done, total)
         if self._cancelled:
-            raise _Cancelled
-
-
-class _Cancelled(Exception):
-    """A text was cancelled while its prompt was read."""
+            raise Cancelled
