@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ciuic.errors import UsageError
@@ -37,6 +37,9 @@ class BatchGeneration(Iterator[tuple[int, str]]):
     ----------
     texts
         What is written after each prompt.
+    cached_tokens, cache_nbytes
+        Tokens that the caches held when they held most, and the bytes that they took, in whole
+        blocks. A text's cache goes when the text ends.
 
     Raises
     ------
@@ -57,6 +60,8 @@ class BatchGeneration(Iterator[tuple[int, str]]):
         if not prompts:
             raise UsageError("a batch must have at least one prompt")
         self.texts = [Continuation(model, ids, max_tokens, sampling, stop) for ids in prompts]
+        self.cached_tokens = 0
+        self.cache_nbytes = 0
         self._model = model
         self._report = report
         self._cancelled = False
@@ -86,6 +91,7 @@ class BatchGeneration(Iterator[tuple[int, str]]):
             prompts = [text.prompt_ids for text in texts]
             logits = model.prefill_batch(prompts, list(live.values()), self._read)
             while live and not self._cancelled:
+                self._count(live.values())
                 for index, row in zip(list(live), logits, strict=True):
                     if piece := texts[index].take(row):
                         yield index, piece
@@ -99,6 +105,10 @@ class BatchGeneration(Iterator[tuple[int, str]]):
         for index in live:
             if piece := texts[index].finish("cancelled"):
                 yield index, piece
+
+    def _count(self, caches: Collection[KvCache]) -> None:
+        self.cached_tokens = max(self.cached_tokens, sum(cache.length for cache in caches))
+        self.cache_nbytes = max(self.cache_nbytes, sum(cache.nbytes for cache in caches))
 
     def _read(self, what: str, done: int, total: int) -> None:
         self._report(what, done, total)

@@ -65,6 +65,16 @@ class Generation(Continuation, Iterator[str]):
     def __next__(self) -> str:
         return next(self._pieces)
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that the cache holds."""
+        return self.cache.length
+
+    @property
+    def cache_nbytes(self) -> int:
+        """Bytes that the cache takes, in whole blocks."""
+        return self.cache.nbytes
+
     def cancel(self) -> None:
         """End the text before its next token; may be called from anywhere, a signal handler too."""
         self._cancelled = True
