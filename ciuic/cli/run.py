@@ -13,12 +13,12 @@ the report, several are its list "answers".
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import model_options, output
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ciuic.models.kv_cache import KvCache
     from ciuic.models.model import Model
     from ciuic.models.sampling import SamplingOptions
+
+    from .run_write import Work
 
 EXAMPLES = """
 ciuic run --prompt "It is a truth"
@@ -111,12 +113,14 @@ def _run(
     from .run_write import texts_of, write
 
     ids = [model.encode(prompt, raw=arguments.raw) for prompt in prompts]
-    generate = partial(
-        *((model.generate, ids[0]) if len(ids) == 1 else (model.generate_batch, ids)),
-        max_tokens=arguments.max_tokens,
-        sampling=sampling,
-        stop=arguments.stop,
-    )
+    options: dict[str, Any] = {
+        "max_tokens": arguments.max_tokens,
+        "sampling": sampling,
+        "stop": arguments.stop,
+    }
+    generate: Callable[..., Work] = partial(model.generate_batch, ids, **options)
+    if len(ids) == 1:
+        generate = partial(model.generate, ids[0], **options)
     generate()  # refuses before work what it would refuse later
     with output.progress() as report:
         devices = model_options.place(model, arguments.place, report)
