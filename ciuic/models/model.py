@@ -109,6 +109,8 @@ class Model:
         Text to ids and back.
     runtime
         Runs its operators.
+    template
+        Its chat template, or None.
     head_device
         Where the last norm and the output matrix run.
     """
@@ -129,7 +131,7 @@ class Model:
         self.head_device: Device | str = HOST
         self._source = source
         self._network = network
-        self._template = _chat_template(source, template, tokenizer)
+        self.template = _chat_template(source, template, tokenizer)
         self._weights_digest: bytes | None = None
 
     def __repr__(self) -> str:
@@ -376,9 +378,9 @@ class Model:
         UsageError
             If the model has no chat template or its template refuses the messages.
         """
-        if self._template is None:
+        if self.template is None:
             raise UsageError("the model has no chat template; use the prompt raw")
-        return self._template.encode(messages)
+        return self.template.encode(messages)
 
     def checked_ids(self, token_ids: Sequence[int]) -> list[int]:
         """Return token ids as plain integers.
