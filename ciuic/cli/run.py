@@ -4,6 +4,10 @@ Shows the devices and which layers are on which, the text as it is written, and 
 device did. With --check the same prompt runs again on the CPU alone, with the same quantization,
 and must give the same tokens; and layers that were on an FPGA, a few of each, must equal the golden
 model bit for bit. Exit status 1 if it does not.
+
+Several prompts are answered at once: each step reads every weight once for all of them, and each
+answer is the one that its prompt has alone. With --json a single answer stands beside the rest of
+the report, several are its list "answers".
 """
 
 from __future__ import annotations
@@ -13,17 +17,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import model_options, output
 
 if TYPE_CHECKING:
-    from ciuic.models.generate import Generation
     from ciuic.models.kv_cache import KvCache
     from ciuic.models.model import Model
     from ciuic.models.sampling import SamplingOptions
+
+    from .run_write import Work
 
 EXAMPLES = """
 ciuic run --prompt "It is a truth"
@@ -33,6 +37,8 @@ ciuic run --prompt "It was" --place "0-1=opencl,2-4=cpu,5=fpga:emulated" --check
 ciuic run --prompt "It was" --max-tokens 4 --place "5=fpga:rtl?config=sim&verify=1"
 ciuic run --prompt "It was a dark night" --prompt-cache night.cache
 ciuic run --prompt "It was" --quantize int4 --place "0-5=fpga:emulated" --check
+ciuic run --prompt "It was" --prompt "She had" --prompt "And God said"
+ciuic run --prompts questions.txt --json
 ciuic run --prompt "It was" --stop . --stop ";" --json
 """
 
@@ -40,7 +46,14 @@ ciuic run --prompt "It was" --stop . --stop ";" --json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ciuic run``."""
     model_options.add_model(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to answer; several prompts are answered at once",
+    )
+    parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line")
     parser.add_argument(
         "--raw", action="store_true", help="continue the text, without the model's chat template"
     )
@@ -61,8 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = _sampling(arguments)
     model_options.check_writable("--trace", arguments.trace)
     model_options.check_writable("--prompt-cache", arguments.prompt_cache)
+    prompts = _prompts(arguments)
     with model_options.open_model(arguments) as model:
-        return _run(arguments, model, sampling)
+        return _run(arguments, model, prompts, sampling)
 
 
 def _sampling(arguments: argparse.Namespace) -> SamplingOptions:
@@ -74,41 +88,67 @@ def _sampling(arguments: argparse.Namespace) -> SamplingOptions:
     return sampling
 
 
-def _run(arguments: argparse.Namespace, model: Model, sampling: SamplingOptions) -> int:
+def _prompts(arguments: argparse.Namespace) -> list[str]:
+    """Return the prompts, those of the file after the others."""
+    from ciuic.errors import UsageError
+
+    prompts = list(arguments.prompt)
+    if arguments.prompts is not None:
+        try:
+            lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--prompts {arguments.prompts} cannot be read ({error})") from error
+        prompts += [line for line in lines if line.strip()]
+    if not prompts:
+        raise UsageError("there must be a prompt: --prompt TEXT or --prompts FILE")
+    if len(prompts) > 1 and arguments.prompt_cache is not None:
+        raise UsageError(f"--prompt-cache keeps one prompt, not {len(prompts)}")
+    return prompts
+
+
+def _run(
+    arguments: argparse.Namespace, model: Model, prompts: list[str], sampling: SamplingOptions
+) -> int:
     from . import run_report
     from .run_check import check
+    from .run_write import texts_of, write
 
-    ids = model.encode(arguments.prompt, raw=arguments.raw)
-    generate = partial(
-        model.generate, ids, arguments.max_tokens, sampling=sampling, stop=arguments.stop
-    )
+    ids = [model.encode(prompt, raw=arguments.raw) for prompt in prompts]
+    options: dict[str, Any] = {
+        "max_tokens": arguments.max_tokens,
+        "sampling": sampling,
+        "stop": arguments.stop,
+    }
+    generate: Callable[..., Work] = partial(model.generate_batch, ids, **options)
+    if len(ids) == 1:
+        generate = partial(model.generate, ids[0], **options)
     generate()  # refuses before work what it would refuse later
     with output.progress() as report:
         devices = model_options.place(model, arguments.place, report)
-        cache = _cache(model, arguments.prompt_cache)
+        if len(ids) == 1:
+            cache = _cache(model, arguments.prompt_cache)
+            generate = partial(generate, cache=cache)
         model.load(report)
     if not arguments.json:
         run_report.print_before(devices, model)
     before = run_report.counters(model)
     with _traced(model, arguments.trace):
-        generation = _write(partial(generate, cache=cache), quiet=arguments.json)
+        work = write(generate, prompts, quiet=arguments.json)
     if arguments.prompt_cache is not None:
         cache.save(arguments.prompt_cache)
-    result = run_report.collect(
-        model, generation, prompt=arguments.prompt, devices=devices, before=before
-    )
+    result = run_report.collect(model, work, prompts=prompts, devices=devices, before=before)
     if not arguments.json:
         run_report.print_after(result)
     if arguments.check:
         with output.progress() as report:
-            result = replace(
-                result, check=check(model, generation, sampling, arguments.stop, report)
-            )
+            checks = [check(model, t, sampling, arguments.stop, report) for t in texts_of(work)]
+        answers = [replace(a, check=c) for a, c in zip(result.answers, checks, strict=True)]
+        result = replace(result, answers=answers)
     if arguments.json:
-        output.print_json(result)
-    elif result.check is not None:
-        run_report.print_check(result.check)
-    return 0 if result.check is None or result.check.ok else 1
+        output.print_json(result.plain())
+    else:
+        run_report.print_checks(result)
+    return 0 if result.ok else 1
 
 
 def _cache(model: Model, path: str | None) -> KvCache:
@@ -116,17 +156,6 @@ def _cache(model: Model, path: str | None) -> KvCache:
     if path is None or not Path(path).exists():
         return model.new_cache()
     return model.load_cache(path)
-
-
-def _write(generate: Callable[..., Generation], *, quiet: bool) -> Generation:
-    """Let the model write, and show the text as it comes."""
-    with output.progress() as report:  # until the first piece: text and bars do not mix
-        generation = generate(report=report)
-        first = next(generation, "")
-    for piece in chain([first], generation):
-        if not quiet:
-            print(piece, end="", flush=True)
-    return generation
 
 
 @contextmanager

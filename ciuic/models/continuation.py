@@ -110,7 +110,7 @@ class Continuation:
         """How fast it went so far; None before the first token."""
         if not self.ids:
             return None
-        start, first, last = self._times[0], self._times[1], self._times[-1]
+        start, first = self._times[:2]
         more = len(self.ids) - 1
         return Speed(
             prompt_tokens=len(self.prompt_ids),
@@ -118,8 +118,13 @@ class Continuation:
             tokens=len(self.ids),
             time_to_first_token=first - start,
             prefill_tokens_per_second=(len(self.prompt_ids) - self.reused_tokens) / (first - start),
-            decode_tokens_per_second=more / (last - first) if more else None,
+            decode_tokens_per_second=more / self.decode_seconds if more else None,
         )
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds from the first token to the last."""
+        return self._times[-1] - self._times[1] if self.ids else 0.0
 
     def start(self) -> None:
         """Begin to count the time."""

@@ -19,13 +19,13 @@ from ciuic.errors import ShapeError
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
+from .attend import Cache, attend, positions_after
 from .checkpoint import Part, folder_checkpoint, gguf_checkpoint
 from .deepseek_config import DeepseekConfig, deepseek_config
 from .gguf_deepseek import DeepseekTensors
 from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
-from .kv_cache import LayerCache
-from .model import Hidden, Network, token_positions
+from .model import Hidden, Network
 from .placed import HOST, Placed, Value
 from .weights import LayerWeights, Quantize
 
@@ -89,7 +89,7 @@ class DeepseekLayer:
         *,
         runtime: Runtime | None = None,
         device: Device | str | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache = None,
         positions: CiuicTensor | None = None,  # int32 (t,)
     ) -> DeviceArray:
         """Submit the layer's operators and return the handle of its output (t, dim).
@@ -105,10 +105,10 @@ class DeepseekLayer:
         cache
             Holds the tokens before these, and these afterwards; None if there are none.
         positions
-            Of the tokens; made from the cache's length if None.
+            Of the tokens; those after the cache's if None.
         """
         if positions is None:
-            positions = token_positions(0 if cache is None else cache.length, hidden.shape[0])
+            positions = positions_after(cache, hidden.shape[0])
         on = Placed(runtime or self.runtime, self.device if device is None else device)
         weights, eps = self._weights(on), self.config.norm_eps
         normed = on.run("rms_norm", hidden, weights["attn_norm"], eps=eps)  # (t, dim)
@@ -129,10 +129,9 @@ class DeepseekLayer:
         on: Placed,
         normed: DeviceArray,  # (t, dim)
         positions: CiuicTensor,  # int32 (t,)
-        cache: LayerCache | None,
+        cache: Cache,
     ) -> DeviceArray:
         config, weights, t = self.config, self._weights(on), normed.shape[0]
-        offset = 0 if cache is None else cache.length
         rope = {
             "theta": config.rope.theta,
             "interleaved": config.rope_interleaved,
@@ -152,12 +151,13 @@ class DeepseekLayer:
         latents = on.run("rms_norm", latents, weights["kv_norm"], eps=LATENT_EPS)
         k_rope = on.linear(normed, weights["k_rope"]).reshape(t, 1, config.rope_dim)
         rope_keys = on.run("rope", k_rope, positions, **rope).reshape(t, config.rope_dim)
-        if cache is not None:
-            latents, rope_keys = cache.append(latents, rope_keys, on.home("kv_append"))
-        mixed = on.run(
+        mixed = attend(
+            on,
             "latent_attention",
-            *(q_nope, q_rope, latents, rope_keys, weights["up_keys"], weights["up_values"]),
-            offset=offset,
+            (q_nope, q_rope),
+            (latents, rope_keys),
+            (weights["up_keys"], weights["up_values"]),
+            cache=cache,
             scale=config.score_scale,
             rope_gain=config.rope.turned_gain,
             softmax="q16" if self.as_fpga or on.device.kind == "FPGA" else "exact",

@@ -9,7 +9,7 @@ from ciuic.errors import UsageError
 
 from .continuation import Continuation
 from .kv_cache import KvCache
-from .progress import Report, silent
+from .progress import Cancelled, Report, silent
 from .sampling import SamplingOptions
 
 if TYPE_CHECKING:
@@ -65,6 +65,16 @@ class Generation(Continuation, Iterator[str]):
     def __next__(self) -> str:
         return next(self._pieces)
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that the cache holds."""
+        return self.cache.length
+
+    @property
+    def cache_nbytes(self) -> int:
+        """Bytes that the cache takes, in whole blocks."""
+        return self.cache.nbytes
+
     def cancel(self) -> None:
         """End the text before its next token; may be called from anywhere, a signal handler too."""
         self._cancelled = True
@@ -82,7 +92,7 @@ class Generation(Continuation, Iterator[str]):
                     return
                 if not self._cancelled:
                     logits = model.decode(self.ids[-1], cache)
-        except _Cancelled:
+        except Cancelled:
             pass
         if piece := self.finish("cancelled"):
             yield piece
@@ -90,8 +100,4 @@ class Generation(Continuation, Iterator[str]):
     def _read(self, what: str, done: int, total: int) -> None:
         self._report(what, done, total)
         if self._cancelled:
-            raise _Cancelled
-
-
-class _Cancelled(Exception):
-    """A text was cancelled while its prompt was read."""
+            raise Cancelled

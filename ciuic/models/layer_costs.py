@@ -20,7 +20,7 @@ from ciuic.tensor import CiuicTensor
 from .config import ModelConfig
 from .dry_run import Call, DryRuntime, Recording
 from .kv_cache import LayerCache
-from .model import PREFILL_TOKENS, Layer, Network, token_positions
+from .model import PREFILL_TOKENS, Layer, Network
 from .placed import HOST, Placed
 from .weights import LayerWeights
 
@@ -166,10 +166,7 @@ class CostRules:
         def submit(hidden: DeviceArray, before: int) -> None:
             cache = LayerCache(self.runtime, config.slot_shapes, config.max_seq_len)
             cache.length = before
-            positions = token_positions(before, hidden.shape[0])
-            layer.submit(
-                hidden, runtime=self.runtime, device=device, cache=cache, positions=positions
-            )
+            layer.submit(hidden, runtime=self.runtime, device=device, cache=cache)
 
         chunks = self.workload.chunks
         return self._part(submit, layer.weights, config.dim, device, chunks)

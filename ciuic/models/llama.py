@@ -15,12 +15,12 @@ from ciuic.errors import ShapeError
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
+from .attend import Cache, attend, positions_after
 from .checkpoint import Part, folder_checkpoint, gguf_checkpoint
 from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
-from .kv_cache import LayerCache
 from .llama_config import LlamaConfig, llama_config
-from .model import Hidden, Network, token_positions
+from .model import Hidden, Network
 from .placed import HOST, Placed, Value
 from .weights import LayerWeights, Quantize
 
@@ -79,7 +79,7 @@ class LlamaLayer:
         *,
         runtime: Runtime | None = None,
         device: Device | str | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache = None,
         positions: CiuicTensor | None = None,  # int32 (t,)
     ) -> DeviceArray:
         """Submit the layer's operators and return the handle of its output (t, dim).
@@ -93,10 +93,10 @@ class LlamaLayer:
         cache
             Holds the tokens before these, and these afterwards; None if there are none.
         positions
-            Of the tokens; made from the cache's length if None.
+            Of the tokens; those after the cache's if None.
         """
         if positions is None:
-            positions = token_positions(0 if cache is None else cache.length, hidden.shape[0])
+            positions = positions_after(cache, hidden.shape[0])
         on = Placed(runtime or self.runtime, self.device if device is None else device)
         weights, eps = self._weights(on), self.config.norm_eps
         normed = on.run("rms_norm", hidden, weights["attn_norm"], eps=eps)  # (t, dim)
@@ -117,10 +117,9 @@ class LlamaLayer:
         on: Placed,
         normed: DeviceArray,  # (t, dim)
         positions: CiuicTensor,  # int32 (t,)
-        cache: LayerCache | None,
+        cache: Cache,
     ) -> DeviceArray:
         config, t = self.config, normed.shape[0]
-        offset = 0 if cache is None else cache.length
         rope = {
             "theta": config.rope.theta,
             "interleaved": config.rope_interleaved,
@@ -134,12 +133,12 @@ class LlamaLayer:
         k = k.reshape(t, config.n_kv_heads, config.head_dim)
         keys = on.run("rope", k, positions, **rope)
         softmax = "q16" if self.as_fpga or on.device.kind == "FPGA" else "exact"
-        if cache is not None:
-            keys, values = cache.append(keys, values, on.home("kv_append"))
-        mixed = on.run(
+        mixed = attend(
+            on,
             "attention",
-            *(q, keys, values),
-            offset=offset,
+            (q,),
+            (keys, values),
+            cache=cache,
             scale=config.score_scale,
             softmax=softmax,
         )  # (t, heads * head_dim)

@@ -7,7 +7,7 @@ happens inside one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,13 @@ from ciuic.errors import ModelFormatError, UsageError
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
+from .attend import Cache, PackedLayerCache, packs, positions_after
+from .batch import BatchGeneration
 from .chat import ChatTemplate, Message
 from .config import ModelConfig
 from .fingerprint import weights_digest
 from .generate import Generation
-from .kv_cache import KvCache, LayerCache, slot_nbytes
+from .kv_cache import KvCache, slot_nbytes
 from .placed import HOST, Placed, Value
 from .progress import Report, silent
 from .sampling import SamplingOptions
@@ -57,7 +59,7 @@ class Layer(Protocol):
         *,
         runtime: Runtime | None = None,
         device: Device | str | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache = None,
         positions: CiuicTensor | None = None,
     ) -> DeviceArray:
         """Submit the layer's operators and return the handle of its output (t, dim)."""
@@ -107,6 +109,8 @@ class Model:
         Text to ids and back.
     runtime
         Runs its operators.
+    template
+        Its chat template, or None.
     head_device
         Where the last norm and the output matrix run.
     """
@@ -127,7 +131,7 @@ class Model:
         self.head_device: Device | str = HOST
         self._source = source
         self._network = network
-        self._template = _chat_template(source, template, tokenizer)
+        self.template = _chat_template(source, template, tokenizer)
         self._weights_digest: bytes | None = None
 
     def __repr__(self) -> str:
@@ -235,29 +239,55 @@ class Model:
             If there are no tokens, unknown ones, or more than the context holds.
         """
         cache = self.new_cache()
-        parts = [
-            self._logits_of(hidden).numpy()
-            for hidden in self._prefill(self.checked_ids(token_ids), cache)
-        ]
-        return np.concatenate(parts)
+        ids = self.checked_ids(token_ids)
+        parts = [ids[at : at + PREFILL_TOKENS] for at in range(0, len(ids), PREFILL_TOKENS)]
+        return np.concatenate([self._logits_of(self._step([(p, cache)])).numpy() for p in parts])
 
     def prefill(
         self, token_ids: Sequence[int], cache: KvCache, report: Report = silent
     ) -> npt.NDArray[np.float32]:
         """Take tokens into the cache and return the logits after the last, float32 (vocab,)."""
-        total = cache.length + len(token_ids)
-        for hidden in self._prefill(token_ids, cache):
-            last = hidden
-            self.runtime.synchronize()
-            report("reading the prompt", cache.length, total)
-        t = last.shape[0]
-        row = Placed(self.runtime, self.head_device).run("slice_rows", last, start=t - 1, stop=t)
-        logits: npt.NDArray[np.float32] = self._logits_of(row).numpy()[0]
+        logits: npt.NDArray[np.float32] = self.prefill_batch([token_ids], [cache], report)[0]
         return logits
 
     def decode(self, token_id: int, cache: KvCache) -> npt.NDArray[np.float32]:
         """Take one token into the cache and return the logits after it, float32 (vocab,)."""
-        logits: npt.NDArray[np.float32] = self._logits_of(self._step([token_id], cache)).numpy()[0]
+        logits: npt.NDArray[np.float32] = self.decode_batch([token_id], [cache])[0]
+        return logits
+
+    def prefill_batch(
+        self, prompts: Sequence[Sequence[int]], caches: Sequence[KvCache], report: Report = silent
+    ) -> npt.NDArray[np.float32]:
+        """Take tokens of several sequences, each into its cache, as few at a time as memory asks.
+
+        Returns
+        -------
+        float32 array (sequences, vocab)
+            The logits after the last token of each.
+        """
+        lengths = [len(ids) for ids in prompts]
+        total = sum(lengths) + sum(cache.length for cache in caches)
+        logits = np.empty((len(prompts), self.config.vocab_size), np.float32)
+        for pack in packs(lengths, PREFILL_TOKENS):
+            hidden = self._step([(prompts[i][start:stop], caches[i]) for i, start, stop in pack])
+            self.runtime.synchronize()
+            report("reading the prompt", sum(cache.length for cache in caches), total)
+            rows = np.cumsum([stop - start for _, start, stop in pack]) - 1  # each part's last
+            ends = {
+                i: row for (i, _, stop), row in zip(pack, rows, strict=True) if stop == lengths[i]
+            }
+            if ends:
+                logits[list(ends)] = self._logits_of(
+                    self._rows(hidden, list(ends.values()))
+                ).numpy()
+        return logits
+
+    def decode_batch(
+        self, token_ids: Sequence[int], caches: Sequence[KvCache]
+    ) -> npt.NDArray[np.float32]:
+        """Take one token of each sequence into its cache; return the logits (sequences, vocab)."""
+        parts = [([id_], cache) for id_, cache in zip(token_ids, caches, strict=True)]
+        logits: npt.NDArray[np.float32] = self._logits_of(self._step(parts)).numpy()
         return logits
 
     def generate(
@@ -303,6 +333,36 @@ class Model:
         options = sampling or SamplingOptions()
         return Generation(self, ids, max_tokens, options, stop=stop, cache=cache, report=report)
 
+    def generate_batch(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        max_tokens: int = 128,
+        *,
+        raw: bool = False,
+        sampling: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
+        report: Report = silent,
+    ) -> BatchGeneration:
+        """Return an iterator over pieces of the texts that the model writes after several prompts.
+
+        The texts are written together, and are those that `generate` gives for each prompt alone.
+
+        Parameters
+        ----------
+        prompts
+            As ``prompt`` of `generate`; they may have different lengths.
+        max_tokens, raw, sampling, stop, report
+            As of `generate`, for each prompt.
+
+        Raises
+        ------
+        UsageError
+            If there is no prompt, or `generate` would refuse one of them.
+        """
+        ids = [self.encode(p, raw=raw) if isinstance(p, str) else p for p in prompts]
+        options = sampling or SamplingOptions()
+        return BatchGeneration(self, ids, max_tokens, options, stop=stop, report=report)
+
     def encode(self, prompt: str, *, raw: bool = False) -> list[int]:
         """Return the ids of a user's message in the chat template, or of the ``raw`` text."""
         if not raw:
@@ -318,9 +378,9 @@ class Model:
         UsageError
             If the model has no chat template or its template refuses the messages.
         """
-        if self._template is None:
+        if self.template is None:
             raise UsageError("the model has no chat template; use the prompt raw")
-        return self._template.encode(messages)
+        return self.template.encode(messages)
 
     def checked_ids(self, token_ids: Sequence[int]) -> list[int]:
         """Return token ids as plain integers.
@@ -360,29 +420,34 @@ class Model:
     ) -> None:
         self.close()
 
-    def _prefill(self, token_ids: Sequence[int], cache: KvCache) -> Iterator[DeviceArray]:
-        for start in range(0, len(token_ids), PREFILL_TOKENS):
-            yield self._step(token_ids[start : start + PREFILL_TOKENS], cache)
+    def _step(self, parts: Sequence[tuple[Sequence[int], KvCache]]) -> DeviceArray:
+        """Take tokens of each sequence into its cache; return the last layer's output (t, dim).
 
-    def _step(self, token_ids: Sequence[int], cache: KvCache) -> DeviceArray:
-        """Take t tokens into the cache and return the last layer's output (t, dim)."""
-        positions = token_positions(cache.length, len(token_ids))
-        hidden = self.embed(token_ids)
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            hidden = layer.submit(
-                hidden, runtime=self.runtime, cache=layer_cache, positions=positions
-            )
-        cache.token_ids += token_ids
+        The t rows are the tokens of the first sequence, then those of the second, and so on.
+        """
+        hidden = self.embed([id_ for ids, _ in parts for id_ in ids])
+        counts = [len(ids) for ids, _ in parts]
+        positions = None
+        for index, layer in enumerate(self.layers):
+            caches = [cache.layers[index] for _, cache in parts]
+            cache = caches[0] if len(caches) == 1 else PackedLayerCache(caches, counts)
+            if positions is None:
+                positions = positions_after(cache, sum(counts))
+            hidden = layer.submit(hidden, runtime=self.runtime, cache=cache, positions=positions)
+        for ids, of_sequence in parts:
+            of_sequence.token_ids += ids
         return hidden
+
+    def _rows(self, hidden: DeviceArray, rows: Sequence[int]) -> DeviceArray:
+        """Return some rows of the last layer's output."""
+        if len(rows) == hidden.shape[0]:
+            return hidden
+        on = Placed(self.runtime, self.head_device)
+        return on.run("embedding", np.asarray(rows, np.int32), hidden)
 
     def _logits_of(self, hidden: DeviceArray) -> DeviceArray:
         """Return the logits (t, vocab) of the last layer's output (t, dim)."""
         return self._network.logits(Placed(self.runtime, self.head_device), hidden)
-
-
-def token_positions(start: int, count: int) -> CiuicTensor:
-    """Return the positions of ``count`` tokens from ``start`` on, int32 (count,)."""
-    return CiuicTensor.from_numpy(np.arange(start, start + count, dtype=np.int32))
 
 
 def _chat_template(

@@ -61,6 +61,41 @@ def test_text_ends_before_stop_strings(
     assert report["stop_reason"] == "stop"
 
 
+BATCH = ["--prompt", "the", "--prompt", "a 12", "--max-tokens", "6"]
+
+
+def test_several_prompts_are_printed_apart_in_their_order(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = str(small_model(50)), tmp_path / "prompts.txt"
+    file.write_text("x\n\n  \nthe the\n")
+    assert main(["run", path, *BATCH, "--prompts", str(file), "--check"]) == 0
+    out = capsys.readouterr().out
+    with load_model(path, quantize="int8") as model:
+        expected = "".join(
+            f"[{n}] {prompt}\n{''.join(model.generate(prompt, 6))}\n(ended at --max-tokens)\n\n"
+            for n, prompt in enumerate(["the", "a 12", "x", "the the"], start=1)
+        )
+    assert expected in out
+    assert "(in 4 texts at once, 20 tokens after the first of each)" in out
+    assert out.count("writes the same tokens") == 4
+
+
+def test_several_prompts_as_json(small_model: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(small_model(50))
+    assert main(["run", path, *BATCH, "--stop", "never", "--check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [answer["prompt"] for answer in report["answers"]] == ["the", "a 12"]
+    for answer in report["answers"]:
+        assert main(["run", path, "--prompt", answer["prompt"], *PROMPT[2:], "--json"]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        assert alone["token_ids"] == answer["token_ids"]
+        assert answer["check"]["same_tokens"]
+    assert report["tokens_per_second"] > 0
+    written = [a["speed"]["prompt_tokens"] + a["speed"]["tokens"] - 1 for a in report["answers"]]
+    assert report["cache"]["tokens"] == sum(written)
+
+
 def test_prompt_cache_is_made_used_and_refused(
     small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +185,9 @@ def test_trace_is_written_whole(
         (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1, not 2.0"),
         (["--prompt", "a", "--check", "--temperature", "1"], "--check must repeat the choices"),
         (["--prompt", "a", "--trace", "/no/such/t"], "--trace must be in a folder that can be"),
+        (["--prompt", "a", "--prompt", "b", "--prompt-cache", "c"], "keeps one prompt, not 2"),
+        (["--prompts", "/no/such"], "--prompts /no/such cannot be read"),
+        ([], "there must be a prompt: --prompt TEXT or --prompts FILE"),
         (["--prompt", "a", "--prompt-cache", "/no/c"], "--prompt-cache must be in a folder that"),
         (["--prompt", "a", "--place", "0=nowhere"], "nowhere"),
         (["--prompt", "a", "--place", "7=cpu"], "7"),
