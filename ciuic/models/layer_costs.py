@@ -235,28 +235,28 @@ class CostRules:
             if call.device is not call.asked:
                 step.on_host.add(call.op)
             self._count(step, call)
-            step.streamed[call.device.uri] += _read_bytes(call)
         return step
 
     def _count(self, step: Step, call: Call) -> None:
         device, costs = call.device, self.runtime.costs
-        overhead = device.roofline.task_seconds
-        estimate = device.estimate(call.op, call.inputs, call.attributes)
-        if estimate is None:
-            work = costs.seconds(device, call.op, call.inputs, call.attributes) - overhead
-            if not costs.is_measured(device, call.op, call.inputs):
-                # The cost rule takes weights to be as small as their format allows.
-                read = _read_bytes(call)
-                work = max(work, read / device.roofline.bytes_per_second)
-        else:
-            work = estimate.seconds
+        overhead, read = device.roofline.task_seconds, _read_bytes(call)
         here = step.devices.setdefault(device.uri, Seconds())
-        here.work += max(0.0, work)
         here.overhead += overhead
         here.tasks += 1
-        if estimate is not None and estimate.products_on_host:
-            there = step.devices.setdefault(self.host.uri, Seconds())
-            there.work += costs.seconds(self.host, call.op, call.inputs, call.attributes)
+        estimate = device.estimate(call.op, call.inputs, call.attributes)
+        if estimate is None or estimate.products_on_host:
+            arithmetic = device if estimate is None else self.host
+            work = costs.seconds(arithmetic, call.op, call.inputs, call.attributes)
+            work -= arithmetic.roofline.task_seconds
+            if not costs.is_measured(arithmetic, call.op, call.inputs):
+                # The cost rule takes weights to be as small as their format allows.
+                work = max(work, read / arithmetic.roofline.bytes_per_second)
+            step.devices.setdefault(arithmetic.uri, Seconds()).work += max(0.0, work)
+            step.streamed[arithmetic.uri] += read
+        else:
+            step.streamed[device.uri] += read
+        if estimate is not None:
+            here.work += estimate.seconds
 
     def _weights(self, weights: LayerWeights, device: Device, recording: Recording) -> Counter[str]:
         """Return the bytes of weights where they are loaded to, and where they are used."""

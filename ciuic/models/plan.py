@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from ciuic.devices import Device, DeviceManager
@@ -23,9 +23,10 @@ from ciuic.scheduler.placement import chain_with_room, cheapest_chain, parse_pla
 from .dry_run import DryRuntime
 from .gguf_file import GgufFile
 from .huggingface import CONFIG, HuggingFaceFolder
+from .kv_cache import BLOCK_SLOTS
 from .layer_costs import CostRules, PartCost, Step, Workload
 from .loading import Source, find_model, model_network
-from .model import PREFILL_TOKENS, Network
+from .model import Network
 from .placed import HOST
 from .plan_report import (
     DeviceMemory,
@@ -94,26 +95,31 @@ def plan_model(request: PlanRequest, manager: DeviceManager) -> ModelPlan:
     """
     if request.format not in FORMATS:
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {request.format!r}")
-    runtime = DryRuntime(manager)
     source = open_outline(request.model)
     try:
-        network = model_network(source, quantize=FORMATS[request.format], runtime=runtime)
-        for weights in (
-            network.embedding,
-            network.head,
-            *(layer.weights for layer in network.layers),
-        ):
-            weights.outline()
-        plan = _Planner(request, runtime, network).plan()
-        disk = DeviceMemory(
-            tier=Tier.DISK.value,
-            device="model file",
-            capacity_bytes=None,
-            nbytes={"weights": stored_bytes(source, plan.size.parameters)},
-        )
+        plan = _plan(request, source, manager)
+        if plan.problems:
+            others = [replace(request, format=name) for name in FORMATS if name != plan.format]
+            fitting = [one.format for one in others if _plan(one, source, manager).fits]
+            found = (*plan.would_fit, *(f"all of it in the format {name}" for name in fitting))
+            plan = replace(plan, would_fit=found)
     finally:
         source.close()
+    disk = DeviceMemory(
+        tier=Tier.DISK.value,
+        device="model file",
+        capacity_bytes=None,
+        nbytes={"weights": stored_bytes(source, plan.size.parameters)},
+    )
     return replace(plan, memory=(*plan.memory, disk))
+
+
+def _plan(request: PlanRequest, source: Source, manager: DeviceManager) -> ModelPlan:
+    runtime = DryRuntime(manager)
+    network = model_network(source, quantize=FORMATS[request.format], runtime=runtime)
+    for weights in (network.embedding, network.head, *(one.weights for one in network.layers)):
+        weights.outline()
+    return _Planner(request, runtime, network).plan()
 
 
 def open_outline(model: str | Path) -> Source:
@@ -398,22 +404,20 @@ class _Planner:
     def _would_fit(self, chosen: list[str], memory: Sequence[DeviceMemory]) -> list[str]:
         """Return what would fit instead, in words."""
         found = []
-        for row in memory:
-            if row.fits:
-                continue
-            here = [i for i, uri in enumerate(chosen) if i < self._n and row.device in (uri, HOST)]
-            each = max((self._stays(i, chosen[i])[row.device] for i in here), default=0)
-            if each:
-                rest = row.total_bytes - sum(self._stays(i, chosen[i])[row.device] for i in here)
-                count = max(0, row.room_after(rest) // each)
-                found.append(f"{row.device}: {count} of the {len(here)} layers that it has")
+        for row in (row for row in memory if not row.fits):
+            layers = [
+                self._stays(index, uri)[row.device]
+                for index, uri in enumerate(chosen[:-1])
+                if row.device in (uri, HOST)
+            ]
+            left = row.room_after(row.total_bytes - sum(layers))
+            count = sum(used <= left for used in accumulate(layers))
+            found.append(f"{row.device}: {count} of its {len(layers)} layers")
             cache = row.nbytes.get("kv_cache", 0)
             left = row.room_after(row.total_bytes - cache)
             if cache and left > 0:
-                tokens = self.workload.context * left // cache
-                tokens -= tokens % PREFILL_TOKENS
-                if tokens:
-                    found.append(f"{row.device}: all layers with a context of {tokens:,} tokens")
+                tokens = self.workload.context * left // cache // BLOCK_SLOTS * BLOCK_SLOTS
+                found.append(f"{row.device}: all of them with a context of {tokens:,} tokens")
         return found
 
     # Size.

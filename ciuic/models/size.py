@@ -16,6 +16,7 @@ from itertools import groupby
 
 from ciuic.devices import Weight
 from ciuic.devices.array import Shape
+from ciuic.ops import OPERATORS
 
 from .dry_run import Call
 from .kv_cache import SlotShapes
@@ -45,7 +46,7 @@ class OperatorSize:
     flops
         Arithmetic operations for one token.
     activation_bytes
-        Of its result for one token.
+        Of its results for one token; none of what is written into the cache.
     """
 
     operator: str
@@ -176,7 +177,9 @@ def _operators(
                 for weight in ran.values()
             ),
             flops=sum(call.cost.flops for call in same),
-            activation_bytes=FLOAT32_NBYTES * math.prod(same[0].output) * len(same),
+            activation_bytes=0
+            if OPERATORS[op].in_place
+            else FLOAT32_NBYTES * math.prod(same[0].output) * len(same),
         )
 
 
