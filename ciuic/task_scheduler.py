@@ -15,8 +15,9 @@ from ciuic.devices import Device, DeviceArray, DeviceManager
 from ciuic.errors import PlacementError, UsageError
 from ciuic.layer_times import Layer, LayerTimes, Measurement, missing_bytes
 from ciuic.runtime import Runtime
-from ciuic.scheduler.placement import HOST, chain_with_room
+from ciuic.scheduler.chain import place_chain
 from ciuic.scheduler.plan import Plan, Step
+from ciuic.scheduler.problem import HOST, ChainProblem
 from ciuic.scheduler.trace import UsageRow
 from ciuic.tensor import CiuicTensor
 
@@ -134,17 +135,19 @@ class TaskScheduler:
             pair = (self._devices[source], self._devices[target])
             return self._runtime.costs.transfer_seconds(*pair, hidden.nbytes)
 
-        chosen, full = chain_with_room(costs, transfer, sizes, room)
+        chosen = place_chain(
+            ChainProblem(seconds=costs, transfer=transfer, nbytes=sizes, room=room)
+        )
         return [
             Step(
                 layer=f"{index} {type(task.layer).__name__}",
-                device=chosen[index],
-                reason=_reason(task, measured[index], full[index]),
-                seconds=measured[index][chosen[index]].seconds
-                if len(measured[index]) > 1
-                else None,
+                device=device,
+                reason=_reason(task, measured[index], reason),
+                seconds=measured[index][device].seconds if len(measured[index]) > 1 else None,
             )
-            for index, task in enumerate(self._tasks)
+            for index, (task, device, reason) in enumerate(
+                zip(self._tasks, chosen.devices, chosen.reasons, strict=True)
+            )
         ]
 
     def _measure_all(self, hidden: CiuicTensor) -> list[dict[str, Measurement]]:
@@ -171,11 +174,10 @@ class TaskScheduler:
         return list(dict.fromkeys(map(self._use, allowed)))
 
 
-def _reason(task: _Task, measured: Mapping[str, Measurement], full: frozenset[str]) -> str:
+def _reason(task: _Task, measured: Mapping[str, Measurement], chosen: str) -> str:
     if task.device is not None:
         return "as asked"
     if len(measured) == 1:
         return "the only device allowed"
-    figures = [f"{uri} {one}" for uri, one in sorted(measured.items())]
-    figures += [f"no room on {uri}" for uri in sorted(full)]
-    return f"least time of the chain: {', '.join(figures)}"
+    refused = [f"{uri} {one.refusal}" for uri, one in sorted(measured.items()) if one.refusal]
+    return ", ".join([chosen, *refused])
