@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Roofline
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import Quantized
 from ciuic.runtime import Runtime
 
 from . import output
@@ -106,7 +106,7 @@ class EmptyDevice(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return value
 
-    def _put_weight(self, weight: QuantizedMatrix) -> QuantizedMatrix:
+    def _put_weight(self, weight: Quantized) -> Quantized:
         return weight
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
