@@ -247,7 +247,7 @@ class CostRules:
         estimate = device.estimate(call.op, call.inputs, call.attributes)
         if estimate is None:
             work = costs.seconds(device, call.op, call.inputs, call.attributes) - overhead
-            if not costs.is_measured(device, call.op, call.inputs):
+            if not costs.is_measured(device, call.op, call.inputs, call.attributes):
                 # The cost rule takes weights to be as small as their format allows.
                 read = _read_bytes(call)
                 work = max(work, read / device.roofline.bytes_per_second)
