@@ -107,7 +107,7 @@ class CostModel:
         self._stored = stored
         self._known: set[str] = set()
         self._measured: dict[Kind, _Average] = {}
-        self._by_shape: dict[Kind, _Average] = {}  # the same by exact shapes and offsets
+        self._by_shape: dict[Kind, _Average] = {}  # the same by exact shapes
         self._calibrated: dict[tuple[str, str], list[Calibrated]] = {}
         self._links: dict[str, Link] = {}
         self._per_byte: dict[str, float] = {}  # seen since, of large transfers
@@ -130,10 +130,11 @@ class CostModel:
                 self._learn_link(record)
             return
         # The exact shapes first: rounding them for each task would take longer than all the rest.
-        key = (record.device, record.op, record.inputs, record.attributes.get("offset", 0))
+        offset = record.attributes.get("offset", 0)
+        key = (record.device, record.op, record.inputs, offset.bit_length())
         average = self._by_shape.get(key)
         if average is None:
-            kind = _kind(*key)
+            kind = _kind(record.device, record.op, record.inputs, offset)
             average = self._measured.get(kind)
             if average is None:
                 average = self._measured[kind] = _Average(record.seconds)
