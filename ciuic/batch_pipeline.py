@@ -17,7 +17,7 @@ from ciuic.errors import PlacementError, UsageError
 from ciuic.layer_times import Layer, LayerTimes, missing_bytes
 from ciuic.memory.tiers import MemoryHierarchy
 from ciuic.runtime import Runtime
-from ciuic.scheduler.placement import HOST
+from ciuic.scheduler.problem import HOST
 from ciuic.scheduler.stages import Stage, best_stages
 from ciuic.scheduler.trace import UsageRow
 from ciuic.tensor import CiuicTensor

@@ -47,6 +47,7 @@ EXTRAS: tuple[Extra, ...] = (
         ),
     ),
     Extra("cli", "progress bars", (Package("rich", "rich"),)),
+    Extra("plan", "divide layers and experts over devices", (Package("scipy", "scipy"),)),
     Extra("opencl", "the OpenCL device", (Package("pyopencl", "pyopencl"),)),
     Extra(
         "hw",

@@ -232,6 +232,11 @@ class Device(ABC):
     # Planning.
 
     @property
+    def fingerprint(self) -> str:
+        """What measurements of the device depend on: its name, and its driver or overlay."""
+        return self.name
+
+    @property
     def on_chip_bytes(self) -> int:
         """Bytes of the scratchpads that programs see; 0 if there are none, or only caches."""
         return 0

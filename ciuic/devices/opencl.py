@@ -91,6 +91,7 @@ class OpenclDevice(DeepseekKernels, Device):
             link_bytes_per_second=5e9,
             task_seconds=2e-5,
         )
+        self._driver = f"{device.platform.name}, driver {device.driver_version}"
         self._largest_buffer: int = device.max_mem_alloc_size
         self.tuning = tuning or tuning_of(device)
         rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
@@ -116,6 +117,11 @@ class OpenclDevice(DeepseekKernels, Device):
 
     def _load_kernels(self) -> dict[str, Kernel]:
         return {op: partial(self._timed, getattr(self, f"_{op}")) for op in OPS}
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, platform and driver."""
+        return f"{self.name}, {self._driver}"
 
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
         if op in ("attention", "latent_attention"):

@@ -248,7 +248,7 @@ class CostRules:
             arithmetic = device if estimate is None else self.host
             work = costs.seconds(arithmetic, call.op, call.inputs, call.attributes)
             work -= arithmetic.roofline.task_seconds
-            if not costs.is_measured(arithmetic, call.op, call.inputs):
+            if not costs.is_measured(arithmetic, call.op, call.inputs, call.attributes):
                 # The cost rule takes weights to be as small as their format allows.
                 work = max(work, read / arithmetic.roofline.bytes_per_second)
             step.devices.setdefault(arithmetic.uri, Seconds()).work += max(0.0, work)

@@ -18,7 +18,9 @@ from pathlib import Path
 from ciuic.devices import Device, DeviceManager
 from ciuic.errors import ModelFormatError, PlacementError, UsageError
 from ciuic.memory.tiers import Tier
-from ciuic.scheduler.placement import chain_with_room, cheapest_chain, parse_placement
+from ciuic.scheduler.chain import obstacles, place_chain
+from ciuic.scheduler.placement import parse_placement
+from ciuic.scheduler.problem import ChainProblem
 
 from .dry_run import DryRuntime
 from .gguf_file import GgufFile
@@ -223,18 +225,22 @@ class _Planner:
         if self.asked is not None:
             return [*self.asked.layers, self.asked.head], ["as asked"] * (self._n + 1)
         parts = range(self._n + 1)
-        costs = [{uri: self._cost(i, uri).seconds for uri in self.candidates} for i in parts]
-        sizes = [{uri: self._stays(i, uri)[uri] for uri in self.candidates} for i in parts]
-        room = {uri: self._room_for_parts(uri) for uri in self.candidates}
-        full: list[frozenset[str]] = [frozenset()] * (self._n + 1)
+        problem = ChainProblem(
+            seconds=[{uri: self._cost(i, uri).seconds for uri in self.candidates} for i in parts],
+            transfer=self._transfer,
+            nbytes=[{uri: self._stays(i, uri)[uri] for uri in self.candidates} for i in parts],
+            room={uri: self._room_for_parts(uri) for uri in self.candidates},
+        )
         try:
-            chosen, full = chain_with_room(costs, self._transfer, sizes, room)
+            chosen = list(place_chain(problem).devices)
         except PlacementError:  # the memory table will say by how much
-            chosen = cheapest_chain(costs, self._transfer)
+            problem = replace(problem, room={})
+            chosen = list(place_chain(problem).devices)
         best = self._best_single(chosen)
         if best is not None:
             chosen = self._everywhere(best)
-        return chosen, [self._reason(i, chosen, full[i]) for i in parts]
+        keeps = obstacles(problem, chosen)
+        return chosen, [self._reason(i, keeps[i]) for i in parts]
 
     def _best_single(self, chosen: list[str]) -> str | None:
         """Return a device that holds everything and takes less than the placement, if any."""
@@ -253,14 +259,13 @@ class _Planner:
     def _fits(self, chosen: list[str]) -> bool:
         return all(row.fits for row in self._memory(chosen))
 
-    def _reason(self, index: int, chosen: list[str], full: frozenset[str]) -> str:
+    def _reason(self, index: int, keeps: list[str]) -> str:
         if len(self.candidates) == 1:
             return "the only device allowed"
         figures = ", ".join(
             f"{uri} {1e3 * self._cost(index, uri).first.seconds:.3g} ms" for uri in self.candidates
         )
-        crowded = "".join(f"; no room on {uri}" for uri in sorted(full))
-        return f"least time of the chain, a token here: {figures}{crowded}"
+        return "; ".join([f"least time of the chain, a token here: {figures}", *keeps])
 
     def _placed(self, chosen: list[str], reasons: list[str]) -> list[PlacedPart]:
         """Return runs of like layers on one device, then the head."""

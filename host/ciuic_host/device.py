@@ -86,6 +86,7 @@ class FpgaDevice(Device):
         self.emulated = overlay.emulated
         self.name = f"overlay {overlay.config.name}, {overlay.config.rows}x{overlay.config.cols}"
         self.verify = verify
+        self._build_hash = overlay.build_hash()
         config = overlay.config
         self.roofline = Roofline(
             flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
@@ -103,6 +104,11 @@ class FpgaDevice(Device):
         return self.overlay.late_seconds
 
     # Planning.
+
+    @property
+    def fingerprint(self) -> str:
+        """Configuration and gateware of the overlay."""
+        return f"{self.name}, build {self._build_hash:08x}"
 
     @property
     def on_chip_bytes(self) -> int:

@@ -14,6 +14,7 @@ from ciuic.devices.cpu import host_operand
 from ciuic.errors import DeviceError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
+from ciuic.ops.linear_int4 import ScaledWeight
 from ciuic.quantize import QuantizedMatrix
 from ciuic.quantize_int4 import Quantized
 
@@ -70,11 +71,12 @@ class StandIn(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return value.copy()
 
-    def _put_weight(self, weight: Quantized) -> FloatWeight:
+    def _put_weight(self, weight: Quantized) -> FloatWeight | ScaledWeight:
         if "upload" in self._broken:
             raise DeviceError("upload is broken")
-        assert isinstance(weight, QuantizedMatrix)
-        return FloatWeight.of(weight)
+        if isinstance(weight, QuantizedMatrix):
+            return FloatWeight.of(weight)
+        return ScaledWeight.of(weight)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = array.data.copy()
