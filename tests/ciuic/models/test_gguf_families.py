@@ -112,6 +112,11 @@ def test_only_the_experts_that_are_needed_are_read(tmp_path: Path) -> None:
         ({"rope.scaling.type": "longrope"}, "", "rotary scaling (longrope) is not supported"),
         ({"rope.scaling.factor": 0.5}, "", "rotary scaling do not work together"),
         ({"rope.scaling.yarn_attn_factor": 2.0}, "", "yarn_attn_factor must be 1.0, not 2.0"),
+        (
+            {"rope.scaling.yarn_ext_factor": [1.0, 2.0]},
+            "",
+            "yarn_ext_factor must be 1.0, not array(",
+        ),
         ({"nextn_predict_layers": 3}, "", "n_layers must be at least 1, not 0"),
         ({}, "blk.1.attn_v_b.weight", "tensor blk.1.attn_kv_b.weight is missing"),
         ({}, "blk.2.ffn_down_exps.weight", "tensor blk.2.ffn_down_exps.weight[0] is missing"),
