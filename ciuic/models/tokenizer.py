@@ -64,12 +64,28 @@ _deepseek_v3 = _words(
     r"| ?[\p{P}\p{S}]+[\r\n]*|" + SPACES,
 )
 
+# All letters with case, but for these: Armenian small ones, Georgian, mathematical, rare and new.
+_CASED = (
+    r"[[\p{Lu}\p{Ll}\p{Lt}]&&[^"
+    "\u0560-\u0588\u10c7-\u10ff\u1c80-\u1c8f\u2d00-\u2d2d\ua790-\ua7fa\uab30-\uab68"
+    "\U00010570-\U000105bc\U00010d50-\U00010d85\U00016e40-\U00016e7f\U0001d400-\U0001d7cb\U0001df00-\U0001df2a]]"
+)
+_deepseek_llm = _words(
+    r"[\r\n]",
+    rf"\s?{_CASED}+",
+    "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+    r"\s+$",
+    "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+    r"\p{N}+",
+)
+
 PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "gpt-2": _gpt2,
     "smollm": _smollm,
     "llama-bpe": _modern(r"\p{N}{1,3}"),
     "qwen2": _modern(r"\p{N}"),
     "deepseek-r1-qwen": _modern(r"\p{N}"),
+    "deepseek-llm": _deepseek_llm,
     "deepseek-v3": _deepseek_v3,
 }
 """How text splits into words before BPE, by ``tokenizer.ggml.pre``."""
@@ -227,7 +243,8 @@ def byte_level_bpe(
     words = {token: id_ for id_, token in enumerate(tokens) if token not in steering}
     pairs = [cast("tuple[str, str]", tuple(merge.split(" "))) for merge in merges]
     for pair in pairs:
-        if len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys():
+        known = len(pair) == 2 and all(word in words for word in (*pair, "".join(pair)))
+        if not known:
             raise ValueError(f"merge must be of two tokens and give a third, not {pair!r}")
     bpe = FastTokenizer(models.BPE(vocab=words, merges=pairs, ignore_merges=pre in IGNORE_MERGES))
     bpe.pre_tokenizer = PRE_TOKENIZERS[pre]()
