@@ -12,8 +12,8 @@ import pytest
 
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.models.gguf_file import GgufFile
+from ciuic.models.pre_tokenizers import PRE_TOKENIZERS
 from ciuic.models.tokenizer import (
-    PRE_TOKENIZERS,
     StreamDecoder,
     Tokenizer,
     byte_characters,
