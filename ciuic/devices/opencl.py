@@ -36,7 +36,16 @@ KIND: Kind = "GPU"
 ROWS = 8  # of a work-item, in products with more than one token
 CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
-    *("linear", "linear_int4", "linear_float32", "rms_norm", "rope", "attention", "softmax"),
+    *(
+        "linear",
+        "linear_int4",
+        "linear_float32",
+        "hadamard",
+        "rms_norm",
+        "rope",
+        "attention",
+        "softmax",
+    ),
     *("silu_mul", "add", "embedding", "kv_append", "slice_rows", "expression"),
     *DEEPSEEK_OPS,
 )
@@ -296,6 +305,12 @@ class OpenclDevice(DeepseekKernels, Device):
             name, size = "float32_rows", (groups, -(-t // ROWS))
         has_bias = int(len(inputs) > 2)
         self._launch(name, size, x.data, weight.data, bias.data, result, t, k, n, has_bias)
+        return result
+
+    def _hadamard(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        result, block = self._new(output.nbytes), attributes["block"]
+        count = output.nbytes // 4 // block
+        self._launch("hadamard", (count,), inputs[0].data, result, block)
         return result
 
     def _rms_norm(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
