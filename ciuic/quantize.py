@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ciuic.errors import ShapeError
 
+LARGEST_BLOCK = 64  # of a rotation: it takes a factor of up to 8 off an outlier
 LEVELS = 127  # -128 is not used, so that a magnitude times a magnitude is at most 127 * 127
 
 Float32Array = npt.NDArray[np.float32]
@@ -56,10 +57,7 @@ class QuantizedMatrix:
                 f"scales must be float32 {self.values.shape[1:]}, "
                 f"not {self.scales.dtype} {self.scales.shape}"
             )
-        if self.block < 1 or self.block & (self.block - 1) or self.shape[0] % self.block:
-            raise ShapeError(
-                f"block must be a power of two that divides {self.shape[0]}, not {self.block}"
-            )
+        check_block(self.block, self.shape[0])
 
     def __repr__(self) -> str:
         return f"QuantizedMatrix(shape={self.shape})"
@@ -85,6 +83,14 @@ class QuantizedMatrix:
         return np.ascontiguousarray(rotate(matrix.T, self.block).T)
 
 
+def check_block(block: int, k: int) -> None:
+    """Raise `ShapeError` unless rows of k elements can be rotated in blocks of that size."""
+    if not 1 <= block <= LARGEST_BLOCK or block & (block - 1) or k % block:
+        raise ShapeError(
+            f"block must be a power of two up to {LARGEST_BLOCK} that divides {k}, not {block}"
+        )
+
+
 def rotate(x: Float32Array, block: int) -> Float32Array:
     """Return rows (t, k), each block of ``block`` elements times Sylvester's Hadamard matrix.
 
@@ -98,9 +104,9 @@ def rotate(x: Float32Array, block: int) -> Float32Array:
     return result.reshape(x.shape)
 
 
-def block_of(k: int, largest: int = 64) -> int:
-    """Return the largest power of two up to ``largest`` that divides k."""
-    return min(k & -k, largest)
+def block_of(k: int) -> int:
+    """Return the largest power of two up to `LARGEST_BLOCK` that divides k."""
+    return min(k & -k, LARGEST_BLOCK)
 
 
 def quantize_columns(weights: Float32Array, *, block: int = 1) -> QuantizedMatrix:

@@ -20,6 +20,7 @@ from ciuic.abi.numerics import W4_GROUP, W4_SHIFT
 from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
 from ciuic.expression import Program
 from ciuic.ops.rope import RopeScaling, frequencies
+from ciuic.quantize import LARGEST_BLOCK
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
@@ -107,7 +108,7 @@ class OpenclDevice(DeepseekKernels, Device):
         self._options = [
             *_definitions(**self.tuning._asdict()),
             *_definitions(rows=ROWS, exact_terms=EXACT_FLOAT32_TERMS),
-            *_definitions(w4_group=W4_GROUP, w4_shift=W4_SHIFT),
+            *_definitions(w4_group=W4_GROUP, w4_shift=W4_SHIFT, largest_block=LARGEST_BLOCK),
             *([CORRECTLY_ROUNDED] if rounded else []),
         ]
         with device_errors(uri):

@@ -99,9 +99,9 @@ kernel LONE void linear_rows(global const float *x, global const float *row_scal
                 y + (size_t)(first + r) * n, col, n, has_bias);
 }
 
-// A work-item has a block, of at most 64 elements.
+// A work-item has a block.
 kernel void hadamard(global const float *x, global float *y, const int block) {
-    float part[64];
+    float part[LARGEST_BLOCK];
     x += get_global_id(0) * block;
     y += get_global_id(0) * block;
     for (int i = 0; i < block; i++) part[i] = x[i];

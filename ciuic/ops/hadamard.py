@@ -12,21 +12,14 @@ the place of the first and the difference in that of the second. So all devices 
 
 from __future__ import annotations
 
-from ciuic.errors import ShapeError
-from ciuic.quantize import Float32Array, rotate
+from ciuic.quantize import Float32Array, check_block, rotate
 
 from .operator import Cost, Operator, Shape, Spec, elements, require
-
-LARGEST_BLOCK = 64
 
 
 def _shape(x: Spec, *, block: int) -> Shape:
     require(len(x.shape) == 2 and x.dtype.name == "float32", "hadamard", "float32 (t, k)", (x,))
-    if not 1 <= block <= LARGEST_BLOCK or block & (block - 1) or x.shape[1] % block:
-        raise ShapeError(
-            f"block must be a power of two up to {LARGEST_BLOCK} that divides {x.shape[1]}, "
-            f"not {block}"
-        )
+    check_block(block, x.shape[1])
     return x.shape
 
 

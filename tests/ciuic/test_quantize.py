@@ -67,7 +67,7 @@ def test_rows_round_half_to_even() -> None:
 
 @pytest.mark.parametrize("block", [0, 3, 4])
 def test_a_block_that_does_not_fit_is_refused(block: int) -> None:
-    message = f"^block must be a power of two that divides 6, not {block}$"
+    message = f"^block must be a power of two up to 64 that divides 6, not {block}$"
     with pytest.raises(ShapeError, match=message):
         QuantizedMatrix(np.zeros((6, 2), np.int8), np.ones(2, np.float32), block)
 
