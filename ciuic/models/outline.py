@@ -9,7 +9,7 @@ import numpy as np
 from ciuic.abi.numerics import W4_GROUP
 from ciuic.devices import Weight
 from ciuic.errors import UsageError
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize import QuantizedMatrix, block_of
 from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.tensor import CiuicTensor
 
@@ -34,6 +34,6 @@ def outline(shape: tuple[int, ...], form: Literal["int8", "int4"] | None) -> Wei
     values = np.broadcast_to(np.zeros((), np.int8), shape)
     columns = np.broadcast_to(np.ones((), np.float32), shape[1:])
     if form == "int8":
-        return QuantizedMatrix(values, columns)
+        return QuantizedMatrix(values, columns, block_of(shape[0]))
     groups = (-(-shape[0] // W4_GROUP), shape[1])
     return GroupQuantizedMatrix(values, np.broadcast_to(np.ones((), np.int16), groups), columns)

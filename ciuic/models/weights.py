@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ciuic.abi.numerics import W4_MAX_K
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError
-from ciuic.quantize import quantize_columns
+from ciuic.quantize import block_of, quantize_columns
 from ciuic.quantize_int4 import GroupQuantizedMatrix, quantize_groups
 from ciuic.tensor import CiuicTensor
 
@@ -33,8 +33,8 @@ class StoredShape(NamedTuple):
 class LayerWeights:
     """The weights of one layer, by their role.
 
-    Matrices are held transposed to (k, n), as `ciuic.ops` wants them: INT8 with a scale per column
-    (`ciuic.quantize.QuantizedMatrix`), INT4 with a scale per group
+    Matrices are held transposed to (k, n), as `ciuic.ops` wants them: INT8 with a scale per column,
+    rotated (`ciuic.quantize.QuantizedMatrix`), INT4 with a scale per group
     (`ciuic.quantize_int4.GroupQuantizedMatrix`), or float32.
 
     Parameters
@@ -147,7 +147,7 @@ class LayerWeights:
             return CiuicTensor.from_numpy(values)
         matrix = np.ascontiguousarray(values.T)  # (k, n)
         if form == "int8":
-            return quantize_columns(matrix)
+            return quantize_columns(matrix, block=block_of(len(matrix)))
         return quantize_groups(matrix) if form == "int4" else CiuicTensor.from_numpy(matrix)
 
     def _stored_int4(self, role: str) -> GroupQuantizedMatrix | None:
