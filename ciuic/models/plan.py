@@ -179,6 +179,7 @@ class _Planner:
             if not any(name in (device.uri, device.kind) for device in self.devices.values()):
                 raise UsageError(f"--cap must name a device of the plan, not {name!r}")
         self.embedding = self.rules.embedding(network)
+        self._kinds = [layer_kind(layer) for layer in network.layers]
         self._costs: dict[tuple[object, str], PartCost] = {}
 
     def plan(self) -> ModelPlan:
@@ -210,7 +211,7 @@ class _Planner:
     def _cost(self, index: int, uri: str) -> PartCost:
         """Return what a layer, or the head behind the last, takes on a device."""
         is_head = index == self._n
-        kind = "head" if is_head else layer_kind(self.network.layers[index])
+        kind = "head" if is_head else self._kinds[index]
         if (kind, uri) not in self._costs:
             device = self.devices[uri]
             self._costs[kind, uri] = (
@@ -270,7 +271,7 @@ class _Planner:
     def _placed(self, chosen: list[str], reasons: list[str]) -> list[PlacedPart]:
         """Return runs of like layers on one device, then the head."""
         placed = []
-        for first, last in layer_groups(self.network.layers):
+        for first, last in layer_groups(self._kinds):
             start = first
             for index in range(first, last + 1):
                 at_end = index == last or (chosen[index + 1], reasons[index + 1]) != (
@@ -431,7 +432,7 @@ class _Planner:
         """Return counts; operators are those of the host, one token after the prompt."""
         network = self.network
         sizes = [part_size("embedding", 1, network.embedding, self.embedding.calls)]
-        for first, last in layer_groups(network.layers):
+        for first, last in layer_groups(self._kinds):
             weights, calls = network.layers[first].weights, self._cost(first, HOST).calls
             sizes.append(part_size(_layers_name(first, last), last - first + 1, weights, calls))
         sizes.append(part_size("head", 1, network.head, self._cost(self._n, HOST).calls))
