@@ -198,6 +198,8 @@ def _print_times(plan: ModelPlan) -> None:
         f"memory limit {times.limit_tokens_per_second:.3g}"
     )
     output.print_table(list(_time_rows(plan)))
+    if times.transfer_seconds:
+        print(f"activations between devices: {1e3 * times.transfer_seconds:.3g} ms a token")
     if len(plan.single_devices) > 1 or plan.single_devices[0].device != plan.placement[0].device:
         print("\nall on one device, estimated:")
         output.print_table(
