@@ -23,7 +23,7 @@ EXAMPLES = """
 ciuic plan
 ciuic plan deepseek-v3
 ciuic plan deepseek-tiny --device "fpga:emulated?board=pynq-z2"
-ciuic plan deepseek-r1-distill-qwen-1.5b --device "fpga:emulated?board=kv260" --context 1024
+ciuic plan deepseek-r1-distill-qwen-1.5b --format int4 --device "fpga:emulated?board=kv260"
 ciuic plan my-folder --place "0-9=opencl,*=cpu" --cap GPU=4GiB --operators
 ciuic plan my-model.gguf --device cpu --device opencl --format float32 --json
 """
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="int8",
         metavar="FORMAT",
-        help="of linear layers: int8, float32 or auto (int8 on FPGAs, float32 elsewhere) "
+        help="of linear layers: int8, int4, float32 or auto (int8 on FPGAs, float32 elsewhere) "
         "(%(default)s)",
     )
     parser.add_argument(

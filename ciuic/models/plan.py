@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from ciuic.devices import Device, DeviceManager
-from ciuic.errors import ModelFormatError, PlacementError, ShapeError, UsageError
+from ciuic.errors import ModelFormatError, PlacementError, UsageError
 from ciuic.memory.tiers import Tier
 from ciuic.scheduler.chain import obstacles, place_chain
 from ciuic.scheduler.placement import parse_placement
@@ -92,8 +92,6 @@ def plan_model(request: PlanRequest, manager: DeviceManager) -> ModelPlan:
         If the model's header is missing, broken, or of a kind that is not supported.
     UsageError
         If the request makes no sense.
-    ShapeError
-        If a matrix is too large for the format.
     DeviceNotFound
         If a device is not here.
     """
@@ -104,7 +102,7 @@ def plan_model(request: PlanRequest, manager: DeviceManager) -> ModelPlan:
         plan = _plan(request, source, manager)
         if plan.problems:
             others = [replace(request, format=name) for name in FORMATS if name != plan.format]
-            fitting = [one.format for one in others if _would_fit(one, source, manager)]
+            fitting = [one.format for one in others if _plan(one, source, manager).fits]
             found = (*plan.would_fit, *(f"all of it in the format {name}" for name in fitting))
             plan = replace(plan, would_fit=found)
     finally:
@@ -124,13 +122,6 @@ def _plan(request: PlanRequest, source: Source, manager: DeviceManager) -> Model
     for weights in (network.embedding, network.head, *(one.weights for one in network.layers)):
         weights.outline()
     return _Planner(request, runtime, network).plan()
-
-
-def _would_fit(request: PlanRequest, source: Source, manager: DeviceManager) -> bool:
-    try:
-        return _plan(request, source, manager).fits
-    except ShapeError:  # a matrix is too large for the format
-        return False
 
 
 def open_outline(model: str | Path) -> Source:
