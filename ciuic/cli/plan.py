@@ -139,7 +139,10 @@ def _print_size(plan: ModelPlan, *, operators: bool) -> None:
         f"{_count(size.active_parameters)} active and {_count(size.flops)} operations a token; "
         f"{plan.format}"
     )
-    print(f"KV cache: {size.cache_bytes:,} bytes a token{_expanded(size)}\n")
+    print(f"KV cache: {size.cache_bytes:,} bytes a token{_expanded(size)}")
+    for what in plan.left_out:
+        print(f"left out, as when it is loaded: {what}")
+    print()
     output.print_table(
         [
             {

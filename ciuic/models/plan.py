@@ -51,6 +51,7 @@ FORMATS: dict[str, Quantize | None] = {
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_CONTEXT, DEFAULT_PROMPT = 2048, 256  # tokens, where the model's context allows
 FLOAT32_NBYTES = 4
+STORED_NBYTES = {"bfloat16": 2, "float16": 2, "float8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def plan_model(request: PlanRequest, manager: DeviceManager) -> ModelPlan:
         capacity_bytes=None,
         nbytes={"weights": stored_bytes(source, plan.size.parameters)},
     )
-    return replace(plan, memory=(*plan.memory, disk))
+    return replace(plan, memory=(*plan.memory, disk), left_out=_left_out(source))
 
 
 def _plan(request: PlanRequest, source: Source, manager: DeviceManager) -> ModelPlan:
@@ -154,8 +155,20 @@ def stored_bytes(source: Source, parameters: int) -> int:
     files = list(source.path.glob("*.safetensors"))
     if files:
         return sum(file.stat().st_size for file in files)
-    dtype = source.config.get("torch_dtype", source.config.get("dtype"))
-    return parameters * {"bfloat16": 2, "float16": 2}.get(str(dtype), FLOAT32_NBYTES)
+    dtype = str(source.config.get("torch_dtype", source.config.get("dtype")))
+    if source.keys.inside("quantization_config").get("quant_method") == "fp8":
+        dtype = "float8"
+    return parameters * STORED_NBYTES.get(dtype, FLOAT32_NBYTES)
+
+
+def _left_out(source: Source) -> tuple[str, ...]:
+    """Return what of a model is not loaded, in words."""
+    if isinstance(source, GgufFile):
+        return ()
+    count = source.config.get("num_nextn_predict_layers", 0)
+    if type(count) is not int or count < 1:
+        return ()
+    return (f"layers for multi-token prediction: {count}",)
 
 
 class _Planner:

@@ -220,6 +220,8 @@ def test_layers_that_fit_are_counted() -> None:
     plan = planned("deepseek-v3", caps={"cpu": 20 << 30}, prompt_tokens=1)
     (layers,) = [text for text in plan.would_fit if "layers" in text]
     assert layers == "cpu: 3 of its 61 layers"  # the dense ones
+    assert plan.left_out == ("layers for multi-token prediction: 1",)
+    assert plan.memory[-1].nbytes == {"weights": plan.size.parameters}  # FP8: a byte each
 
 
 def test_a_capped_device_gets_less_and_the_plan_says_so() -> None:
