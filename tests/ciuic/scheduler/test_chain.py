@@ -59,7 +59,7 @@ def test_search_alone_finds_the_optimum(seed: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("seed", range(60))
 def test_narrow_search_knows_how_good_it_is(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "WIDTH", 1)
+    monkeypatch.setattr(chain, "LABELS", 1)
     problem = random_chain(np.random.default_rng(seed), layers=6, devices=4)
     found, optimum = unaided(problem, monkeypatch), chain_optimum(problem)
     if found is not None:
@@ -80,7 +80,7 @@ def test_prices_prove_a_bound(seed: int) -> None:
 def test_narrow_search_is_never_worse_than_one_device(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "WIDTH", 1)
+    monkeypatch.setattr(chain, "LABELS", 1)
     problem = random_chain(np.random.default_rng(seed), layers=40, devices=3)
     whole = [[on] * 40 for on in problem.devices if all(on in here for here in problem.seconds)]
     best = min(problem.time(path) for path in whole if problem.fits(path))
