@@ -64,8 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ciuic.calibration import calibrate
     from ciuic.devices import DeviceManager
     from ciuic.runtime import Runtime
-    from ciuic.scheduler.cost_store import CostStore
+    from ciuic.scheduler.cost_store import CostStore, writable_store_path
 
+    writable_store_path()  # or a minute's work would be lost
     store = CostStore.load()
     found: dict[str, Calibration] = {}
     with DeviceManager() as manager, output.progress() as report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,14 @@ def test_devices_that_are_not_here_are_told(capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["calibrate", "--device", "cpu", "--device", "npu"]) == 2
     assert capsys.readouterr().err.startswith("ciuic: error: no device 'npu': ")
     assert not cost_store.store_path().exists()
+
+
+def test_cache_folder_that_cannot_be_made_is_told_before_work(
+    capsys: pytest.CaptureFixture[str], calibration_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration_file.parent.write_text("a file where the folder must be")
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("it measured"))
+    assert cli.main(["calibrate", "--device", "cpu"]) == 2
+    assert re.match(
+        r"^ciuic: error: the cache folder .*/calibration cannot be made: ", capsys.readouterr().err
+    )
