@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ciuic.cache import cache_folder
 from ciuic.errors import CiuicError
 
 from .extras import EXTRAS, Extra
@@ -110,8 +111,6 @@ def _writable(folder: Path) -> bool:
 
 
 def _cache() -> Check:
-    from ciuic.models.fetch import cache_folder
-
     folder = cache_folder()
     ok = _writable(folder)
     return Check(
@@ -145,6 +144,21 @@ def _model() -> Check:
         ok=ok,
         found=found,
         mend=None if ok else fetch.FETCH_COMMAND,
+    )
+
+
+def _cpu_kernels() -> Check:
+    from ciuic.devices import native
+    from ciuic.devices.cpu import describe_kernels
+
+    loaded = native.load()
+    ok = loaded.library is not None
+    return Check(
+        role="run",
+        what="CPU kernels",
+        ok=ok,
+        found=describe_kernels(loaded),
+        mend=None if ok else native.HOW_TO_GET,
     )
 
 
@@ -225,6 +239,7 @@ def _run_checks() -> Iterator[Check]:
     yield Check(role="run", what="numpy", ok=True, found=importlib.metadata.version("numpy"))
     yield from _extras("run", "model", "cli")
     yield _cache()
+    yield _cpu_kernels()
     yield _model()
 
 

@@ -1,7 +1,9 @@
-"""The CPU: numpy kernels of `ciuic.ops` on host memory. It runs every operator.
+"""The CPU: runs every operator on host memory, by kernels in C where there are some.
 
-INT8 weights are held with their integers as float32, since BLAS has no integer product; the
-results are exact all the same (`ciuic.ops.linear`).
+The kernels in C (`native`) are for what decoding is made of; they leave INT8 weights as they are,
+without a copy if they lie by rows. All other operators are the numpy kernels of `ciuic.ops`, which
+also do everything where no C compiler is. Then INT8 weights are held with their integers as
+float32, since BLAS has no integer product. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from ciuic.quantize import QuantizedMatrix
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Roofline, Weight
 from .blas import blas_threads, set_blas_threads
+from .native import HOW_TO_GET, Native, load
+from .native_calls import ARGUMENTS, Calls, RowWeight
 
 KIND: Kind = "CPU"
 URI = "cpu"
@@ -32,6 +36,11 @@ class CpuDevice(Device):
 
     One thread computes, since the other cores drive other devices and their transfers, and BLAS
     threads that have to share a core are many times slower (`ciuic.devices.blas`).
+
+    Parameters
+    ----------
+    native : Native, optional
+        Its kernels in C; compiled if need be. ``Native(None, why)`` leaves it with numpy alone.
     """
 
     kind = KIND
@@ -44,8 +53,10 @@ class CpuDevice(Device):
         task_seconds=2e-5,
     )
 
-    def __init__(self, uri: str = URI) -> None:
-        self.name = platform.processor() or platform.machine()
+    def __init__(self, uri: str = URI, native: Native | None = None) -> None:
+        self.native = load() if native is None else native
+        self._calls = None if self.native.library is None else Calls(self.native.library)
+        self.name = f"{platform.processor() or platform.machine()}, {describe_kernels(self.native)}"
         super().__init__(uri, host_memory_bytes())
         self._threads_before = blas_threads() if uri == URI else None
         self.threads = 1
@@ -62,13 +73,16 @@ class CpuDevice(Device):
         set_blas_threads(count)
 
     def _load_kernels(self) -> dict[str, Kernel]:
-        return {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
+        kernels = {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
+        if self._calls is not None:
+            kernels |= {op: _native_kernel(self._calls, op, kernels[op]) for op in ARGUMENTS}
+        return kernels
 
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
 
-    def _put_weight(self, weight: QuantizedMatrix) -> FloatWeight:
-        return FloatWeight.of(weight)
+    def _put_weight(self, weight: QuantizedMatrix) -> RowWeight | FloatWeight:
+        return FloatWeight.of(weight) if self._calls is None else RowWeight.of(weight)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = array.data.view()
@@ -90,7 +104,7 @@ class CpuDevice(Device):
             set_blas_threads(self._threads_before)
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if isinstance(weight, QuantizedMatrix):
+        if self._calls is None and isinstance(weight, QuantizedMatrix):
             return 4 * weight.values.size + weight.scales.nbytes
         return weight.nbytes
 
@@ -102,6 +116,33 @@ def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
         return function(*map(host_operand, inputs), **attributes)
 
     return kernel
+
+
+def _native_kernel(calls: Calls, op: str, in_numpy: Kernel) -> Kernel:
+    arguments_of, in_place = ARGUMENTS[op], OPERATORS[op].in_place
+
+    def kernel(
+        inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
+    ) -> npt.NDArray[Any]:
+        if attributes.get("softmax") == "q16":
+            computed: npt.NDArray[Any] = in_numpy(inputs, output, attributes)
+            return computed
+        operands = [host_operand(array) for array in inputs]
+        result: npt.NDArray[Any] = (
+            operands.pop(0) if in_place else np.empty(output.shape, np.float32)
+        )
+        arguments = arguments_of(*operands, **attributes)
+        calls.run(calls.pack(op, result, arguments), attributes.get("offset", 0))
+        return result
+
+    return kernel
+
+
+def describe_kernels(native: Native) -> str:
+    """Return which kernels the device has with this library, for people."""
+    if native.library is not None:
+        return f"kernels in C ({native.form})"
+    return f"numpy kernels ({native.form}; for the fast ones: {HOW_TO_GET})"
 
 
 def host_operand(array: DeviceArray) -> Any:

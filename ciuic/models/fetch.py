@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from ciuic.cache import cache_folder
 from ciuic.errors import CiuicError, ModelFormatError
 
 from .progress import Report, silent
@@ -32,14 +33,6 @@ MODEL_NBYTES = 98_362_432
 
 CHUNK_NBYTES = 1 << 20
 POLL_SECONDS = 0.2
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloaded models: $XDG_CACHE_HOME/ciuic, else ~/.cache/ciuic."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG Base Directory Specification says that relative paths are to be ignored.
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "ciuic"
 
 
 def smollm2_file() -> Path:

@@ -9,17 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-
-def cache_folder() -> Path:
-    """Return the folder of Ciuic's caches: ``$XDG_CACHE_HOME/ciuic`` or ``~/.cache/ciuic``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ciuic"
+from ciuic.cache import cache_folder
 
 
 def content_key(*parts: str) -> str:

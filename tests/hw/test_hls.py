@@ -21,7 +21,7 @@ from ciuic_hw.hls_header import header_text
 from ciuic_hw.hls_vectors import vectors
 
 from ciuic.abi import CONFIGS
-from ciuic.models.fetch import cache_folder
+from ciuic.cache import cache_folder
 
 HLS = Path(__file__).parents[2] / "hw" / "hls"
 REQUIREMENT = "hls4ml==1.3.0"  # its wheel carries the headers; its dependencies are not needed

