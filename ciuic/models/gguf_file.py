@@ -25,6 +25,8 @@ from gguf.quants import dequantize
 
 from ciuic.errors import ModelFormatError
 
+from .tensor_source import read_rows
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32  # bytes; the key general.alignment overrides it
@@ -99,9 +101,18 @@ class GgufFile:
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor dequantized to float32, in its own shape, slowest dimension first."""
         info = self._info(name)
-        # Bytes of our own: arrays over the map itself would keep it from being closed.
-        raw = self._bytes[info.start : info.start + info.nbytes]
-        rows = np.frombuffer(raw, np.uint8).reshape(math.prod(info.shape[:-1]), -1)
+        return np.ascontiguousarray(self._decode(info, None).reshape(info.shape))
+
+    def rows(self, name: str, ids: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        """Return rows of a matrix dequantized to float32, by their numbers."""
+        return self._decode(self._info(name), ids)
+
+    def _decode(
+        self, info: TensorInfo, ids: npt.NDArray[np.intp] | None
+    ) -> npt.NDArray[np.float32]:
+        count = math.prod(info.shape[:-1])
+        rows = read_rows(self._bytes, info.start, (count, info.nbytes // count), ids)
+        values: npt.NDArray[np.float32]
         if info.type is GGMLQuantizationType.F32:
             values = rows.view("<f4").astype(np.float32)
         elif info.type is GGMLQuantizationType.F16:
@@ -110,8 +121,10 @@ class GgufFile:
             with np.errstate(invalid="ignore", over="ignore"):  # found below
                 values = dequantize(rows, info.type)
         if not np.isfinite(values).all():
-            raise ModelFormatError(self.path, f"tensor {name} holds values that are not finite")
-        return np.ascontiguousarray(values.reshape(info.shape))
+            raise ModelFormatError(
+                self.path, f"tensor {info.name} holds values that are not finite"
+            )
+        return values
 
     def close(self) -> None:
         """Release the file; tensors that were read stay valid."""

@@ -24,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 
 from ciuic.errors import ModelFormatError
 
+from .tensor_source import read_rows
+
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 LARGEST_JSON_NBYTES = 64 << 20  # the tokenizers of today have 20 MB at most
 ELEMENT_NBYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -79,18 +81,26 @@ class HuggingFaceFolder:
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32."""
+        return self._decode(name, None)
+
+    def rows(self, name: str, ids: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        """Return rows of a matrix as float32, by their numbers."""
+        return self._decode(name, ids)
+
+    def _decode(self, name: str, ids: npt.NDArray[np.intp] | None) -> npt.NDArray[np.float32]:
         if name not in self.tensors:
             raise ModelFormatError(self.path, f"tensor {name} is missing")
         info = self.tensors[name]
-        # Bytes of our own: arrays over the map itself would keep it from being closed.
-        raw = self._files[info.file][info.start : info.start + info.nbytes]
+        shape = info.shape or (1,)
+        row_nbytes = math.prod(shape[1:]) * ELEMENT_NBYTES[info.dtype]
+        raw = read_rows(self._files[info.file], info.start, (shape[0], row_nbytes), ids)
         if info.dtype == "BF16":  # the upper half of a float32
-            values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
-            values = np.frombuffer(raw, f"<f{ELEMENT_NBYTES[info.dtype]}").astype(np.float32)
+            values = raw.view(f"<f{ELEMENT_NBYTES[info.dtype]}").astype(np.float32)
         if not np.isfinite(values).all():
             raise ModelFormatError(self.path, f"tensor {name} holds values that are not finite")
-        return values.reshape(info.shape)
+        return values.reshape(info.shape if ids is None else (len(ids), *shape[1:]))
 
     def close(self) -> None:
         """Release the files; tensors that were read stay valid."""

@@ -109,7 +109,6 @@ class Model:
     def load(self, report: Report = silent) -> None:
         """Read all weights now, and bring them to their devices, not when they are first needed."""
         parts: list[tuple[LayerWeights, Device | str]] = [
-            (self._embedding, HOST),
             *((layer.weights, layer.device) for layer in self.layers),
             (self._head, self.head_device),
         ]
@@ -144,7 +143,7 @@ class Model:
     def embed(self, token_ids: Sequence[int]) -> DeviceArray:
         """Return the hidden state that goes into the first layer, float32 (t, dim)."""
         ids = np.asarray(token_ids, np.int32)  # (t,)
-        return Placed(self.runtime, HOST).run("embedding", ids, self._embedding["table"])
+        return self.runtime.place(self._embedding.gather("table", ids))
 
     def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each token of a sequence, float32 (t, vocab).

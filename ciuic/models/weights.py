@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ciuic.devices import Weight
-from ciuic.errors import ModelFormatError
-from ciuic.quantize import quantize_columns
+from ciuic.errors import ModelFormatError, ShapeError
+from ciuic.quantize import QuantizedMatrix, quantize_columns
 from ciuic.tensor import CiuicTensor
 
 from .tensor_source import TensorSource
 
 Quantize = Literal["int8", "auto"]
+BLOCK_ELEMENTS = 1 << 20  # of a matrix that is quantized: are float32 at a time
 
 
 class LayerWeights:
@@ -91,6 +92,19 @@ class LayerWeights:
             }
         return self._int8
 
+    def gather(self, role: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return rows (t, d) of a table by their numbers (t,); the table itself is never read.
+
+        Raises
+        ------
+        ShapeError
+            If there is no such row.
+        """
+        rows = self._source.tensors[self._names[role]].shape[0]
+        if ids.size and (ids.min() < 0 or ids.max() >= rows):
+            raise ShapeError(f"ids must be from 0 to {rows - 1}, not {ids.min()} to {ids.max()}")
+        return self._source.rows(self._names[role], ids.astype(np.intp))
+
     def __getitem__(self, role: str) -> Weight:
         weight = self._loaded.get(role)
         if weight is None:
@@ -105,12 +119,25 @@ class LayerWeights:
         return len(self._names)
 
     def _read(self, role: str) -> Weight:
-        values = self._source.tensor(self._names[role])
+        name = self._names[role]
+        shape = self._source.tensors[name].shape
+        linear = self._transpose and len(shape) == 2
+        if linear and self._quantize == "int8" and role not in self._exact:
+            return self._quantized(name, self._rows.get(role, np.arange(shape[0])))
+        values = self._source.tensor(name)
         if role in self._rows:
             values = values[self._rows[role]]
-        if values.ndim == 1 or not self._transpose:
-            return CiuicTensor.from_numpy(values)
-        matrix = np.ascontiguousarray(values.T)  # (k, n)
-        if self._quantize == "int8" and role not in self._exact:
-            return quantize_columns(matrix)
-        return CiuicTensor.from_numpy(matrix)
+        return CiuicTensor.from_numpy(np.ascontiguousarray(values.T) if linear else values)
+
+    def _quantized(self, name: str, rows: npt.NDArray[np.intp]) -> QuantizedMatrix:
+        """Return rows of a stored matrix (n, k) as INT8 (k, n), which lies in memory by rows.
+
+        A few rows are float32 at a time, so that memory holds no float copy of the matrix.
+        """
+        k = self._source.tensors[name].shape[1]
+        values, scales = np.empty((len(rows), k), np.int8), np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), step := max(1, BLOCK_ELEMENTS // k)):
+            part = slice(start, start + step)
+            quantized = quantize_columns(self._source.rows(name, rows[part]).T)
+            values[part], scales[part] = quantized.values.T, quantized.scales
+        return QuantizedMatrix(values.T, scales)
