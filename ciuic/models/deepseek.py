@@ -150,7 +150,7 @@ class DeepseekLayer:
         k_rope = on.linear(normed, weights["k_rope"]).reshape(t, 1, config.rope_dim)
         rope_keys = on.run("rope", k_rope, positions, **rope).reshape(t, config.rope_dim)
         if cache is not None:
-            latents, rope_keys = cache.append(latents, rope_keys, on.home("kv_append"))
+            latents, rope_keys = cache.append(latents, rope_keys, on)
         mixed = on.run(
             "latent_attention",
             *(q_nope, q_rope, latents, rope_keys, weights["up_keys"], weights["up_values"]),

@@ -10,6 +10,8 @@ from ciuic.devices import Device, DeviceArray
 from ciuic.errors import UsageError
 from ciuic.runtime import Runtime
 
+from .placed import Placed
+
 BLOCK_SLOTS = 256  # token slots that a layer's arrays grow by
 
 
@@ -49,7 +51,7 @@ class LayerCache:
         return sum(array.nbytes for array in self._arrays or ())
 
     def append(
-        self, keys: DeviceArray, values: DeviceArray, device: Device
+        self, keys: DeviceArray, values: DeviceArray, on: Placed
     ) -> tuple[DeviceArray, DeviceArray]:
         """Add t tokens to both arrays; return all slots, later ones unused.
 
@@ -57,28 +59,36 @@ class LayerCache:
         ----------
         keys, values
             Of the next tokens: (t, ...) of the shapes of the slots.
-        device
-            Where the cache is to be; it must have a kernel for ``kv_append``.
+        on
+            Where the cache is to be, if it has a kernel for ``kv_append``; else it is on the host.
 
         Raises
         ------
         UsageError
             If the context would grow beyond the model's longest.
         """
-        stop = self.length + keys.shape[0]
-        if stop > self._max_seq_len:
-            raise UsageError(f"the context must be at most {self._max_seq_len} tokens, not {stop}")
-        arrays = self._with_room(stop, device)
+        device = on.home("kv_append")
+        arrays = self.reserve(keys.shape[0], device)
         for array, rows in zip(arrays, (keys, values), strict=True):
-            self._runtime.run("kv_append", [array, rows], device=device, offset=self.length)
-        self.length = stop
+            on.runtime.run("kv_append", [array, rows], device=device, offset=self.length)
+        self.length += keys.shape[0]
         return arrays
 
-    def _with_room(self, slots: int, device: Device) -> tuple[DeviceArray, DeviceArray]:
+    def reserve(self, tokens: int, device: Device) -> tuple[DeviceArray, DeviceArray]:
+        """Return both arrays on a device with room for this many tokens more.
+
+        Raises
+        ------
+        UsageError
+            If the context would grow beyond the model's longest.
+        """
+        stop = self.length + tokens
+        if stop > self._max_seq_len:
+            raise UsageError(f"the context must be at most {self._max_seq_len} tokens, not {stop}")
         old = self._arrays
-        if old is not None and old[0].shape[0] >= slots and old[0].device is device:
+        if old is not None and old[0].shape[0] >= stop and old[0].device is device:
             return old
-        slots = -(-slots // BLOCK_SLOTS) * BLOCK_SLOTS
+        slots = -(-stop // BLOCK_SLOTS) * BLOCK_SLOTS
         keys, values = (
             self._runtime.zeros((slots, *shape), device=device) for shape in self._slot_shapes
         )

@@ -136,7 +136,7 @@ class LlamaLayer:
         keys = on.run("rope", k, positions, **rope)
         softmax = "q16" if self.as_fpga or on.device.kind == "FPGA" else "exact"
         if cache is not None:
-            keys, values = cache.append(keys, values, on.home("kv_append"))
+            keys, values = cache.append(keys, values, on)
         mixed = on.run(
             "attention",
             *(q, keys, values),

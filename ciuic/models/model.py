@@ -20,6 +20,7 @@ from ciuic.tensor import CiuicTensor
 
 from .chat import ChatTemplate, Message
 from .config import ModelConfig
+from .decoder import Decoder
 from .generate import Generation
 from .kv_cache import KvCache, LayerCache
 from .placed import HOST, Placed, Value
@@ -96,6 +97,7 @@ class Model:
         self._source = source
         self._embedding = embedding  # table (vocab, dim)
         self._head = head  # norm (dim,), output (dim, vocab)
+        self._decoder = Decoder(self)
         self._template = _chat_template(source, template, tokenizer)
 
     def __repr__(self) -> str:
@@ -176,8 +178,12 @@ class Model:
 
     def decode(self, token_id: int, cache: KvCache) -> npt.NDArray[np.float32]:
         """Take one token into the cache and return the logits after it, float32 (vocab,)."""
-        logits: npt.NDArray[np.float32] = self._logits_of(self._step([token_id], cache)).numpy()[0]
-        return logits
+        hidden = self.embed([token_id])
+        logits = self._decoder.submit(hidden, cache)
+        if logits is None:
+            logits = self._logits_of(self._through(hidden, cache))
+        row: npt.NDArray[np.float32] = logits.numpy()[0]
+        return row
 
     def generate(
         self,
@@ -274,8 +280,10 @@ class Model:
 
     def _step(self, token_ids: Sequence[int], cache: KvCache) -> DeviceArray:
         """Take t tokens into the cache and return the last layer's output (t, dim)."""
-        positions = token_positions(cache.length, len(token_ids))
-        hidden = self.embed(token_ids)
+        return self._through(self.embed(token_ids), cache)
+
+    def _through(self, hidden: DeviceArray, cache: KvCache) -> DeviceArray:
+        positions = token_positions(cache.length, hidden.shape[0])
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             hidden = layer.submit(
                 hidden, runtime=self.runtime, cache=layer_cache, positions=positions
@@ -283,8 +291,10 @@ class Model:
         return hidden
 
     def _logits_of(self, hidden: DeviceArray) -> DeviceArray:
-        """Return the logits (t, vocab) of the last layer's output (t, dim)."""
-        on = Placed(self.runtime, self.head_device)
+        return self.head(Placed(self.runtime, self.head_device), hidden)
+
+    def head(self, on: Placed, hidden: DeviceArray) -> DeviceArray:
+        """Submit the last norm and the output matrix: (t, dim) -> logits (t, vocab)."""
         normed = on.run("rms_norm", hidden, self._head["norm"], eps=self.config.norm_eps)
         return on.linear(normed, self._head["output"])
 
