@@ -104,6 +104,11 @@ class Model:
         return f"<Model {self.config.name!r}: {len(self.layers)} layers of {self.hidden_size}>"
 
     @property
+    def head_weights(self) -> LayerWeights:
+        """The last norm's weight and the output matrix."""
+        return self._head
+
+    @property
     def hidden_size(self) -> int:
         """Width of the hidden state."""
         return self.config.dim
