@@ -255,11 +255,10 @@ static double dot(const float *a, const float *b, long count) {
         even += widened(a + i) * widened(b + i);
         odd += widened(a + i + WIDE) * widened(b + i + WIDE);
     }
-    double sum = 0;
-    for (; i < count; i++) sum += (double)a[i] * b[i];
-    even += odd;
-    for (int lane = 0; lane < WIDE; lane++) sum += even[lane];
-    return sum;
+    double rest = 0;
+    for (; i < count; i++) rest += (double)a[i] * b[i];
+    const doubles s = even + odd;
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7])) + rest;
 }
 
 // e to the power of x <= 0, without branches, so that loops over it become vectors: x is
