@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REFERENCES := .venv-references
 QUIETLY := $(PYTHON) tools/quietly.py
 
 # What the demo does; override it, e.g. make demo PROMPT="Tell me a joke."
@@ -19,11 +20,11 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench boards formal mutants env clean
+.PHONY: help demo test lint bench boards formal mutants references env clean
 
 help: ## show this list
 	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.demo ## a model writes text on OpenCL, CPU and the FPGA's RTL, and checks itself
 	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens "$$TOKENS" $(SAMPLING) --place "$$PLACE" --check
@@ -56,11 +57,16 @@ boards: $(VENV)/.dev ## build every board with open tools; half an hour, writes 
 	$(BIN)/ciuic build --board kv260 --report bitstreams/kv260/report.json
 	-$(BIN)/ciuic build --board ecp5-85f --report bitstreams/ecp5-85f/report.json
 
+# torch is hundreds of MB, so this has its own environment.
+references: $(VENV)/.dev $(REFERENCES)/.ready ## record again what transformers computes, for the tests; writes tests/data
+	$(REFERENCES)/bin/python tools/reference_models.py
+	$(REFERENCES)/bin/python tools/reference_logits.py "$$($(BIN)/ciuic fetch)" tests/data
+
 env: $(VENV)/.dev ## the environment for development, in .venv
 	@echo "ready: $(BIN)/ciuic, $(BIN)/pytest"
 
 clean: ## remove the environment and everything built here
-	rm -rf $(VENV) build dist sim_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(REFERENCES) build dist sim_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find ciuic host hw sim tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # One environment; a stamp says which extras are in it, and is stale when pyproject.toml changes.
@@ -69,6 +75,12 @@ $(VENV)/.dev: EXTRAS := dev,opencl-cpu
 $(VENV)/.demo $(VENV)/.dev: pyproject.toml | $(VENV)/.created
 	@$(QUIETLY) "installing packages into $(VENV) (a few minutes, once)" \
 		$(BIN)/python -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(REFERENCES)/.ready: pyproject.toml
+	@$(PYTHON) -m venv $(REFERENCES)
+	@$(QUIETLY) "installing torch and transformers into $(REFERENCES) (a few minutes, once)" \
+		$(REFERENCES)/bin/python -m pip install --disable-pip-version-check -e ".[references]"
 	@touch $@
 
 $(VENV)/.created:

@@ -17,7 +17,7 @@ from ciuic.errors import PlacementError, UsageError
 from ciuic.layer_times import Layer, LayerTimes, missing_bytes
 from ciuic.memory.tiers import MemoryHierarchy
 from ciuic.runtime import Runtime
-from ciuic.scheduler.placement import HOST
+from ciuic.scheduler.problem import HOST
 from ciuic.scheduler.stages import Stage, best_stages
 from ciuic.scheduler.trace import UsageRow
 from ciuic.tensor import CiuicTensor
@@ -80,7 +80,8 @@ class BatchPipeline:
                 reasons = "; ".join(f"{uri}: {one}" for uri, one in measured.items())
                 raise PlacementError(f"layer {index} runs on none of the devices: {reasons}")
             for uri, one in measured.items():
-                working[uri] = max(working[uri], one.working_bytes)
+                # The result of the batch before may wait there for its next stage.
+                working[uri] = max(working[uri], one.working_bytes + hidden.nbytes)
         sizes = [
             {uri: missing_bytes(layer, device) for uri, device in self._devices.items()}
             for layer in self._layers
@@ -101,7 +102,7 @@ class BatchPipeline:
         return self.stages
 
     def run(self, batches: Sequence[CiuicTensor]) -> list[CiuicTensor]:
-        """Return what the chain makes of each batch (tokens, dim), in their order.
+        """Return what the chain makes of each batch (tokens, dim), in their order, on the host.
 
         Raises
         ------
@@ -139,4 +140,4 @@ class BatchPipeline:
                     device = self._devices[stage.device]
                     value = layer.submit(value, runtime=self._runtime, device=device)
                 value.numpy()  # the stage's next batch begins when this one has left it
-        return value if isinstance(value, CiuicTensor) else self._runtime.tensor(value)
+        return CiuicTensor.from_numpy(value.numpy())

@@ -2,6 +2,7 @@
 
 CiuicError                    anything a user can mend; exit code 2 at the command line
 ├── UsageError                an argument, prompt or placement pattern that cannot be used
+│   └── ContextFull           a conversation that the model's context no longer holds
 ├── ShapeError                shapes or dtypes that do not fit
 ├── ModelFormatError          a model file that is missing, truncated, foreign or unsupported
 ├── PlacementError            no device can run an operator, or a plan does not fit
@@ -26,6 +27,18 @@ class CiuicError(Exception):
 
 class UsageError(CiuicError):
     """An argument, prompt or pattern cannot be used as given."""
+
+
+class ContextFull(UsageError):
+    """A conversation has more tokens than the model's context holds."""
+
+    def __init__(self, *, tokens: int, context: int) -> None:
+        self.tokens = tokens
+        self.context = context
+        super().__init__(
+            f"the conversation has {tokens:,} tokens with this message, more than the {context:,} "
+            "of the model's context"
+        )
 
 
 class ShapeError(CiuicError):

@@ -67,6 +67,10 @@ class LayerTimes:
                     device.evict(weight)
         return self._measured[key]
 
+    def forget(self, device: Device) -> None:
+        """Measure anew what was measured on a device."""
+        self._measured = {key: one for key, one in self._measured.items() if key[-1] != device.uri}
+
     def _try(self, layer: Layer, hidden: CiuicTensor, device: Device) -> Measurement:
         """Run a layer on a device; once more than is measured, to bring its weights."""
         self._timed(layer, hidden, device)

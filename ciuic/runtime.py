@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, DeviceManager
 from ciuic.scheduler.cost import CostModel
+from ciuic.scheduler.cost_store import stored_calibration
 from ciuic.scheduler.executor import HOST_URI, Executor, Input
 from ciuic.scheduler.trace import Trace, Usage, UsageRow
 from ciuic.tensor import CiuicTensor
@@ -35,12 +36,12 @@ class Runtime:
     ----------
     manager : DeviceManager
     costs : CostModel
-        Learns from every task that runs.
+        Begins with what `ciuic calibrate` measured; learns from every task that runs.
     """
 
     def __init__(self, manager: DeviceManager | None = None, *, host_lanes: bool = False) -> None:
         self.manager = manager or DeviceManager()
-        self.costs = CostModel()
+        self.costs = CostModel(stored_calibration)
         self._executor = Executor(self.manager, host_lanes=host_lanes)
         self._usage = Usage()
         self._executor.observe(self.costs.observe)

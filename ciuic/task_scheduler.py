@@ -2,7 +2,9 @@
 
 A layer without a device is measured on every device that it may have (once for all layers of a
 kind and inputs of a shape), then the chain is placed as a whole, transfers and room for weights
-counted. Emulated devices are chosen only when they are among the devices named.
+counted. While it runs, a device that takes more than a fifth longer, or less, than it did when the
+plan was made is measured anew, and the chain placed again. Emulated devices are chosen only when
+they are among the devices named.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from ciuic.devices import Device, DeviceArray, DeviceManager
 from ciuic.errors import PlacementError, UsageError
 from ciuic.layer_times import Layer, LayerTimes, Measurement, missing_bytes
 from ciuic.runtime import Runtime
-from ciuic.scheduler.placement import HOST, chain_with_room
+from ciuic.scheduler.chain import place_chain
 from ciuic.scheduler.plan import Plan, Step
+from ciuic.scheduler.problem import HOST, ChainProblem
 from ciuic.scheduler.trace import UsageRow
 from ciuic.tensor import CiuicTensor
+
+DRIFT = 0.2  # share of the planned time
 
 
 class _Task(NamedTuple):
@@ -57,6 +62,7 @@ class TaskScheduler:
         self._use(HOST)
         self._allowed = devices
         self._tasks: list[_Task] = []
+        self._planned: set[tuple[int, ...]] = set()  # shapes of inputs that there was a plan for
         self._times = LayerTimes(self._runtime)
 
     def add_task(self, layer: Layer, device: Device | str | None = None) -> None:
@@ -93,7 +99,11 @@ class TaskScheduler:
             raise UsageError("the scheduler must have a task before it runs")
         if not isinstance(hidden, CiuicTensor):
             raise UsageError(f"hidden must be a CiuicTensor, not {type(hidden).__name__}")
+        note = self._forget_drifted()
         steps = self._place(hidden)
+        if note or hidden.shape not in self._planned:
+            self._planned.add(hidden.shape)
+            self._runtime.costs.settle()
         value: CiuicTensor | DeviceArray = hidden
         for index, (task, step) in enumerate(zip(self._tasks, steps, strict=True)):
             before = self._runtime.fallbacks
@@ -101,7 +111,7 @@ class TaskScheduler:
             value = task.layer.submit(value, runtime=self._runtime, device=device)
             on_host = tuple(op for _, op in self._runtime.fallbacks - before)
             steps[index] = replace(step, on_host=on_host)
-        self.plan = Plan(steps=tuple(steps))
+        self.plan = Plan(steps=tuple(steps), note=note)
         return value if isinstance(value, CiuicTensor) else self._runtime.tensor(value)
 
     def report(self) -> list[UsageRow]:
@@ -112,6 +122,18 @@ class TaskScheduler:
         on = self._runtime.device(device)
         self._devices[on.uri] = on
         return on.uri
+
+    def _forget_drifted(self) -> str:
+        """Forget what was measured on devices that have drifted; return the reason to plan anew."""
+        if all(task.device is not None for task in self._tasks):
+            return ""
+        found = []
+        for uri, device in self._devices.items():
+            drift = self._runtime.costs.drift(uri)
+            if abs(drift) > DRIFT:
+                self._times.forget(device)
+                found.append(f"{uri} took {1 + drift:.2f} times what was planned")
+        return f"placed anew: {', '.join(found)}" if found else ""
 
     def _place(self, hidden: CiuicTensor) -> list[Step]:
         """Return where each layer goes."""
@@ -134,17 +156,19 @@ class TaskScheduler:
             pair = (self._devices[source], self._devices[target])
             return self._runtime.costs.transfer_seconds(*pair, hidden.nbytes)
 
-        chosen, full = chain_with_room(costs, transfer, sizes, room)
+        chosen = place_chain(
+            ChainProblem(seconds=costs, transfer=transfer, nbytes=sizes, room=room)
+        )
         return [
             Step(
                 layer=f"{index} {type(task.layer).__name__}",
-                device=chosen[index],
-                reason=_reason(task, measured[index], full[index]),
-                seconds=measured[index][chosen[index]].seconds
-                if len(measured[index]) > 1
-                else None,
+                device=device,
+                reason=_reason(task, measured[index], reason),
+                seconds=measured[index][device].seconds if len(measured[index]) > 1 else None,
             )
-            for index, task in enumerate(self._tasks)
+            for index, (task, device, reason) in enumerate(
+                zip(self._tasks, chosen.devices, chosen.reasons, strict=True)
+            )
         ]
 
     def _measure_all(self, hidden: CiuicTensor) -> list[dict[str, Measurement]]:
@@ -171,11 +195,10 @@ class TaskScheduler:
         return list(dict.fromkeys(map(self._use, allowed)))
 
 
-def _reason(task: _Task, measured: Mapping[str, Measurement], full: frozenset[str]) -> str:
+def _reason(task: _Task, measured: Mapping[str, Measurement], chosen: str) -> str:
     if task.device is not None:
         return "as asked"
     if len(measured) == 1:
         return "the only device allowed"
-    figures = [f"{uri} {one}" for uri, one in sorted(measured.items())]
-    figures += [f"no room on {uri}" for uri in sorted(full)]
-    return f"least time of the chain: {', '.join(figures)}"
+    refused = [f"{uri} {one.refusal}" for uri, one in sorted(measured.items()) if one.refusal]
+    return ", ".join([chosen, *refused])

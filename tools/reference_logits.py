@@ -1,7 +1,6 @@
 """Record what `transformers` computes for SmolLM2-135M-Instruct, for the tests to compare with.
 
-    python -m pip install torch==2.13.0 transformers gguf accelerate regex
-    python tools/reference_logits.py SmolLM2-135M-Instruct.Q4_1.gguf tests/data
+    make references
 
 Writes ``smollm2_logits.json`` (logits on the dequantized weights, float32) and
 ``smollm2_tokens.json`` (ids of varied texts). Imports nothing of Ciuic: the values are to be

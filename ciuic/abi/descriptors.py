@@ -15,8 +15,10 @@ GEMM        O[m, n] = A[m, k] @ W[k, n].  A: INT8, rows ``a_stride`` bytes apart
             INT32 only.  ``Flag.RESIDUAL``: a matrix like O at ``r_addr``, ``r_stride``.
 SOFTMAX     O[m, n] = softmax over each row of A[m, n] times a scale.  Formats ``in_format`` and
             ``out_format``; the scale is ``multiplier`` and ``shift``
-            (`numerics.SoftmaxScale`).  With ``Flag.CAUSAL`` row i has
-            min(n, row_offset + i + 1) valid elements, otherwise n; elements beyond are zero.
+            (`numerics.SoftmaxScale`).  Row i has n valid elements; with ``Flag.CAUSAL`` at most
+            row_offset + i + 1 of them, with ``Flag.LENGTHS`` at most as many as element i of
+            the m UINT32 at ``p_addr`` says, readable up to a whole beat; elements beyond, and
+            rows without any, are zero.
 COPY        ``n`` bytes from ``a_addr`` to ``o_addr``.
 NOP         Nothing; completes in order.
 ==========  ==================================================================================
@@ -47,6 +49,7 @@ class Flag(IntFlag):
     W4 = 2
     PARAMETERS = 4
     RESIDUAL = 8
+    LENGTHS = 16
 
 
 class Format(IntEnum):
@@ -150,7 +153,7 @@ DESCRIPTOR = Record(
         Field("a_addr", 8, 64),  # activations, scores or source
         Field("w_addr", 16, 64),  # packed weights
         Field("o_addr", 24, 64),  # result
-        Field("p_addr", 32, 64),  # parameters of columns
+        Field("p_addr", 32, 64),  # parameters of columns, lengths of rows
         Field("r_addr", 40, 64),  # residual
         Field("m", 56, 32),  # rows
         Field("k", 60, 32),  # shared dimension

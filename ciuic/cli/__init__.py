@@ -31,7 +31,10 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, str] = {
     "devices": "show the devices of this machine, and why others are absent",
     "run": "let a model write text, its layers spread over devices",
+    "chat": "talk with a model, which remembers what was said",
+    "plan": "show where a model's layers would go, its memory and times, before loading it",
     "fetch": "download SmolLM2-135M-Instruct",
+    "calibrate": "measure this machine's devices, for better plans",
     "bench": "measure, and print each figure with what it depends on",
     "build": "synthesize an overlay for a board, place and route it, show what it takes",
     "doctor": "show what is installed, what is missing and how to mend it",

@@ -224,7 +224,7 @@ def _bytes_per_token(model: Model, prompt_tokens: int, tokens: int) -> tuple[flo
 
     weights = sum(
         weight.nbytes
-        for part in (*(layer.weights for layer in model.layers), model.head_weights)
+        for part in (*(layer.weights for layer in model.layers), model.network.head)
         for _, weight in part
     )
     slot = 4 * len(model.layers) * sum(math.prod(shape) for shape in model.config.slot_shapes)

@@ -47,6 +47,7 @@ EXTRAS: tuple[Extra, ...] = (
         ),
     ),
     Extra("cli", "progress bars", (Package("rich", "rich"),)),
+    Extra("plan", "divide layers and experts over devices", (Package("scipy", "scipy"),)),
     Extra("opencl", "the OpenCL device", (Package("pyopencl", "pyopencl"),)),
     Extra(
         "hw",
@@ -80,6 +81,15 @@ EXTRAS: tuple[Extra, ...] = (
             Package("transformers", "transformers"),
             Package("safetensors", "safetensors"),
             Package("tokenizers", "tokenizers"),
+        ),
+    ),
+    Extra(
+        "references",
+        "record reference values with tools/reference_*.py, with what train brings",
+        (
+            Package("gguf", "gguf"),
+            Package("accelerate", "accelerate"),
+            Package("regex", "regex"),
         ),
     ),
 )

@@ -42,7 +42,7 @@ class NumpyLlama:
         self._layers = [
             {role: _floats(weight) for role, weight in layer.weights} for layer in layers
         ]
-        self._head = {role: _floats(weight) for role, weight in model.head_weights}
+        self._head = {role: _floats(weight) for role, weight in model.network.head}
 
     @staticmethod
     def knows(model: Model) -> bool:
@@ -59,7 +59,9 @@ class NumpyLlama:
         config, t = self._config, len(token_ids)
         x = self._embed(token_ids).numpy()
         start, stop = cache.length, cache.length + t
-        angles = np.arange(start, stop)[:, None] * frequencies(config.head_dim, config.rope_theta)
+        angles = np.arange(start, stop)[:, None] * frequencies(
+            config.head_dim, config.rope.theta, config.rope.scaling
+        )
         cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
         hidden = np.arange(stop) > np.arange(start, stop)[:, None]  # (t, stop)
         for weights, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):

@@ -4,30 +4,30 @@ Shows the devices and which layers are on which, the text as it is written, and 
 device did. With --check the same prompt runs again on the CPU alone, with the same quantization,
 and must give the same tokens; and layers that were on an FPGA, a few of each, must equal the golden
 model bit for bit. Exit status 1 if it does not.
+
+Several prompts are answered at once: each step reads every weight once for all of them, and each
+answer is the one that its prompt has alone. With --json a single answer stands beside the rest of
+the report, several are its list "answers".
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import output
+from . import model_options, output
 
 if TYPE_CHECKING:
-    from ciuic.models.generate import Generation
+    from ciuic.models.kv_cache import KvCache
     from ciuic.models.model import Model
-    from ciuic.models.progress import Report
     from ciuic.models.sampling import SamplingOptions
-    from ciuic.models.weights import Quantize
 
-    from .devices import Row
+    from .run_write import Work
 
 EXAMPLES = """
 ciuic run --prompt "It is a truth"
@@ -35,156 +35,127 @@ ciuic run smollm2-135m-instruct --prompt "What is an FPGA good for?"
 ciuic run my-model.gguf --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
 ciuic run --prompt "It was" --place "0-1=opencl,2-4=cpu,5=fpga:emulated" --check
 ciuic run --prompt "It was" --max-tokens 4 --place "5=fpga:rtl?config=sim&verify=1"
-ciuic run --prompt "It was" --json
+ciuic run --prompt "It was a dark night" --prompt-cache night.cache
+ciuic run --prompt "It was" --quantize int4 --place "0-5=fpga:emulated" --check
+ciuic run --prompt "It was" --prompt "She had" --prompt "And God said"
+ciuic run --prompts questions.txt --json
+ciuic run --prompt "It was" --stop . --stop ";" --json
 """
-
-
-QUANTIZE: dict[str, Quantize | None] = {"int8": "int8", "auto": "auto", "none": None}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ciuic run``."""
+    model_options.add_model(parser)
     parser.add_argument(
-        "model",
-        nargs="?",
-        help="a GGUF file, a Hugging Face folder, smollm2-135m-instruct, which `ciuic fetch` "
-        "brings, or deepseek-tiny, which comes with Ciuic (the default)",
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to answer; several prompts are answered at once",
     )
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
-    parser.add_argument(
-        "--max-tokens",
-        type=int,
-        default=128,
-        metavar="N",
-        help="most tokens to write (%(default)s)",
-    )
-    parser.add_argument(
-        "--place",
-        metavar="SPEC",
-        help="which layers on which device, such as 0-1=opencl,2-4=cpu,5=fpga:rtl",
-    )
-    parser.add_argument(
-        "--quantize",
-        choices=QUANTIZE,
-        default="int8",
-        help="linear layers: int8 (every device then gives the same bits), auto (int8 on FPGAs, "
-        "float32 elsewhere) or none (%(default)s)",
-    )
+    parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line")
     parser.add_argument(
         "--raw", action="store_true", help="continue the text, without the model's chat template"
+    )
+    parser.add_argument(
+        "--prompt-cache",
+        metavar="FILE",
+        help="keep what was read and written in this file: the next prompt that begins alike is "
+        "read from where it differs",
     )
     parser.add_argument("--check", action="store_true", help="check the text and the FPGA layers")
     parser.add_argument("--trace", metavar="FILE", help="write a trace for ui.perfetto.dev")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    _add_sampling(parser)
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how to choose tokens (greedy by default)")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T")
-    group.add_argument("--top-k", type=int, metavar="K", help="among the K most likely")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="up to probability P")
-    group.add_argument(
-        "--min-p", type=float, default=0.0, metavar="P", help="share of the likeliest"
-    )
-    group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R")
-    group.add_argument("--seed", type=int, metavar="N", help="repeats the choices")
+    model_options.add_writing(parser, max_tokens=128)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the text and its report; return 1 if a check failed."""
-    from ciuic.models.loading import load_model
-    from ciuic.models.names import DEFAULT_MODEL
-
     sampling = _sampling(arguments)
-    _check_writable(arguments.trace)
-    quantize = QUANTIZE[arguments.quantize]
-    with load_model(arguments.model or DEFAULT_MODEL, quantize=quantize) as model:
-        return _run(arguments, model, sampling)
+    model_options.check_writable("--trace", arguments.trace)
+    model_options.check_writable("--prompt-cache", arguments.prompt_cache)
+    prompts = _prompts(arguments)
+    with model_options.open_model(arguments) as model:
+        return _run(arguments, model, prompts, sampling)
 
 
 def _sampling(arguments: argparse.Namespace) -> SamplingOptions:
     from ciuic.errors import UsageError
-    from ciuic.models.sampling import SamplingOptions
 
-    sampling = SamplingOptions(
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-    )
+    sampling = model_options.sampling_options(arguments)
     if arguments.check and sampling.temperature > 0 and sampling.seed is None:
         raise UsageError("--check must repeat the choices: add --seed, or leave --temperature out")
     return sampling
 
 
-def _check_writable(path: str | None) -> None:
+def _prompts(arguments: argparse.Namespace) -> list[str]:
+    """Return the prompts, those of the file after the others."""
     from ciuic.errors import UsageError
 
-    if path is not None and not os.access(Path(path).parent, os.W_OK):
-        raise UsageError(f"--trace must be in a folder that can be written to, not {path!r}")
+    prompts = list(arguments.prompt)
+    if arguments.prompts is not None:
+        try:
+            lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--prompts {arguments.prompts} cannot be read ({error})") from error
+        prompts += [line for line in lines if line.strip()]
+    if not prompts:
+        raise UsageError("there must be a prompt: --prompt TEXT or --prompts FILE")
+    if len(prompts) > 1 and arguments.prompt_cache is not None:
+        raise UsageError(f"--prompt-cache keeps one prompt, not {len(prompts)}")
+    return prompts
 
 
-def _run(arguments: argparse.Namespace, model: Model, sampling: SamplingOptions) -> int:
+def _run(
+    arguments: argparse.Namespace, model: Model, prompts: list[str], sampling: SamplingOptions
+) -> int:
     from . import run_report
     from .run_check import check
+    from .run_write import texts_of, write
 
-    ids = model.encode(arguments.prompt, raw=arguments.raw)
-    generate = partial(model.generate, ids, arguments.max_tokens, sampling=sampling)
+    ids = [model.encode(prompt, raw=arguments.raw) for prompt in prompts]
+    options: dict[str, Any] = {
+        "max_tokens": arguments.max_tokens,
+        "sampling": sampling,
+        "stop": arguments.stop,
+    }
+    generate: Callable[..., Work] = partial(model.generate_batch, ids, **options)
+    if len(ids) == 1:
+        generate = partial(model.generate, ids[0], **options)
     generate()  # refuses before work what it would refuse later
     with output.progress() as report:
-        devices = _place(model, arguments.place, report)
+        devices = model_options.place(model, arguments.place, report)
+        if len(ids) == 1:
+            cache = _cache(model, arguments.prompt_cache)
+            generate = partial(generate, cache=cache)
         model.load(report)
     if not arguments.json:
         run_report.print_before(devices, model)
     before = run_report.counters(model)
     with _traced(model, arguments.trace):
-        generation = _write(generate, quiet=arguments.json)
-    result = run_report.collect(
-        model, generation, prompt=arguments.prompt, devices=devices, before=before
-    )
+        work = write(generate, prompts, quiet=arguments.json)
+    if arguments.prompt_cache is not None:
+        cache.save(arguments.prompt_cache)
+    result = run_report.collect(model, work, prompts=prompts, devices=devices, before=before)
     if not arguments.json:
         run_report.print_after(result)
     if arguments.check:
         with output.progress() as report:
-            result = replace(result, check=check(model, generation, sampling, report))
+            checks = [check(model, t, sampling, arguments.stop, report) for t in texts_of(work)]
+        answers = [replace(a, check=c) for a, c in zip(result.answers, checks, strict=True)]
+        result = replace(result, answers=answers)
     if arguments.json:
-        output.print_json(result)
-    elif result.check is not None:
-        run_report.print_check(result.check)
-    return 0 if result.check is None or result.check.ok else 1
+        output.print_json(result.plain())
+    else:
+        run_report.print_checks(result)
+    return 0 if result.ok else 1
 
 
-def _place(model: Model, spec: str | None, report: Report) -> list[Row]:
-    """Put the model's parts on devices, open these, and return their rows."""
-    from ciuic.models.placed import HOST
-    from ciuic.scheduler.placement import parse_placement
-
-    from .devices import describe
-
-    if spec is not None:
-        chosen = parse_placement(spec, n_layers=len(model.layers))
-        model.place(dict(enumerate(chosen.layers)), chosen.head)
-    uris = dict.fromkeys([HOST, *(layer.device for layer in model.layers), model.head_device])
-    rows = []
-    for uri in uris:
-        report(f"opening {uri}", 0, 1)
-        rows.append(describe(model.runtime.device(uri)))
-        report(f"opening {uri}", 1, 1)
-    return rows
-
-
-def _write(generate: Callable[..., Generation], *, quiet: bool) -> Generation:
-    """Let the model write, and show the text as it comes."""
-    with output.progress() as report:  # until the first piece: text and bars do not mix
-        generation = generate(report=report)
-        first = next(generation, "")
-    for piece in chain([first], generation):
-        if not quiet:
-            print(piece, end="", flush=True)
-    return generation
+def _cache(model: Model, path: str | None) -> KvCache:
+    """Return what a file holds of prompts read before, or an empty cache."""
+    if path is None or not Path(path).exists():
+        return model.new_cache()
+    return model.load_cache(path)
 
 
 @contextmanager

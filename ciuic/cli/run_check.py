@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,13 +10,15 @@ import numpy as np
 
 from ciuic import reference
 from ciuic.devices import Device, DeviceArray
-from ciuic.models.generate import Generation
+from ciuic.models.continuation import Continuation
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST, Placed
 from ciuic.models.progress import Report
 from ciuic.models.sampling import SamplingOptions
 from ciuic.ops.linear import rescale
-from ciuic.quantize import Float32Array, QuantizedMatrix, quantize_rows
+from ciuic.ops.linear_int4 import add_offsets
+from ciuic.quantize import Float32Array, quantize_rows
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 ON_CPU = "the same on the CPU alone"
 ON_FPGA = "FPGA layers against the golden model"
@@ -72,7 +74,13 @@ class Check:
         return self.same_tokens and all(layer.equal for layer in self.layers)
 
 
-def check(model: Model, generation: Generation, sampling: SamplingOptions, report: Report) -> Check:
+def check(
+    model: Model,
+    generation: Continuation,
+    sampling: SamplingOptions,
+    stop: Sequence[str],
+    report: Report,
+) -> Check:
     """Run the prompt of a finished generation again on the CPU alone and compare.
 
     Layers that are on an FPGA compute there what the overlay computes, its softmax included, so
@@ -84,7 +92,7 @@ def check(model: Model, generation: Generation, sampling: SamplingOptions, repor
     fpga = {index: device for index, device in devices.items() if device.kind == "FPGA"}
     with _on_cpu(model, fpga):
         total = len(generation.ids)
-        again = model.generate(generation.prompt_ids, total, sampling=sampling)
+        again = model.generate(generation.prompt_ids, total, sampling=sampling, stop=stop)
         for _ in again:
             report(ON_CPU, min(len(again.ids), total - 1), total)
         report(ON_CPU, total, total)
@@ -144,12 +152,10 @@ def _check_layer(
     equal = _same_bits(layer.submit(hidden, device=device), expected)
     rows = hidden.numpy()[:GEMM_ROWS]
     for _, weight in layer.weights.on("FPGA"):
-        if isinstance(weight, QuantizedMatrix):
+        if isinstance(weight, Quantized):
             x = np.resize(rows, (len(rows), weight.shape[0]))  # any width from real values
-            values, scales = quantize_rows(x)
-            products = reference.gemm(values, weight.values).astype(np.float32)
-            golden = rescale(products, scales, weight.scales, None)
-            equal &= _same_bits(Placed(model.runtime, device).run("linear", x, weight), golden)
+            got = Placed(model.runtime, device).linear(x, weight)
+            equal &= _same_bits(got, _golden(x, weight))
     return LayerCheck(
         layer=index,
         device=device.uri,
@@ -157,6 +163,16 @@ def _check_layer(
         tasks={op: count - before.get(op, 0) for op, count in _tasks(device).items()},
         equal=equal,
     )
+
+
+def _golden(x: Float32Array, weight: Quantized) -> Float32Array:
+    """Return x (t, k) times a weight (k, n) by the golden model."""
+    values, scales = quantize_rows(x)
+    if isinstance(weight, GroupQuantizedMatrix):
+        products = reference.gemm_w4(values, weight.values, weight.scales)
+        return rescale(add_offsets(products, values, weight.offsets), scales, weight.units, None)
+    products = reference.gemm(values, weight.values)
+    return rescale(products.astype(np.float32), scales, weight.scales, None)
 
 
 def _tasks(device: Device) -> dict[str, int]:

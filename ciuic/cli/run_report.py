@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ciuic.models.generate import Generation, Speed
+from ciuic.models.batch import BatchGeneration
+from ciuic.models.continuation import Speed
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
 from ciuic.scheduler.trace import UsageRow
@@ -13,12 +14,7 @@ from ciuic.scheduler.trace import UsageRow
 from . import output
 from .devices import Row, print_devices
 from .run_check import Check
-
-ENDINGS = {
-    "end": "the model ended its text",
-    "max_tokens": "ended at --max-tokens",
-    "context": "ended because the context is full",
-}
+from .run_write import Work, texts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +49,61 @@ class Fpga:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """A finished run."""
+class Cache:
+    """What the KV cache takes.
 
-    model: str
+    Attributes
+    ----------
+    bytes_per_token
+        Of all layers.
+    expanded_bytes_per_token
+        What keys and values of every head would take: more where the cache holds latents.
+    tokens
+        In the cache at the end.
+    nbytes
+        Held for them, in whole blocks of tokens.
+    """
+
+    bytes_per_token: int
+    expanded_bytes_per_token: int
+    tokens: int
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was written after one prompt."""
+
     prompt: str
     text: str
     token_ids: list[int]
     stop_reason: str | None
+    speed: Speed | None
+    check: Check | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A finished run; ``tokens_per_second`` are those of all answers together, in decode."""
+
+    model: str
+    answers: list[Answer]
+    tokens_per_second: float | None
     devices: list[Row]
     placement: dict[str, str]
-    speed: Speed | None
+    cache: Cache
     usage: list[UsageRow]
     fpga: list[Fpga]
-    check: Check | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check held."""
+        return all(answer.check is None or answer.check.ok for answer in self.answers)
+
+    def plain(self) -> dict[str, object]:
+        """Return the report for JSON: the parts of a single answer stand beside the others."""
+        parts = {**vars(self)}
+        return parts if len(self.answers) > 1 else {**parts.pop("answers")[0].__dict__, **parts}
 
 
 def ranges(devices: Sequence[str]) -> dict[str, str]:
@@ -97,7 +134,7 @@ def placement(model: Model) -> dict[str, str]:
 
 def print_after(report: Report) -> None:
     """Print who ran what, and how fast."""
-    print(f"\n({ENDINGS[report.stop_reason or 'end']})\n\nwho ran what:")
+    print("who ran what:")
     output.print_table(
         [
             {
@@ -113,23 +150,42 @@ def print_after(report: Report) -> None:
     for row in report.usage:
         for op, tasks in row.on_host.items():
             print(f"{row.device} has no kernel for {op}: {tasks:,} tasks ran on {HOST}")
-    _print_speed(report.speed)
+    _print_speed(report)
+    _print_cache(report.cache)
     for fpga in report.fpga:
         _print_fpga(fpga)
 
 
-def _print_speed(speed: Speed | None) -> None:
-    if speed is None:
+def _print_speed(report: Report) -> None:
+    speeds = [answer.speed for answer in report.answers if answer.speed is not None]
+    if not speeds:
         return
+    read = sum(speed.prompt_tokens - speed.reused_tokens for speed in speeds)
+    seconds = max(speed.time_to_first_token for speed in speeds)
     print(
-        f"\ntime to first token: {speed.time_to_first_token:.2f} s "
-        f"({speed.prompt_tokens} tokens of prompt, {speed.prefill_tokens_per_second:.1f} a second)"
+        f"\ntime to first token: {seconds:.2f} s "
+        f"({read} tokens of prompt, {read / seconds:.1f} a second)"
     )
-    if speed.decode_tokens_per_second is not None:
+    if reused := sum(speed.reused_tokens for speed in speeds):
+        print(f"{reused} more tokens of the prompt were in the cache")
+    if report.tokens_per_second is not None:
+        more = sum(speed.tokens - 1 for speed in speeds)
+        together = f"in {len(speeds)} texts at once, " if len(speeds) > 1 else ""
+        first = "first of each" if together else "first"
         print(
-            f"decode: {speed.decode_tokens_per_second:.1f} tokens a second "
-            f"({speed.tokens - 1} tokens after the first)"
+            f"decode: {report.tokens_per_second:.1f} tokens a second "
+            f"({together}{more} tokens after the {first})"
         )
+
+
+def _print_cache(cache: Cache) -> None:
+    expanded = ""
+    if cache.expanded_bytes_per_token != cache.bytes_per_token:
+        expanded = f" (keys and values of every head: {cache.expanded_bytes_per_token:,})"
+    print(
+        f"KV cache: {cache.bytes_per_token:,} bytes a token{expanded}, {cache.tokens} tokens in "
+        f"{cache.nbytes / 2**20:.2f} MiB"
+    )
 
 
 def _print_fpga(fpga: Fpga) -> None:
@@ -142,10 +198,17 @@ def _print_fpga(fpga: Fpga) -> None:
         print(f"{fpga.device}: {fpga.verified:,} results compared with the golden model, all equal")
 
 
-def print_check(check: Check) -> None:
+def print_checks(report: Report) -> None:
     """Print what was checked and how it came out."""
+    for number, answer in enumerate(report.answers, start=1):
+        if answer.check is not None:
+            print(f"\n[{number}]" if len(report.answers) > 1 else "")
+            _print_check(answer.check)
+
+
+def _print_check(check: Check) -> None:
     tokens = "the same tokens" if check.same_tokens else f"OTHER TOKENS: {check.cpu_text!r}"
-    print(f"\ncheck: the CPU alone, with the same quantization, writes {tokens}")
+    print(f"check: the CPU alone, with the same quantization, writes {tokens}")
     for layer in check.layers:
         verdict = "equals" if layer.equal else "DIFFERS FROM"
         tasks = ", ".join(f"{count} {op}" for op, count in layer.tasks.items())
@@ -167,26 +230,43 @@ def counters(model: Model) -> Counters:
 
 def collect(
     model: Model,
-    generation: Generation,
+    work: Work,
     *,
-    prompt: str,
+    prompts: Sequence[str],
     devices: Sequence[Row],
     before: Counters,
 ) -> Report:
-    """Return the report of a finished generation; ``before`` are the counters at its start."""
+    """Return the report of finished work; ``before`` are the counters at its start."""
     usage = model.runtime.usage()
+    texts = texts_of(work)
+    if isinstance(work, BatchGeneration):
+        rate = work.tokens_per_second
+    else:
+        rate = work.speed.decode_tokens_per_second if work.speed is not None else None
     return Report(
         model=model.config.name,
-        prompt=prompt,
-        text=generation.text,
-        token_ids=generation.ids,
-        stop_reason=generation.stop_reason,
+        answers=[
+            Answer(
+                prompt=prompt,
+                text=text.text,
+                token_ids=text.ids,
+                stop_reason=text.stop_reason,
+                speed=text.speed,
+                check=None,
+            )
+            for prompt, text in zip(prompts, texts, strict=True)
+        ],
+        tokens_per_second=rate,
         devices=list(devices),
         placement=placement(model),
-        speed=generation.speed,
+        cache=Cache(
+            bytes_per_token=model.cache_bytes_per_token,
+            expanded_bytes_per_token=model.expanded_cache_bytes_per_token,
+            tokens=work.cached_tokens,
+            nbytes=work.cache_nbytes,
+        ),
         usage=usage,
         fpga=[_fpga(uri, before[uri], after) for uri, after in counters(model).items()],
-        check=None,
     )
 
 

@@ -1,8 +1,9 @@
 """Devices: what computes. `base` states the rules; `cpu` and `opencl` are back ends."""
 
 from .array import DeviceArray, Event
-from .base import KINDS, Device, Kernel, Kind, Roofline, Weight
+from .base import KINDS, Device, Kernel, Kind, Weight
 from .manager import DeviceManager
+from .roofline import Estimate, Roofline
 from .statistics import OpCount, Statistics, TaskRecord
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Device",
     "DeviceArray",
     "DeviceManager",
+    "Estimate",
     "Event",
     "Kernel",
     "Kind",

@@ -18,7 +18,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -34,29 +34,21 @@ from ciuic.errors import (
     TransferError,
 )
 from ciuic.ops import OPERATORS
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
 from .array import DeviceArray, Event, Shape, Storage
+from .roofline import Estimate, Roofline
 from .statistics import Observer, Statistics, TaskRecord
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["CPU", "GPU", "FPGA", "TPU"]
 KINDS: tuple[Kind, ...] = ("CPU", "GPU", "FPGA", "TPU")
-Weight = QuantizedMatrix | CiuicTensor
+Weight = Quantized | CiuicTensor
 Kernel = Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
 _HOUSEKEEPING = ("free", "synchronize", "zeros")  # queue entries that are no work of a model
-
-
-class Roofline(NamedTuple):
-    """What a device can do at most, as assumed before anything was measured."""
-
-    flops_per_second: float
-    bytes_per_second: float
-    link_bytes_per_second: float
-    task_seconds: float
 
 
 class Task(NamedTuple):
@@ -156,7 +148,7 @@ class Device(ABC):
             self._settle_freed()
             self._peak = self._used
 
-    def upload(self, value: npt.NDArray[Any] | QuantizedMatrix) -> DeviceArray:
+    def upload(self, value: npt.NDArray[Any] | Quantized) -> DeviceArray:
         """Return a copy of an array on the device; the caller may change the original at once.
 
         Raises
@@ -166,7 +158,7 @@ class Device(ABC):
         OutOfMemory
             If the device has no room.
         """
-        if isinstance(value, QuantizedMatrix):
+        if isinstance(value, Quantized):
             return self._upload(value)
         return self._upload(np.array(value, order="C"))
 
@@ -236,6 +228,28 @@ class Device(ABC):
     def weight_bytes(self, weight: Weight) -> int:
         """Return the bytes that a weight takes on this device."""
         return self._weight_bytes(weight)
+
+    # Planning.
+
+    @property
+    def fingerprint(self) -> str:
+        """What measurements of the device depend on: its name, and its driver or overlay."""
+        return self.name
+
+    @property
+    def on_chip_bytes(self) -> int:
+        """Bytes of the scratchpads that programs see; 0 if there are none, or only caches."""
+        return 0
+
+    def estimate(
+        self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]
+    ) -> Estimate | None:
+        """Return what a model of the hardware says of a task; None if there is no such model."""
+        return None
+
+    def staging_bytes(self, op: str, inputs: Sequence[Shape]) -> int:
+        """Return the bytes that a task takes on the device besides weights, inputs and result."""
+        return 0
 
     # Work.
 
@@ -378,15 +392,15 @@ class Device(ABC):
             self._used -= self._freed.popleft()
 
     def _bring(self, weight: Weight) -> DeviceArray:
-        if isinstance(weight, QuantizedMatrix):
+        if isinstance(weight, Quantized):
             return self._upload(weight)
         remote = weight.value.remote
         if isinstance(remote, DeviceArray) and remote.device is self:
             return remote
         return self._upload(weight.value.host())
 
-    def _upload(self, value: npt.NDArray[Any] | QuantizedMatrix) -> DeviceArray:
-        if value.dtype not in DTYPES:
+    def _upload(self, value: npt.NDArray[Any] | Quantized) -> DeviceArray:
+        if not isinstance(value, Quantized) and value.dtype not in DTYPES:
             raise ShapeError(f"dtype on a device must be float32, int32 or int8, not {value.dtype}")
         output = DeviceArray(Storage(self, 0), value.shape, value.dtype)
         self._reserve(output.storage, self._weight_bytes(value))
@@ -404,7 +418,7 @@ class Device(ABC):
         self, _inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
     ) -> Any:
         value = attributes.pop("value")  # or the record of the task would keep it alive
-        if isinstance(value, QuantizedMatrix):
+        if isinstance(value, Quantized):
             return self._put_weight(value)
         return self._put(value)
 
@@ -432,7 +446,7 @@ class Device(ABC):
         """Return the back end's object with an array's contents."""
 
     @abstractmethod
-    def _put_weight(self, weight: QuantizedMatrix) -> Any:
+    def _put_weight(self, weight: Quantized) -> Any:
         """Return the back end's object for a weight, in the form that its linear kernel takes."""
 
     @abstractmethod

@@ -2,8 +2,8 @@
 
 The kernels in C (`native`) are for what decoding is made of; they leave INT8 weights as they are,
 without a copy if they lie by rows. All other operators are the numpy kernels of `ciuic.ops`, which
-also do everything where no C compiler is. Then INT8 weights are held with their integers as
-float32, since BLAS has no integer product. Both give the same bits.
+also do everything where no C compiler is. Those hold the integers of weights as float32, since BLAS
+has no integer product (`ciuic.ops.linear`, `ciuic.ops.linear_int4`). Both give the same bits.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import numpy.typing as npt
 from ciuic.errors import DeviceNotFound, UsageError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
-from ciuic.quantize import QuantizedMatrix
+from ciuic.ops.linear_int4 import ScaledWeight
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 from .array import DeviceArray
-from .base import Device, Kernel, Kind, Roofline, Weight
+from .base import Device, Kernel, Kind, Weight
 from .blas import blas_threads, set_blas_threads
 from .native import HOW_TO_GET, Native, load
 from .native_calls import ARGUMENTS, Calls, RowWeight, host_operand
 from .program import Program
+from .roofline import Roofline
 
 KIND: Kind = "CPU"
 URI = "cpu"
@@ -105,7 +107,9 @@ class CpuDevice(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
 
-    def _put_weight(self, weight: QuantizedMatrix) -> RowWeight | FloatWeight:
+    def _put_weight(self, weight: Quantized) -> RowWeight | FloatWeight | ScaledWeight:
+        if isinstance(weight, GroupQuantizedMatrix):
+            return ScaledWeight.of(weight)
         return FloatWeight.of(weight) if self._calls is None else RowWeight.of(weight)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
@@ -128,8 +132,10 @@ class CpuDevice(Device):
             set_blas_threads(self._threads_before)
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if self._calls is None and isinstance(weight, QuantizedMatrix):
-            return 4 * weight.values.size + weight.scales.nbytes
+        in_float32 = self._calls is None or isinstance(weight, GroupQuantizedMatrix)
+        if isinstance(weight, Quantized) and in_float32:
+            # float32 instead of INT8; the rest as it is
+            return weight.nbytes + (4 - 1) * weight.values.size
         return weight.nbytes
 
 

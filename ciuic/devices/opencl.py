@@ -16,71 +16,55 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ciuic.abi.numerics import W4_GROUP, W4_SHIFT
 from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
 from ciuic.expression import Program
-from ciuic.ops.rope import YarnScaling, frequencies
-from ciuic.quantize import QuantizedMatrix
+from ciuic.ops.rope import RopeScaling, frequencies
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
 from .array import DeviceArray
-from .base import Device, Kernel, Kind, Roofline, Weight
+from .base import Device, Kernel, Kind, Weight
+from .opencl_deepseek import OPS as DEEPSEEK_OPS
+from .opencl_deepseek import DeepseekKernels
 from .opencl_expression import can_fuse, fused_source, whole_shape
 from .opencl_runtime import INSTALL, build, device_errors, is_cpu, opencl, working_devices
+from .opencl_tuning import Tuning, tuning_of
+from .roofline import Roofline
 
 KIND: Kind = "GPU"
 ROWS = 8  # of a work-item, in products with more than one token
 CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
-    *("linear", "linear_float32", "rms_norm", "rope", "attention", "softmax", "silu_mul", "add"),
-    *("embedding", "kv_append", "slice_rows", "expression"),
+    *("linear", "linear_int4", "linear_float32", "rms_norm", "rope", "attention", "softmax"),
+    *("silu_mul", "add", "embedding", "kv_append", "slice_rows", "expression"),
+    *DEEPSEEK_OPS,
 )
 
 Inputs = Sequence[DeviceArray]
 
 
-class Tuning(NamedTuple):
-    """How work is cut into work-items. Integers do not depend on it, nor floats by much.
+class OpenclWeight(NamedTuple):
+    """An INT8 or INT4 weight on the device; n is padded to blocks.
 
     Attributes
     ----------
-    group : int
-        Work-items that share a row.
-    columns : int
-        Of a work-item, in products with a weight.
-    block : int
-        Columns of an INT8 weight that lie together.
-    lanes : int
-        Elements of a head of a work-item, in attention.
-    real : str
-        "double", or "float" for a device that has no other: the type of sums.
-    lone : str
-        Attribute of kernels that have vectors already: work-items are not made into some.
+    values : int8 (n / block, k, block)
+    scales : float32 (n,)
+        Of columns; of INT4 weights their units.
+    group_scales : int16 (n / block, groups, block)
+        None of INT8 weights.
+    offsets : int32 (n / block, groups, block)
+        None of weights without.
     """
-
-    group: int
-    columns: int
-    block: int
-    lanes: int
-    real: str = "double"
-    lone: str = ""
-
-
-# A processor wants whole vectors, none made of work-items, and a contiguous stream for each
-# work-item; a GPU neighbours side by side.
-CPU_TUNING = Tuning(
-    group=16, columns=16, block=16, lanes=8, lone="__attribute__((intel_vec_len_hint(1)))"
-)
-GPU_TUNING = Tuning(group=64, columns=4, block=64, lanes=2)
-
-
-class OpenclWeight(NamedTuple):
-    """An INT8 weight on the device: (n / block, k, block), column scales; n padded to blocks."""
 
     values: Any
     scales: Any
+    group_scales: Any = None
+    offsets: Any = None
 
 
-class OpenclDevice(Device):
+class OpenclDevice(DeepseekKernels, Device):
     """One OpenCL device.
 
     Parameters
@@ -107,22 +91,26 @@ class OpenclDevice(Device):
             link_bytes_per_second=5e9,
             task_seconds=2e-5,
         )
+        self._driver = f"{device.platform.name}, driver {device.driver_version}"
         self._largest_buffer: int = device.max_mem_alloc_size
-        self.tuning = tuning or _tuning(device)
+        self.tuning = tuning or tuning_of(device)
         rounded = device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
         self._options = [
             *_definitions(**self.tuning._asdict()),
             *_definitions(rows=ROWS, exact_terms=EXACT_FLOAT32_TERMS),
+            *_definitions(w4_group=W4_GROUP, w4_shift=W4_SHIFT),
             *([CORRECTLY_ROUNDED] if rounded else []),
         ]
         with device_errors(uri):
             self._context = cl.Context([device])
             self._cl_queue = cl.CommandQueue(self._context)
             self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
-            self._program = self._build(_source("opencl_kernels.cl"))
+            self._program = self._build(
+                _source("opencl_kernels.cl") + _source("opencl_deepseek.cl")
+            )
         self._cl_kernels: dict[str, Any] = {}
         self._fused: dict[str, Any] = {}  # by source
-        self._frequencies: dict[tuple[int, float, YarnScaling | None], Any] = {}
+        self._frequencies: dict[tuple[int, float, RopeScaling | None], Any] = {}
         super().__init__(uri, device.global_mem_size)
 
     # What a back end gives.
@@ -130,8 +118,13 @@ class OpenclDevice(Device):
     def _load_kernels(self) -> dict[str, Kernel]:
         return {op: partial(self._timed, getattr(self, f"_{op}")) for op in OPS}
 
+    @property
+    def fingerprint(self) -> str:
+        """Name, platform and driver."""
+        return f"{self.name}, {self._driver}"
+
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
-        if op == "attention":
+        if op in ("attention", "latent_attention"):
             return attributes.get("softmax") in (None, "exact")
         program = attributes.get("program")
         return program is None or can_fuse(program)
@@ -144,16 +137,23 @@ class OpenclDevice(Device):
                 opencl().enqueue_copy(self._cl_queue, buffer, contents, is_blocking=True)
         return buffer
 
-    def _put_weight(self, weight: QuantizedMatrix) -> OpenclWeight:
-        k, n = weight.shape
-        values = np.zeros((k, _up(n, self.tuning.block)), np.int8)
-        values[:, :n] = weight.values
-        blocks = values.reshape(k, -1, self.tuning.block).transpose(1, 0, 2)
-        return OpenclWeight(self._put(blocks), self._put(self._padded(weight.scales)))
+    def _put_weight(self, weight: Quantized) -> OpenclWeight:
+        values = self._put(self._blocks(weight.values))
+        if isinstance(weight, GroupQuantizedMatrix):
+            units, scales = self._put(self._padded(weight.units)), self._blocks(weight.scales)
+            offsets = None if weight.offsets is None else self._put(self._blocks(weight.offsets))
+            return OpenclWeight(values, units, self._put(scales), offsets)
+        return OpenclWeight(values, self._put(self._padded(weight.scales)))
 
-    def _padded(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return values of columns (n,), padded with zeros to whole blocks."""
-        return np.pad(values, (0, -len(values) % self.tuning.block))
+    def _blocks(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a matrix (rows, n) as (n / block, rows, block)."""
+        padded = self._padded(matrix)
+        return padded.reshape(len(matrix), -1, self.tuning.block).transpose(1, 0, 2)
+
+    def _padded(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return values of columns (..., n), padded with zeros to whole blocks."""
+        spare = -values.shape[-1] % self.tuning.block
+        return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, spare)])
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents = np.empty(array.shape, array.dtype)
@@ -169,9 +169,9 @@ class OpenclDevice(Device):
         return buffer
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if isinstance(weight, QuantizedMatrix):
-            k, n = weight.shape
-            return (k + weight.scales.itemsize) * _up(n, self.tuning.block)
+        if isinstance(weight, Quantized):
+            n = weight.shape[1]
+            return weight.nbytes // n * _up(n, self.tuning.block)
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -239,8 +239,7 @@ class OpenclDevice(Device):
     def _linear(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
         x, weight = inputs[0], inputs[1].data
         (t, k), n = x.shape, output.shape[1]
-        values, scales = self._new(x.nbytes), self._new(4 * t)
-        self._launch("quantize_rows", (t,), x.data, values, scales, k, group=True)
+        values, scales = self._quantized_rows(x)
         result = self._new(output.nbytes)
         bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
         name, rows = ("linear_row", 1) if t == 1 else ("linear_rows", ROWS)
@@ -251,6 +250,28 @@ class OpenclDevice(Device):
             *(t, k, n, int(len(inputs) > 2)),
         )
         return result
+
+    def _linear_int4(self, inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
+        x, weight = inputs[0], inputs[1].data
+        (t, k), n = x.shape, output.shape[1]
+        values, scales = self._quantized_rows(x)
+        result = self._new(output.nbytes)
+        bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
+        offsets = weight.offsets or scales  # not read without any
+        self._launch(
+            "linear_int4",
+            (_up(n, self.tuning.block) // self.tuning.columns, t),
+            *(values, scales, weight.values, weight.group_scales, offsets, weight.scales),
+            *(bias, result, k, n, int(weight.offsets is not None), int(len(inputs) > 2)),
+        )
+        return result
+
+    def _quantized_rows(self, x: DeviceArray) -> tuple[Any, Any]:
+        """Return x (t, k) as integers, held as float32, and their scales (t,)."""
+        t, k = x.shape
+        values, scales = self._new(x.nbytes), self._new(4 * t)
+        self._launch("quantize_rows", (t,), x.data, values, scales, k, group=True)
+        return values, scales
 
     def _padded_bias(self, bias: DeviceArray) -> Any:
         if bias.shape[0] % self.tuning.block == 0:
@@ -307,7 +328,7 @@ class OpenclDevice(Device):
         offset = attributes["offset"]
         visible = offset + t
         scores = self._new(4 * t * heads * visible)
-        weights = self._new(np.dtype(self.tuning.real).itemsize * t * heads * visible)
+        weights = self._new(self.tuning.real_dtype.itemsize * t * heads * visible)
         result = self._new(output.nbytes)
         sizes = (heads, kv_heads, head_dim, visible, offset)
         scale = np.float32(attributes["scale"])
@@ -317,10 +338,26 @@ class OpenclDevice(Device):
         self._launch(
             "attention_weights", (t * heads,), scores, weights, heads, visible, offset, group=True
         )
+        self._launch_mix(t, weights, values.data, result, *sizes)
+        return result
+
+    def _launch_mix(
+        self,
+        t: int,
+        weights: Any,
+        values: Any,
+        result: Any,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        visible: int,
+        offset: int,
+    ) -> None:
+        """Start the product of attention's weights and values (visible, kv_heads, head_dim)."""
         name, rows = ("attention_mix_row", 1) if t == 1 else ("attention_mix_rows", ROWS)
         size = (-(-head_dim // self.tuning.lanes), heads, -(-t // rows))
-        self._launch(name, size, weights, values.data, result, *sizes)
-        return result
+        sizes = (heads, kv_heads, head_dim, visible, offset)
+        self._launch(name, size, weights, values, result, *sizes)
 
     def _softmax(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         result = self._new(output.nbytes)
@@ -380,13 +417,6 @@ class OpenclDevice(Device):
         rows = math.prod(leading)
         self._start(kernel, (rows,), *(x.data for x in inputs), result, cols, group=True)
         return result
-
-
-def _tuning(device: Any) -> Tuning:
-    """Return the tuning of a device's kind."""
-    tuning = CPU_TUNING if is_cpu(device) else GPU_TUNING
-    has_double = "cl_khr_fp64" in device.extensions.split()
-    return tuning if has_double else tuning._replace(real="float")
 
 
 def _definitions(**values: object) -> list[str]:

@@ -35,10 +35,10 @@ static global const char *columns_of(global const char *weight, const int col, c
 }
 
 // Row of y from its accumulators; scales and bias are padded to whole blocks, y is not.
-static void rescale(const ints total, const float row_scale, global const float *column_scales,
+static void rescale(const floats total, const float row_scale, global const float *column_scales,
                     global const float *bias, global float *y, const int col, const int n,
                     const int has_bias) {
-    floats result = TO_FLOATS(total) * (row_scale * LOAD(0, column_scales + col));
+    floats result = total * (row_scale * LOAD(0, column_scales + col));
     if (has_bias) result = result + LOAD(0, bias + col);
     if (col + COLUMNS <= n) {
         STORE(result, 0, y + col);
@@ -69,7 +69,7 @@ kernel LONE void linear_row(global const float *x, global const float *row_scale
         for (; i < stop; i++) a = fma((floats)x[i], TO_FLOATS(LOAD(0, w + i * BLOCK)), a);
         total += TO_INTS((a + b) + (c + d));
     }
-    rescale(total, row_scales[0], column_scales, bias, y, col, n, has_bias);
+    rescale(TO_FLOATS(total), row_scales[0], column_scales, bias, y, col, n, has_bias);
 }
 
 kernel LONE void linear_rows(global const float *x, global const float *row_scales,
@@ -95,8 +95,42 @@ kernel LONE void linear_rows(global const float *x, global const float *row_scal
         for (int r = 0; r < ROWS; r++) total[r] += TO_INTS(sum[r]);
     }
     for (int r = 0; r < ROWS && first + r < t; r++)
-        rescale(total[r], row_scales[first + r], column_scales, bias,
+        rescale(TO_FLOATS(total[r]), row_scales[first + r], column_scales, bias,
                 y + (size_t)(first + r) * n, col, n, has_bias);
+}
+
+// INT4 weights lie as INT8 ones do; scales and offsets of groups as (n / BLOCK, groups, BLOCK).
+// Sums of a group are exact in float32, those of all groups in 64 bits. Work-item (columns, row).
+typedef GLUE(long, COLUMNS) longs;
+#define TO_LONGS GLUE(convert_long, COLUMNS)
+
+static longs rounded(const longs total) {  // half to even: a unit more before odd quotients
+    return (total + ((1 << (W4_SHIFT - 1)) - 1) + ((total >> W4_SHIFT) & 1)) >> W4_SHIFT;
+}
+
+kernel LONE void linear_int4(global const float *x, global const float *row_scales,
+                             global const char *weight, global const short *group_scales,
+                             global const int *offsets, global const float *units,
+                             global const float *bias, global float *y, const int k, const int n,
+                             const int has_offsets, const int has_bias) {
+    const int col = get_global_id(0) * COLUMNS, row = get_global_id(1);
+    const int groups = (k + W4_GROUP - 1) / W4_GROUP;
+    const size_t first = (size_t)(col / BLOCK) * groups * BLOCK + col % BLOCK;
+    global const char *w = columns_of(weight, col, k);
+    x += (size_t)row * k;
+    longs total = 0, share = 0;
+    for (int group = 0; group < groups; group++) {
+        floats sum = 0.0f;
+        float all = 0.0f;
+        for (int i = group * W4_GROUP; i < min((group + 1) * W4_GROUP, k); i++) {
+            sum = fma((floats)x[i], TO_FLOATS(LOAD(0, w + i * BLOCK)), sum);
+            all += x[i];
+        }
+        total += TO_LONGS(sum) * TO_LONGS(LOAD(0, group_scales + first + group * BLOCK));
+        if (has_offsets) share += (long)all * TO_LONGS(LOAD(0, offsets + first + group * BLOCK));
+    }
+    const floats sums = TO_FLOATS(rounded(total) + rounded(share));
+    rescale(sums, row_scales[row], units, bias, y + (size_t)row * n, col, n, has_bias);
 }
 
 // The columns of a work-item of the float32 products: whole vectors, the last ones overlapping

@@ -1,6 +1,6 @@
 // What all kernels begin with. Rows that need a sum or a maximum are shared by GROUP work-items.
 // real: double where the device has it, so that results are the CPU's but for the last digits.
-// The other names in capitals are in `Tuning` (opencl.py).
+// The other names in capitals are in `Tuning` (opencl_tuning.py).
 
 #define GLUE_(a, b) a##b
 #define GLUE(a, b) GLUE_(a, b)

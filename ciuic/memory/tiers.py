@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from ciuic.devices import KINDS, Device, DeviceManager, Kind, Weight
 from ciuic.devices.manager import open_devices
 from ciuic.errors import DeviceNotFound, OutOfMemory, UsageError
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
 
@@ -86,7 +86,7 @@ class MemoryHierarchy:
         Parameters
         ----------
         weights
-            A tensor, a `QuantizedMatrix`, or several of them, such as ``layer.weights``.
+            A tensor, a quantized matrix, or several of them, such as ``layer.weights``.
         device
             A device, a URI, or a kind such as "GPU".
         """
@@ -172,16 +172,16 @@ def weights_on(weights: Weights, kind: Kind) -> Iterator[Weight]:
     """
     if isinstance(weights, WeightForms):
         weights = weights.on(kind)
-    if isinstance(weights, QuantizedMatrix | CiuicTensor):
+    if isinstance(weights, Quantized | CiuicTensor):
         yield weights
         return
     if not isinstance(weights, Iterable):
         raise UsageError(f"weights must be weights, not {type(weights).__name__}")
     for item in weights.values() if isinstance(weights, Mapping) else weights:
         weight = item[1] if isinstance(item, tuple) else item
-        if not isinstance(weight, QuantizedMatrix | CiuicTensor):
+        if not isinstance(weight, Quantized | CiuicTensor):
             raise UsageError(
-                f"weight must be a CiuicTensor or QuantizedMatrix, not {type(weight).__name__}"
+                f"weight must be a CiuicTensor or quantized matrix, not {type(weight).__name__}"
             )
         yield weight
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -24,6 +24,13 @@ Message = Mapping[str, str]
 """One turn: ``role`` ("system", "user", "assistant") and ``content``."""
 
 NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # Unicode keeps them for such uses
+
+
+class Rendered(NamedTuple):
+    """The text of a conversation; ``guard`` breaks up what looks special inside messages."""
+
+    text: str
+    guard: str
 
 
 class ChatTemplate:
@@ -62,16 +69,30 @@ class ChatTemplate:
         UsageError
             If the template refuses the messages.
         """
+        return self.tokenize(self.render(messages))
+
+    def render(self, messages: Sequence[Message]) -> Rendered:
+        """Return the text of a conversation, up to where the assistant's answer begins.
+
+        Raises
+        ------
+        UsageError
+            If the template refuses the messages.
+        """
         guard = _unused_character("".join(message["content"] for message in messages))
         guarded = [{**m, "content": self._break_up(m["content"], guard)} for m in messages]
-        text = self._render(guarded)
+        return Rendered(self._render(guarded), guard)
+
+    def tokenize(self, rendered: Rendered, start: int = 0) -> list[int]:
+        """Return the ids of a conversation's text from character ``start`` on."""
+        text = rendered.text[start:]
         ids: list[int] = []
         at = 0
         for found in self._special.finditer(text):
-            ids += self._tokenizer.encode(text[at : found.start()].replace(guard, ""))
+            ids += self._tokenizer.encode(text[at : found.start()].replace(rendered.guard, ""))
             ids.append(self._tokenizer.special[found.group()])
             at = found.end()
-        return ids + self._tokenizer.encode(text[at:].replace(guard, ""))
+        return ids + self._tokenizer.encode(text[at:].replace(rendered.guard, ""))
 
     def _break_up(self, content: str, guard: str) -> str:
         return self._special.sub(

@@ -49,15 +49,10 @@ class Decoder:
             WeakKeyDictionary()
         )
 
-    def submit(self, hidden: DeviceArray, cache: KvCache) -> DeviceArray | None:
-        """Submit a token's program, which takes it into the cache; return its logits' handle.
+    def submit(self, token_id: int, cache: KvCache) -> DeviceArray | None:
+        """Submit a token's program, which takes it into the cache; return its logits (1, vocab).
 
         None, and nothing done, if its operators cannot be a program.
-
-        Parameters
-        ----------
-        hidden
-            The token's embedding (1, dim).
         """
         device = self._model.runtime.device(HOST)
         if not isinstance(device, CpuDevice) or not device.records("linear"):
@@ -66,24 +61,27 @@ class Decoder:
         key = (self._placement(), *(id(keys) for keys, _ in arrays))
         known, program = self._programs.get(cache, (None, None))
         if known != key:
-            program = self._record(device, hidden.shape, cache)
+            program = self._record(device, cache)
             self._programs[cache] = (key, program)
         if program is None:
             return None
+        hidden = self._model.embed([token_id])
         logits = device.submit_program(program, hidden, cache.length)
         for layer in cache.layers:
             layer.length += 1
+        cache.token_ids.append(token_id)
         return logits
 
     def _placement(self) -> Hashable:
         layers = self._model.layers
         return (self._model.head_device, *((layer.device, layer.as_fpga) for layer in layers))
 
-    def _record(self, device: CpuDevice, shape: tuple[int, ...], cache: KvCache) -> Program | None:
+    def _record(self, device: CpuDevice, cache: KvCache) -> Program | None:
         lengths = [layer.length for layer in cache.layers]
         recorder = _Recorder(self._model.runtime, device)
         runtime = cast("Runtime", recorder)  # as far as layers use one
-        x, position = device.zeros(shape), device.zeros((1,), np.int32)
+        x = device.zeros((1, self._model.hidden_size))
+        position = device.zeros((1,), np.int32)
         try:
             hidden = x
             for layer, layer_cache in zip(self._model.layers, cache.layers, strict=True):
@@ -93,7 +91,8 @@ class Decoder:
                     cache=layer_cache,
                     positions=CiuicTensor.from_device(position),
                 )
-            logits = self._model.head(Placed(runtime, self._model.head_device), hidden)
+            on = Placed(runtime, self._model.head_device)
+            logits = self._model.network.logits(on, hidden)
         except NotRecordable:
             return None
         finally:

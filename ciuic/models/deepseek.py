@@ -1,6 +1,7 @@
-"""DeepSeek-V3's architecture: latent attention, dense first layers, routed and shared experts.
+"""DeepSeek-V2 and V3: latent attention, dense first layers, routed and shared experts.
 
-Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", section 2.1. Every operator goes through the
+Sources: DeepSeek-AI, "DeepSeek-V2", section 2, and "DeepSeek-V3 Technical Report", section 2.1,
+which changes how experts are chosen (`ciuic.ops.experts`). Every operator goes through the
 runtime to the layer's device. Shapes in comments: t tokens; dim, heads, nope, rope, v, kv_rank as
 in `DeepseekConfig`. The layers of multi-token prediction that come with the large models are not
 read.
@@ -13,16 +14,18 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.devices import Device, DeviceArray
+from ciuic.devices import Device, DeviceArray, Weight
 from ciuic.errors import ShapeError
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
+from .attend import Cache, attend, positions_after
+from .checkpoint import Part, folder_checkpoint, gguf_checkpoint
 from .deepseek_config import DeepseekConfig, deepseek_config
+from .gguf_deepseek import DeepseekTensors
+from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
-from .huggingface_tokenizer import chat_template, huggingface_tokenizer
-from .kv_cache import LayerCache
-from .model import Hidden, Model, token_positions
+from .model import Hidden, Network
 from .placed import HOST, Placed, Value
 from .weights import LayerWeights, Quantize
 
@@ -86,7 +89,7 @@ class DeepseekLayer:
         *,
         runtime: Runtime | None = None,
         device: Device | str | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache = None,
         positions: CiuicTensor | None = None,  # int32 (t,)
     ) -> DeviceArray:
         """Submit the layer's operators and return the handle of its output (t, dim).
@@ -102,10 +105,10 @@ class DeepseekLayer:
         cache
             Holds the tokens before these, and these afterwards; None if there are none.
         positions
-            Of the tokens; made from the cache's length if None.
+            Of the tokens; those after the cache's if None.
         """
         if positions is None:
-            positions = token_positions(0 if cache is None else cache.length, hidden.shape[0])
+            positions = positions_after(cache, hidden.shape[0])
         on = Placed(runtime or self.runtime, self.device if device is None else device)
         weights, eps = self._weights(on), self.config.norm_eps
         normed = on.run("rms_norm", hidden, weights["attn_norm"], eps=eps)  # (t, dim)
@@ -126,14 +129,13 @@ class DeepseekLayer:
         on: Placed,
         normed: DeviceArray,  # (t, dim)
         positions: CiuicTensor,  # int32 (t,)
-        cache: LayerCache | None,
+        cache: Cache,
     ) -> DeviceArray:
         config, weights, t = self.config, self._weights(on), normed.shape[0]
-        offset = 0 if cache is None else cache.length
         rope = {
-            "theta": config.rope_theta,
+            "theta": config.rope.theta,
             "interleaved": config.rope_interleaved,
-            "scaling": config.yarn,
+            "scaling": config.rope.scaling,
         }
         queries_of = normed
         if config.q_rank is not None:
@@ -149,14 +151,15 @@ class DeepseekLayer:
         latents = on.run("rms_norm", latents, weights["kv_norm"], eps=LATENT_EPS)
         k_rope = on.linear(normed, weights["k_rope"]).reshape(t, 1, config.rope_dim)
         rope_keys = on.run("rope", k_rope, positions, **rope).reshape(t, config.rope_dim)
-        if cache is not None:
-            latents, rope_keys = cache.append(latents, rope_keys, on)
-        mixed = on.run(
+        mixed = attend(
+            on,
             "latent_attention",
-            *(q_nope, q_rope, latents, rope_keys, weights["up_keys"], weights["up_values"]),
-            offset=offset,
+            (q_nope, q_rope),
+            (latents, rope_keys),
+            (weights["up_keys"], weights["up_values"]),
+            cache=cache,
             scale=config.score_scale,
-            rope_gain=config.rope_gain,
+            rope_gain=config.rope.turned_gain,
             softmax="q16" if self.as_fpga or on.device.kind == "FPGA" else "exact",
         )  # (t, heads * v)
         return on.linear(mixed, weights["o"])
@@ -171,14 +174,19 @@ class DeepseekLayer:
     def _experts(self, on: Placed, normed: DeviceArray) -> DeviceArray:
         """Return the shared experts' output plus the routed ones', each times its share."""
         config, weights = self.config, self._weights(on)
+        if config.scoring == "sigmoid":
+            bias: Weight = weights["router_bias"]
+        else:
+            bias = CiuicTensor.from_numpy(np.zeros(config.n_experts, np.float32))
         routed = on.run(
             "route_tokens",
-            *(normed, weights["router"], weights["router_bias"]),
+            *(normed, weights["router"], bias),
             top_k=config.top_k,
             n_group=config.n_groups,
             topk_group=config.top_groups,
             normalize=config.normalize_shares,
             scale=config.share_scale,
+            scoring=config.scoring,
         )
         total = self._feed_forward(on, normed, "shared")  # runs while the router is waited for
         shares: npt.NDArray[np.float32] = routed.numpy()  # (t, experts)
@@ -190,50 +198,30 @@ class DeepseekLayer:
         return total
 
 
-def deepseek_model(
-    folder: HuggingFaceFolder, *, quantize: Quantize | None, runtime: Runtime
-) -> Model:
-    """Return the model in a folder of type ``deepseek_v3``; its weights are read later.
+def deepseek_network(
+    source: HuggingFaceFolder | GgufFile, *, quantize: Quantize | None, runtime: Runtime
+) -> Network:
+    """Return the network in a folder or GGUF file of this family; its weights are read later.
 
     Raises
     ------
     ModelFormatError
         If anything that the model needs is missing or does not fit.
     """
-    config = deepseek_config(folder)
+    config = deepseek_config(source)
+    if isinstance(source, GgufFile):
+        checkpoint = gguf_checkpoint(source, config.n_layers, DeepseekTensors(source))
+    else:
+        checkpoint = folder_checkpoint(source)
     layers = []
     for index in range(config.n_layers):
-        parts = {role: (name, shape) for role, name, shape in _layer_parts(index, config)}
-        weights = LayerWeights(
-            folder,
-            {role: name for role, (name, _) in parts.items()},
-            {role: shape for role, (_, shape) in parts.items()},
-            quantize,
-            rows=_rows(config),
-            exact=EXACT,
-        )
+        parts = _layer_parts(index, config)
+        weights = checkpoint.weights(parts, quantize, rows=_rows(config), exact=EXACT)
         layers.append(DeepseekLayer(index, config, weights, runtime))
-    matrix = (config.vocab_size, config.dim)
-    table = "model.embed_tokens.weight"
-    output = table if config.tied else "lm_head.weight"
-    return Model(
-        source=folder,
-        config=config,
-        tokenizer=huggingface_tokenizer(folder, config.vocab_size),
-        template=chat_template(folder),
-        layers=layers,
-        embedding=LayerWeights(folder, {"table": table}, {"table": matrix}, None, transpose=False),
-        head=LayerWeights(
-            folder,
-            {"norm": "model.norm.weight", "output": output},
-            {"norm": (config.dim,), "output": matrix},
-            quantize,
-        ),
-        runtime=runtime,
-    )
+    return checkpoint.network(config, layers, tied=config.tied, quantize=quantize)
 
 
-def _layer_parts(index: int, config: DeepseekConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+def _layer_parts(index: int, config: DeepseekConfig) -> Iterator[Part]:
     """Yield role, name and shape in the folder of each weight of a layer."""
     prefix = f"model.layers.{index}."
     dim, heads = config.dim, config.n_heads
@@ -260,7 +248,8 @@ def _layer_parts(index: int, config: DeepseekConfig) -> Iterator[tuple[str, str,
         yield from _feed_forward_parts("ffn", mlp, dim, config.hidden_dim)
         return
     yield "router", f"{mlp}gate.weight", (config.n_experts, dim)
-    yield "router_bias", f"{mlp}gate.e_score_correction_bias", (config.n_experts,)
+    if config.scoring == "sigmoid":
+        yield "router_bias", f"{mlp}gate.e_score_correction_bias", (config.n_experts,)
     shared = config.n_shared_experts * config.expert_dim
     yield from _feed_forward_parts("shared", f"{mlp}shared_experts.", dim, shared)
     for expert in range(config.n_experts):
@@ -269,9 +258,7 @@ def _layer_parts(index: int, config: DeepseekConfig) -> Iterator[tuple[str, str,
         )
 
 
-def _feed_forward_parts(
-    role: str, prefix: str, dim: int, width: int
-) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+def _feed_forward_parts(role: str, prefix: str, dim: int, width: int) -> Iterator[Part]:
     yield f"{role}.gate", f"{prefix}gate_proj.weight", (width, dim)
     yield f"{role}.up", f"{prefix}up_proj.weight", (width, dim)
     yield f"{role}.down", f"{prefix}down_proj.weight", (dim, width)

@@ -1,23 +1,23 @@
-"""What a model of DeepSeek-V3's architecture is built with, read from its config.json."""
+"""What a model of DeepSeek-V2's or V3's architecture is built with."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from ciuic.errors import ModelFormatError
-from ciuic.ops.rope import YarnScaling
 
-from .huggingface import CONFIG, HuggingFaceFolder
+from .gguf_file import GgufFile
+from .huggingface import HuggingFaceFolder
 from .kv_cache import SlotShapes
+from .rope_config import RopeConfig, folder_rope, gguf_rope
 
-LARGEST = 1e12  # of any number in a config.json; far beyond sense, and its square is finite
+GATINGS = {1: "softmax", 2: "sigmoid"}  # expert_gating_func in GGUF files
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepseekConfig:
-    """Parameters of a model of DeepSeek-V3's architecture.
+    """Parameters of a model of DeepSeek-V2's or V3's architecture.
 
     Parameters
     ----------
@@ -42,14 +42,15 @@ class DeepseekConfig:
         Routed experts, experts that every token goes through, routed experts of one token.
     n_groups, top_groups
         Groups of routed experts, and how many of them a token's experts come from.
+    scoring
+        How affinities are made and groups ranked: "softmax" in V2, "sigmoid" in V3, where a bias
+        takes part in the choice (`ciuic.ops.experts`).
     normalize_shares, share_scale
         Whether the shares of a token's experts are made to sum to 1, and what multiplies them.
     vocab_size, max_seq_len
         Number of tokens, longest context in tokens.
-    rope_theta, rope_interleaved, yarn
-        Base of the rotary frequencies, whether pairs are neighbours, how the context is stretched.
-    rope_gain, score_gain
-        What multiplies the rotary part of the scores and all scores (YaRN's mscale).
+    rope, rope_interleaved
+        What turns the rotary parts, and whether their pairs are neighbours.
     norm_eps
         Added to the mean square in RMSNorm.
     tied
@@ -78,15 +79,13 @@ class DeepseekConfig:
     top_k: int
     n_groups: int
     top_groups: int
+    scoring: str
     normalize_shares: bool
     share_scale: float
     vocab_size: int
     max_seq_len: int
-    rope_theta: float
+    rope: RopeConfig
     rope_interleaved: bool
-    yarn: YarnScaling | None
-    rope_gain: float
-    score_gain: float
     norm_eps: float
     tied: bool
 
@@ -114,127 +113,115 @@ class DeepseekConfig:
         return (self.kv_rank,), (self.rope_dim,)
 
     @property
+    def expanded_slot_shapes(self) -> SlotShapes:
+        """Keys (n_heads, nope_dim + rope_dim) and values (n_heads, v_dim) of one token."""
+        return (self.n_heads, self.nope_dim + self.rope_dim), (self.n_heads, self.v_dim)
+
+    @property
     def score_scale(self) -> float:
         """What multiplies a query times a key before the softmax."""
-        return self.score_gain / math.sqrt(self.nope_dim + self.rope_dim)
+        return self.rope.score_gain / math.sqrt(self.nope_dim + self.rope_dim)
 
 
-def deepseek_config(folder: HuggingFaceFolder) -> DeepseekConfig:
-    """Return the configuration in a folder of model type ``deepseek_v3``.
+def deepseek_config(source: HuggingFaceFolder | GgufFile) -> DeepseekConfig:
+    """Return the configuration of a folder of type ``deepseek_v2`` or ``deepseek_v3``, or of a
+    GGUF file of architecture ``deepseek2``.
 
     Raises
     ------
     ModelFormatError
         If a key is missing, has the wrong type, or asks for something that is not supported.
     """
-    keys = _Keys(folder)
+    try:
+        if isinstance(source, GgufFile):
+            return _of_gguf(source)
+        return _of_folder(source)
+    except ValueError as error:
+        raise ModelFormatError(source.path, str(error)) from error
+
+
+def _of_folder(folder: HuggingFaceFolder) -> DeepseekConfig:
+    keys = folder.keys
+    v3 = keys.get("model_type") == "deepseek_v3"
     keys.require("hidden_act", "silu")
     keys.require("attention_bias", False)
-    keys.require("scoring_func", "sigmoid")
-    keys.require("topk_method", "noaux_tc")
-    keys.require("quantization_config", None)
-    rope = folder.config.get("rope_parameters") or folder.config.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ModelFormatError(keys.path, f"rope_parameters must be an object, not {rope!r}")
-    scaling, rope_gain, score_gain = _yarn(keys, rope)
-    n_layers = keys.integer("num_hidden_layers")
-    try:
-        return DeepseekConfig(
-            name=str(folder.config.get("_name_or_path") or folder.path.resolve().name),
-            dim=keys.integer("hidden_size"),
-            hidden_dim=keys.integer("intermediate_size"),
-            expert_dim=keys.integer("moe_intermediate_size"),
-            n_layers=n_layers,
-            n_dense_layers=min(keys.integer("first_k_dense_replace", 0), n_layers),
-            n_heads=keys.integer("num_attention_heads"),
-            q_rank=keys.integer("q_lora_rank") if folder.config.get("q_lora_rank") else None,
-            kv_rank=keys.integer("kv_lora_rank"),
-            nope_dim=keys.integer("qk_nope_head_dim"),
-            rope_dim=keys.integer("qk_rope_head_dim"),
-            v_dim=keys.integer("v_head_dim"),
-            n_experts=keys.integer("n_routed_experts"),
-            n_shared_experts=keys.integer("n_shared_experts"),
-            top_k=keys.integer("num_experts_per_tok"),
-            n_groups=keys.integer("n_group", 1),
-            top_groups=keys.integer("topk_group", 1),
-            normalize_shares=bool(folder.config.get("norm_topk_prob", True)),
-            share_scale=keys.number(folder.config, "routed_scaling_factor", 1.0),
-            vocab_size=keys.integer("vocab_size"),
-            max_seq_len=keys.integer("max_position_embeddings"),
-            rope_theta=keys.number({**folder.config, **rope}, "rope_theta", 10000.0),
-            rope_interleaved=bool(folder.config.get("rope_interleave", True)),
-            yarn=scaling,
-            rope_gain=rope_gain,
-            score_gain=score_gain,
-            norm_eps=keys.number(folder.config, "rms_norm_eps", 1e-6),
-            tied=bool(folder.config.get("tie_word_embeddings", False)),
-        )
-    except ValueError as error:
-        raise ModelFormatError(keys.path, str(error)) from error
-
-
-def _yarn(keys: _Keys, rope: dict[str, Any]) -> tuple[YarnScaling | None, float, float]:
-    """Return the scaling and what multiplies rotary scores and all scores."""
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None, 1.0, 1.0
-    if kind != "yarn":
-        raise ModelFormatError(keys.path, f"rope_type must be 'default' or 'yarn', not {kind!r}")
-    factor = keys.number(rope, "factor")
-    original = keys.number(rope, "original_max_position_embeddings")
-    beta_fast, beta_slow = (
-        keys.number(rope, "beta_fast", 32.0),
-        keys.number(rope, "beta_slow", 1.0),
+    keys.require("mlp_bias", False)
+    keys.require("moe_layer_freq", 1)
+    keys.require("scoring_func", "sigmoid" if v3 else "softmax")
+    methods = ("noaux_tc",) if v3 else ("greedy", "group_limited_greedy")
+    keys.require("topk_method", *methods)
+    grouped = v3 or keys.get("topk_method") == "group_limited_greedy"
+    top_k, n_layers = keys.integer("num_experts_per_tok"), keys.integer("num_hidden_layers")
+    normalize = keys.boolean("norm_topk_prob", v3)
+    share_scale = keys.number("routed_scaling_factor", 1.0)
+    if not v3 and normalize:  # DeepSeek's own code of V2 does one or the other
+        normalize, share_scale = top_k > 1, 1.0 if top_k > 1 else share_scale
+    return DeepseekConfig(
+        name=folder.name,
+        dim=keys.integer("hidden_size"),
+        hidden_dim=keys.integer("intermediate_size"),
+        expert_dim=keys.integer("moe_intermediate_size"),
+        n_layers=n_layers,
+        n_dense_layers=min(keys.integer("first_k_dense_replace", 0), n_layers),
+        n_heads=keys.integer("num_attention_heads"),
+        q_rank=keys.integer("q_lora_rank", 0) or None,
+        kv_rank=keys.integer("kv_lora_rank"),
+        nope_dim=keys.integer("qk_nope_head_dim"),
+        rope_dim=keys.integer("qk_rope_head_dim"),
+        v_dim=keys.integer("v_head_dim"),
+        n_experts=keys.integer("n_routed_experts"),
+        n_shared_experts=keys.integer("n_shared_experts"),
+        top_k=top_k,
+        n_groups=keys.integer("n_group", 1) if grouped else 1,
+        top_groups=keys.integer("topk_group", 1) if grouped else 1,
+        scoring="sigmoid" if v3 else "softmax",
+        normalize_shares=normalize,
+        share_scale=share_scale,
+        vocab_size=keys.integer("vocab_size"),
+        max_seq_len=keys.integer("max_position_embeddings"),
+        rope=folder_rope(keys),
+        rope_interleaved=keys.boolean("rope_interleave", True) if v3 else True,
+        norm_eps=keys.number("rms_norm_eps", 1e-6),
+        tied=keys.boolean("tie_word_embeddings", False),
     )
-    if not (factor >= 1 and original >= 1 and beta_fast > beta_slow > 0):
-        raise ModelFormatError(keys.path, f"the parameters of yarn do not work together: {rope}")
-    mscale, all_dim = keys.number(rope, "mscale", 0.0), keys.number(rope, "mscale_all_dim", 0.0)
-    # Without both of them the paper's own temperature applies to cosine and sine.
-    turned = _mscale(factor, mscale) / _mscale(factor, all_dim) if mscale and all_dim else 0.0
-    turned = keys.number(rope, "attention_factor", turned or _mscale(factor, 1.0))
-    scaling = YarnScaling(
-        factor=factor,
-        original_max_seq_len=int(original),
-        beta_fast=beta_fast,
-        beta_slow=beta_slow,
+
+
+def _of_gguf(file: GgufFile) -> DeepseekConfig:
+    keys = file.keys
+    # The last blocks may be those of multi-token prediction, which are not read.
+    n_layers = keys.integer("block_count") - keys.integer("nextn_predict_layers", 0)
+    n_heads, rope_dim = keys.integer("attention.head_count"), keys.integer("rope.dimension_count")
+    gating = keys.integer("expert_gating_func", 1)
+    if gating not in GATINGS:
+        raise keys.error("expert_gating_func", "1 (softmax) or 2 (sigmoid)", gating)
+    # Files for the absorbed form call the widths of a head "mla"; the others are then the latent's.
+    key_dim = keys.integer("attention.key_length_mla", keys.integer("attention.key_length"))
+    v_dim = keys.integer("attention.value_length_mla", keys.integer("attention.value_length"))
+    return DeepseekConfig(
+        name=file.name,
+        dim=keys.integer("embedding_length"),
+        hidden_dim=keys.integer("feed_forward_length"),
+        expert_dim=keys.integer("expert_feed_forward_length"),
+        n_layers=n_layers,
+        n_dense_layers=min(keys.integer("leading_dense_block_count", 0), n_layers),
+        n_heads=n_heads,
+        q_rank=keys.integer("attention.q_lora_rank", 0) or None,
+        kv_rank=keys.integer("attention.kv_lora_rank"),
+        nope_dim=key_dim - rope_dim,
+        rope_dim=rope_dim,
+        v_dim=v_dim,
+        n_experts=keys.integer("expert_count"),
+        n_shared_experts=keys.integer("expert_shared_count"),
+        top_k=keys.integer("expert_used_count"),
+        n_groups=keys.integer("expert_group_count", 1),
+        top_groups=keys.integer("expert_group_used_count", 1),
+        scoring=GATINGS[gating],
+        normalize_shares=keys.boolean("expert_weights_norm", False),
+        share_scale=keys.number("expert_weights_scale", 1.0),
+        vocab_size=file.vocab_size,
+        max_seq_len=keys.integer("context_length"),
+        rope=gguf_rope(keys, file, rope_dim // 2),
+        rope_interleaved=True,
+        norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
+        tied="output.weight" not in file.tensors,
     )
-    return scaling, turned**2, _mscale(factor, all_dim) ** 2 if all_dim else 1.0
-
-
-def _mscale(factor: float, mscale: float) -> float:
-    """Return the gain of YaRN for a context ``factor`` times as long (section 3.4)."""
-    return 0.1 * mscale * math.log(factor) + 1.0
-
-
-class _Keys:
-    """Typed access to config.json."""
-
-    def __init__(self, folder: HuggingFaceFolder) -> None:
-        self._config = folder.config
-        self.path = folder.path / CONFIG
-
-    def require(self, key: str, wanted: object) -> None:
-        """Refuse a value that would give wrong numbers without a word."""
-        found = self._config.get(key, wanted)
-        if found != wanted:
-            raise ModelFormatError(self.path, f"{key} must be {wanted!r}, not {found!r}")
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """Return an integer that is not negative."""
-        value = self._config.get(key)
-        value = default if value is None else value
-        if type(value) is not int or not 0 <= value < 1 << 31:
-            raise ModelFormatError(
-                self.path, f"{key} must be an integer from 0 to {(1 << 31) - 1}, not {value!r}"
-            )
-        return value
-
-    def number(self, values: dict[str, Any], key: str, default: float | None = None) -> float:
-        """Return a number."""
-        value = values.get(key)
-        value = default if value is None else value
-        if type(value) not in (int, float) or not abs(value) <= LARGEST:  # type: ignore[arg-type]
-            raise ModelFormatError(
-                self.path, f"{key} must be a number of at most {LARGEST:g}, not {value!r}"
-            )
-        return float(value)  # type: ignore[arg-type]

@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +27,19 @@ from gguf.quants import dequantize
 
 from ciuic.errors import ModelFormatError
 
-from .tensor_source import read_rows
+from .keys import Keys
+from .tensor_source import Int4Tensor
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32  # bytes; the key general.alignment overrides it
 MAX_DIMENSIONS = 4
+MOST_THINGS = 1 << 16  # keys, and tensors; each takes more memory than file
 SUPPORTED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
+
+INT4_TYPES = {GGMLQuantizationType.Q4_0: 1, GGMLQuantizationType.Q4_1: 2}
+"""Type -> float16 numbers before the integers of a block."""
+INT4_BLOCK = 32
 
 # Value types of the metadata: number in the file -> struct format of one little-endian value.
 _SCALARS = {
@@ -49,7 +57,40 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 
-Value = bool | int | float | str | list["Value"]
+LENGTH_NBYTES = 8  # before every string
+
+
+class Strings(Sequence[str]):
+    """An array of strings, kept as it is in the file: as objects they would take many times that.
+
+    Parameters
+    ----------
+    raw
+        The strings, each with its length before it.
+    ends
+        Where each ends in ``raw``.
+    """
+
+    def __init__(self, raw: bytes, ends: npt.NDArray[np.uint64]) -> None:
+        self._raw = raw
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        start = (int(self._ends[index - 1]) if index else 0) + LENGTH_NBYTES
+        return self._raw[start : int(self._ends[index])].decode()
+
+
+Value = bool | int | float | str | Strings | npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +106,11 @@ class TensorInfo:
     start: int
     nbytes: int
 
+    def item(self, index: int) -> TensorInfo:
+        """Return one item of the slowest dimension; there must be another below it."""
+        nbytes = self.nbytes // self.shape[0]
+        return replace(self, shape=self.shape[1:], start=self.start + index * nbytes, nbytes=nbytes)
+
 
 class GgufFile:
     """An open GGUF file.
@@ -76,8 +122,10 @@ class GgufFile:
 
     Attributes
     ----------
-    metadata
-        Keys and values of the header.
+    metadata, architecture
+        Keys and values of the header, and the one that names the family.
+    keys
+        Typed access to the family's own keys.
     tensors
         What tensors there are, by name.
 
@@ -93,26 +141,33 @@ class GgufFile:
         try:
             header = _Header(self.path, self._bytes)
             self.metadata: dict[str, Value] = header.metadata
+            self.architecture = str(self.metadata.get("general.architecture"))
+            self.keys = Keys(self.path, self.metadata, f"{self.architecture}.")
             self.tensors: dict[str, TensorInfo] = header.tensors
         except BaseException:
             self.close()
             raise
 
-    def tensor(self, name: str) -> npt.NDArray[np.float32]:
-        """Return a tensor dequantized to float32, in its own shape, slowest dimension first."""
-        info = self._info(name)
-        return np.ascontiguousarray(self._decode(info, None).reshape(info.shape))
+    @property
+    def name(self) -> str:
+        """Name of the model, for people."""
+        return str(self.metadata.get("general.name", self.path.stem))
 
-    def rows(self, name: str, ids: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-        """Return rows of a matrix dequantized to float32, by their numbers."""
-        return self._decode(self._info(name), ids)
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        if not isinstance(tokens, Strings):
+            raise ModelFormatError(self.path, "key tokenizer.ggml.tokens must be a list of strings")
+        return len(tokens)
 
-    def _decode(
-        self, info: TensorInfo, ids: npt.NDArray[np.intp] | None
-    ) -> npt.NDArray[np.float32]:
-        count = math.prod(info.shape[:-1])
-        rows = read_rows(self._bytes, info.start, (count, info.nbytes // count), ids)
-        values: npt.NDArray[np.float32]
+    def tensor(self, name: str, item: int | None = None) -> npt.NDArray[np.float32]:
+        """Return a tensor dequantized to float32, in its own shape, slowest dimension first.
+
+        With ``item``, return (and read) only that item of the slowest of three dimensions.
+        """
+        info = self._info(name, item)
+        rows = self._rows(info)
         if info.type is GGMLQuantizationType.F32:
             values = rows.view("<f4").astype(np.float32)
         elif info.type is GGMLQuantizationType.F16:
@@ -120,11 +175,29 @@ class GgufFile:
         else:
             with np.errstate(invalid="ignore", over="ignore"):  # found below
                 values = dequantize(rows, info.type)
-        if not np.isfinite(values).all():
-            raise ModelFormatError(
-                self.path, f"tensor {info.name} holds values that are not finite"
-            )
-        return values
+        self._check_finite(name, values)
+        return np.ascontiguousarray(values.reshape(info.shape))
+
+    def int4(self, name: str, item: int | None = None) -> Int4Tensor | None:
+        """Return a matrix of type Q4_0 or Q4_1 in its own integers, or None of another type.
+
+        A block is the scale and, of Q4_1, the smallest value, both float16; then 16 bytes, whose
+        low halves are the first 16 integers. Both types count from 0; here the middle is 0.
+        ``item`` as for `tensor`.
+        """
+        info = self._info(name, item)
+        if info.type not in INT4_TYPES or len(info.shape) != 2:
+            return None
+        numbers = INT4_TYPES[info.type]
+        n, k = info.shape
+        blocks = self._rows(info).reshape(n, k // INT4_BLOCK, -1)
+        floats = blocks[..., : 2 * numbers].view("<f2").astype(np.float32)  # (n, groups, numbers)
+        self._check_finite(name, floats)
+        halves = blocks[..., 2 * numbers :]
+        values = np.concatenate([halves & 15, halves >> 4], axis=2).astype(np.int8) - np.int8(8)
+        scales = floats[..., 0]
+        offsets = floats[..., 1] + 8 * scales if numbers == 2 else None
+        return Int4Tensor(values.reshape(n, k), scales, offsets)
 
     def close(self) -> None:
         """Release the file; tensors that were read stay valid."""
@@ -141,10 +214,21 @@ class GgufFile:
     ) -> None:
         self.close()
 
-    def _info(self, name: str) -> TensorInfo:
+    def _rows(self, info: TensorInfo) -> npt.NDArray[np.uint8]:
+        """Return a tensor's bytes, a row for each of its slower dimensions."""
+        # Bytes of our own: arrays over the map itself would keep it from being closed.
+        raw = self._bytes[info.start : info.start + info.nbytes]
+        return np.frombuffer(raw, np.uint8).reshape(math.prod(info.shape[:-1]), -1)
+
+    def _check_finite(self, name: str, values: npt.NDArray[np.float32]) -> None:
+        if not np.isfinite(values).all():
+            raise ModelFormatError(self.path, f"tensor {name} holds values that are not finite")
+
+    def _info(self, name: str, item: int | None = None) -> TensorInfo:
         if name not in self.tensors:
             raise ModelFormatError(self.path, f"tensor {name} is missing")
-        return self.tensors[name]
+        info = self.tensors[name]
+        return info if item is None else info.item(item)
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -175,6 +259,11 @@ class _Header:
             raise self._error(f"GGUF version must be 2 or 3, not {version}")
         tensor_count = self._count("number of tensors", smallest=24)
         key_count = self._count("number of keys", smallest=13)
+        if max(tensor_count, key_count) > MOST_THINGS:
+            raise self._error(
+                f"must have at most {MOST_THINGS:,} tensors and as many keys, "
+                f"not {tensor_count:,} and {key_count:,}"
+            )
         for _ in range(key_count):
             self._read_key()
         pending = [self._read_tensor() for _ in range(tensor_count)]
@@ -226,19 +315,23 @@ class _Header:
         value: Value = self._unpack(_SCALARS[kind], f"value of {key}")
         return value
 
-    def _array(self, key: str) -> list[Value]:
+    def _array(self, key: str) -> Strings | npt.NDArray[Any]:
         kind = self._unpack("I", f"type of {key}")
         if kind == _STRING:
-            return [
-                self._text(f"value of {key}")
-                for _ in range(self._count(f"length of {key}", smallest=8))
-            ]
+            return self._strings(key)
         if kind not in _SCALARS:
             raise self._error(f"key {key} is an array of the unsupported type {kind}")
-        code = _SCALARS[kind]
-        count = self._count(f"length of {key}", smallest=struct.calcsize(code))
-        raw = self._take(count * struct.calcsize(code), key)
-        return list(struct.unpack(f"<{count}{code}", raw))
+        dtype = np.dtype("<" + _SCALARS[kind])
+        count = self._count(f"length of {key}", smallest=dtype.itemsize)
+        return np.frombuffer(self._take(count * dtype.itemsize, key), dtype)
+
+    def _strings(self, key: str) -> Strings:
+        count = self._count(f"length of {key}", smallest=LENGTH_NBYTES)
+        start, ends = self._at, np.empty(count, np.uint64)
+        for index in range(count):
+            self._text(f"value of {key}")
+            ends[index] = self._at - start
+        return Strings(self._data[start : self._at], ends)
 
     def _read_tensor(self) -> TensorInfo:
         """Return a tensor whose ``start`` still counts from the beginning of the data."""
@@ -288,6 +381,11 @@ class _Header:
                     f"truncated: tensor {info.name} needs bytes up to {start + info.nbytes:,}, "
                     f"the file has {self._size:,}"
                 )
-            self.tensors[info.name] = TensorInfo(
-                name=info.name, type=info.type, shape=info.shape, start=start, nbytes=info.nbytes
-            )
+            self.tensors[info.name] = replace(info, start=start)
+        self._refuse_overlaps()
+
+    def _refuse_overlaps(self) -> None:
+        """Refuse tensors that share bytes: a small file could ask for much memory that way."""
+        for before, after in pairwise(sorted(self.tensors.values(), key=lambda info: info.start)):
+            if after.start < before.start + before.nbytes:
+                raise self._error(f"tensors {before.name} and {after.name} overlap")

@@ -37,9 +37,7 @@ def huggingface_tokenizer(folder: HuggingFaceFolder, vocab_size: int) -> Tokeniz
         # DeepSeek's <｜User｜>; only whether people see them differs.
         steering = {token["content"]: token["id"] for token in added}
         shown = [token["id"] for token in added if not token["special"]]
-        begins = steering.keys() & dict(
-            (spec.get("post_processor") or {}).get("special_tokens") or {}
-        )
+        begins = steering.keys() & _placed_tokens(spec.get("post_processor"))
         every = {**vocabulary, **steering}
         if sorted(every.values()) != list(range(len(every))) or len(every) > vocab_size:
             raise ValueError(f"token ids must be distinct, without gaps and below {vocab_size}")
@@ -70,6 +68,14 @@ def chat_template(folder: HuggingFaceFolder) -> str | None:
     settings = folder.path / SETTINGS
     template = read_json(settings).get("chat_template") if settings.is_file() else None
     return template if isinstance(template, str) else None
+
+
+def _placed_tokens(processor: Any) -> set[str]:
+    """Return the special tokens that a post-processor, or those it is a row of, puts round text."""
+    if not isinstance(processor, dict):
+        return set()
+    placed = set(processor.get("special_tokens") or ())
+    return placed.union(*(_placed_tokens(inner) for inner in processor.get("processors") or ()))
 
 
 def _end_ids(folder: HuggingFaceFolder, count: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""The Llama family: RMSNorm, rotary grouped-query attention, SwiGLU, no biases.
+"""The Llama family: RMSNorm, rotary grouped-query attention, SwiGLU; biases where config says so.
+
+Source: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", section 2.2.
 
 Every operator goes through the runtime to the layer's device. Shapes in comments: t tokens,
 dim, hidden_dim, heads, kv_heads and head_dim as in `LlamaConfig`.
@@ -6,31 +8,21 @@ dim, hidden_dim, heads, kv_heads and head_dim as in `LlamaConfig`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ciuic.devices import Device, DeviceArray
 from ciuic.errors import ShapeError
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
-from .config import LlamaConfig, llama_config
+from .attend import Cache, attend, positions_after
+from .checkpoint import Part, folder_checkpoint, gguf_checkpoint
 from .gguf_file import GgufFile
-from .kv_cache import LayerCache
-from .model import Hidden, Model, token_positions
+from .huggingface import HuggingFaceFolder
+from .llama_config import LlamaConfig, llama_config
+from .model import Hidden, Network
 from .placed import HOST, Placed, Value
-from .tokenizer import gguf_tokenizer
 from .weights import LayerWeights, Quantize
-
-_LAYER_NAMES = {
-    "attn_norm": "attn_norm",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "ffn_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
-"""Role of a weight -> its name in a GGUF file, between ``blk.N.`` and ``.weight``."""
 
 
 class LlamaLayer:
@@ -87,7 +79,7 @@ class LlamaLayer:
         *,
         runtime: Runtime | None = None,
         device: Device | str | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache = None,
         positions: CiuicTensor | None = None,  # int32 (t,)
     ) -> DeviceArray:
         """Submit the layer's operators and return the handle of its output (t, dim).
@@ -101,19 +93,20 @@ class LlamaLayer:
         cache
             Holds the tokens before these, and these afterwards; None if there are none.
         positions
-            Of the tokens; made from the cache's length if None.
+            Of the tokens; those after the cache's if None.
         """
         if positions is None:
-            positions = token_positions(0 if cache is None else cache.length, hidden.shape[0])
+            positions = positions_after(cache, hidden.shape[0])
         on = Placed(runtime or self.runtime, self.device if device is None else device)
         weights, eps = self._weights(on), self.config.norm_eps
         normed = on.run("rms_norm", hidden, weights["attn_norm"], eps=eps)  # (t, dim)
         attended = self._attention(on, normed, positions, cache)  # (t, dim)
         hidden = on.run("add", hidden, attended)
         normed = on.run("rms_norm", hidden, weights["ffn_norm"], eps=eps)
-        gate = on.linear(normed, weights["gate"])  # (t, hidden_dim)
-        up = on.linear(normed, weights["up"])  # (t, hidden_dim)
-        down = on.linear(on.run("silu_mul", gate, up), weights["down"])  # (t, dim)
+        bias = self.config.ffn_bias
+        gate = self._linear(on, normed, "gate", bias)  # (t, hidden_dim)
+        up = self._linear(on, normed, "up", bias)  # (t, hidden_dim)
+        down = self._linear(on, on.run("silu_mul", gate, up), "down", bias)  # (t, dim)
         return on.run("add", hidden, down)
 
     def _weights(self, on: Placed) -> LayerWeights:
@@ -124,74 +117,91 @@ class LlamaLayer:
         on: Placed,
         normed: DeviceArray,  # (t, dim)
         positions: CiuicTensor,  # int32 (t,)
-        cache: LayerCache | None,
+        cache: Cache,
     ) -> DeviceArray:
-        config, weights, t = self.config, self._weights(on), normed.shape[0]
-        offset = 0 if cache is None else cache.length
-        rope = {"theta": config.rope_theta, "interleaved": config.rope_interleaved}
-        q = on.linear(normed, weights["q"]).reshape(t, config.n_heads, config.head_dim)
-        k = on.linear(normed, weights["k"]).reshape(t, config.n_kv_heads, config.head_dim)
-        values = on.linear(normed, weights["v"]).reshape(t, config.n_kv_heads, config.head_dim)
-        q = on.run("rope", q, positions, **rope)
+        config, t = self.config, normed.shape[0]
+        rope = {
+            "theta": config.rope.theta,
+            "interleaved": config.rope_interleaved,
+            "scaling": config.rope.scaling,
+        }
+        q = self._linear(on, normed, "q", config.qkv_bias)
+        k = self._linear(on, normed, "k", config.qkv_bias)
+        values = self._linear(on, normed, "v", config.qkv_bias)
+        values = values.reshape(t, config.n_kv_heads, config.head_dim)
+        q = on.run("rope", q.reshape(t, config.n_heads, config.head_dim), positions, **rope)
+        k = k.reshape(t, config.n_kv_heads, config.head_dim)
         keys = on.run("rope", k, positions, **rope)
         softmax = "q16" if self.as_fpga or on.device.kind == "FPGA" else "exact"
-        if cache is not None:
-            keys, values = cache.append(keys, values, on)
-        mixed = on.run(
+        mixed = attend(
+            on,
             "attention",
-            *(q, keys, values),
-            offset=offset,
-            scale=config.head_dim**-0.5,
+            (q,),
+            (keys, values),
+            cache=cache,
+            scale=config.score_scale,
             softmax=softmax,
         )  # (t, heads * head_dim)
-        return on.linear(mixed, weights["o"])
+        return self._linear(on, mixed, "o", config.o_bias)
+
+    def _linear(self, on: Placed, x: DeviceArray, role: str, biased: bool) -> DeviceArray:
+        weights = self._weights(on)
+        return on.linear(x, weights[role], weights[f"{role}_bias"] if biased else None)
 
 
-def llama_model(file: GgufFile, *, quantize: Quantize | None, runtime: Runtime) -> Model:
-    """Return the model in a GGUF file of architecture ``llama``; its weights are read later.
+def llama_network(
+    source: HuggingFaceFolder | GgufFile, *, quantize: Quantize | None, runtime: Runtime
+) -> Network:
+    """Return the network in a folder or GGUF file of this family; its weights are read later.
 
     Raises
     ------
     ModelFormatError
         If anything that the model needs is missing or does not fit.
     """
-    config = llama_config(file)
-    dim, kv_dim = config.dim, config.n_kv_heads * config.head_dim
-    matrix, heads_dim = (config.vocab_size, dim), config.n_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (dim,),
-        "q": (heads_dim, dim),
-        "k": (kv_dim, dim),
-        "v": (kv_dim, dim),
-        "o": (dim, heads_dim),
-        "ffn_norm": (dim,),
-        "gate": (config.hidden_dim, dim),
-        "up": (config.hidden_dim, dim),
-        "down": (dim, config.hidden_dim),
-    }
+    return dense_network(source, llama_config(source), quantize=quantize, runtime=runtime)
+
+
+def dense_network(
+    source: HuggingFaceFolder | GgufFile,
+    config: LlamaConfig,
+    *,
+    quantize: Quantize | None,
+    runtime: Runtime,
+) -> Network:
+    """Return the network of `LlamaLayer`s with this configuration.
+
+    Raises
+    ------
+    ModelFormatError
+        If a tensor is missing or does not fit.
+    """
+    if isinstance(source, GgufFile):
+        checkpoint = gguf_checkpoint(source, config.n_layers)
+    else:
+        checkpoint = folder_checkpoint(source)
     layers = []
     for index in range(config.n_layers):
-        names = {role: f"blk.{index}.{name}.weight" for role, name in _LAYER_NAMES.items()}
-        layers.append(
-            LlamaLayer(index, config, LayerWeights(file, names, shapes, quantize), runtime)
-        )
-    tied = "output.weight" not in file.tensors
-    output = "token_embd.weight" if tied else "output.weight"
-    template = file.metadata.get("tokenizer.chat_template")
-    return Model(
-        source=file,
-        config=config,
-        tokenizer=gguf_tokenizer(file),
-        template=None if template is None else str(template),
-        layers=layers,
-        embedding=LayerWeights(
-            file, {"table": "token_embd.weight"}, {"table": matrix}, None, transpose=False
-        ),
-        head=LayerWeights(
-            file,
-            {"norm": "output_norm.weight", "output": output},
-            {"norm": (dim,), "output": matrix},
-            quantize,
-        ),
-        runtime=runtime,
-    )
+        weights = checkpoint.weights(_layer_parts(index, config), quantize)
+        layers.append(LlamaLayer(index, config, weights, runtime))
+    return checkpoint.network(config, layers, tied=config.tied, quantize=quantize)
+
+
+def _layer_parts(index: int, config: LlamaConfig) -> Iterator[Part]:
+    """Yield role, name and shape of each weight of a layer."""
+    prefix, dim, hidden_dim = f"model.layers.{index}.", config.dim, config.hidden_dim
+    q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    yield "attn_norm", f"{prefix}input_layernorm.weight", (dim,)
+    yield "ffn_norm", f"{prefix}post_attention_layernorm.weight", (dim,)
+    for role, place, (n, k), biased in (
+        ("q", "self_attn.q_proj", (q_dim, dim), config.qkv_bias),
+        ("k", "self_attn.k_proj", (kv_dim, dim), config.qkv_bias),
+        ("v", "self_attn.v_proj", (kv_dim, dim), config.qkv_bias),
+        ("o", "self_attn.o_proj", (dim, q_dim), config.o_bias),
+        ("gate", "mlp.gate_proj", (hidden_dim, dim), config.ffn_bias),
+        ("up", "mlp.up_proj", (hidden_dim, dim), config.ffn_bias),
+        ("down", "mlp.down_proj", (dim, hidden_dim), config.ffn_bias),
+    ):
+        yield role, f"{prefix}{place}.weight", (n, k)
+        if biased:
+            yield f"{role}_bias", f"{prefix}{place}.bias", (n,)

@@ -8,19 +8,32 @@ from pathlib import Path
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.runtime import Runtime, default_runtime
 
-from .deepseek import deepseek_model
+from .deepseek import deepseek_network
 from .fetch import find_smollm2
 from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
-from .llama import llama_model
-from .model import Model
+from .huggingface_tokenizer import chat_template, huggingface_tokenizer
+from .llama import llama_network
+from .model import Model, Network
 from .names import DEFAULT_MODEL, SMOLLM2
+from .qwen2 import qwen2_network
+from .tokenizer import Tokenizer, gguf_tokenizer
 from .weights import Quantize
 
-GGUF_FAMILIES: dict[str, Callable[..., Model]] = {"llama": llama_model}
-"""``general.architecture`` -> what makes a model of a GGUF file."""
-FOLDER_FAMILIES: dict[str, Callable[..., Model]] = {"deepseek_v3": deepseek_model}
-"""``model_type`` -> what makes a model of a Hugging Face folder."""
+GGUF_FAMILIES: dict[str, Callable[..., Network]] = {
+    "deepseek2": deepseek_network,
+    "llama": llama_network,
+    "qwen2": qwen2_network,
+}
+"""``general.architecture`` -> what makes the network of a GGUF file."""
+FOLDER_FAMILIES: dict[str, Callable[..., Network]] = {
+    "deepseek_v2": deepseek_network,
+    "deepseek_v3": deepseek_network,
+    "llama": llama_network,
+    "qwen2": qwen2_network,
+}
+"""``model_type`` -> what makes the network of a Hugging Face folder."""
+Source = GgufFile | HuggingFaceFolder
 
 
 def load_model(
@@ -38,7 +51,8 @@ def load_model(
         comes with Ciuic, ``"smollm2-135m-instruct"`` the one that ``ciuic fetch`` brings.
     quantize
         Linear layers: "auto" has INT8 weights and activations on FPGAs and float32 elsewhere,
-        "int8" has INT8 everywhere, None float32 everywhere (an FPGA has no kernel for that).
+        "int8" has INT8 everywhere, "int4" INT4 weights with a scale per group of 32 (but an INT8
+        output matrix), None float32 everywhere (an FPGA has no kernel for that).
     runtime
         Runs the operators; the process's own by default.
 
@@ -49,28 +63,54 @@ def load_model(
     UsageError
         If ``quantize`` is unknown.
     """
-    if quantize not in ("auto", "int8", None):
-        raise UsageError(f"quantize must be 'auto', 'int8' or None, not {quantize!r}")
-    path = _find(path)
-    source: GgufFile | HuggingFaceFolder
-    if path.is_dir():
-        source = HuggingFaceFolder(path)
-        key, family, families = "model_type", source.config.get("model_type"), FOLDER_FAMILIES
-    else:
-        source = GgufFile(path)
-        family, families = source.metadata.get("general.architecture"), GGUF_FAMILIES
-        key = "architecture"
+    if quantize not in ("auto", "int8", "int4", None):
+        raise UsageError(f"quantize must be 'auto', 'int8', 'int4' or None, not {quantize!r}")
+    path = find_model(path)
+    runtime = runtime or default_runtime()
+    source: Source = HuggingFaceFolder(path) if path.is_dir() else GgufFile(path)
     try:
-        if not isinstance(family, str) or family not in families:
-            known = ", ".join(families)
-            raise ModelFormatError(source.path, f"{key} must be one of {known}, not {family!r}")
-        return families[family](source, quantize=quantize, runtime=runtime or default_runtime())
+        network = model_network(source, quantize=quantize, runtime=runtime)
+        tokenizer, template = _text_side(source, network)
+        return Model(
+            source=source,
+            network=network,
+            tokenizer=tokenizer,
+            template=template,
+            runtime=runtime,
+        )
     except BaseException:
         source.close()
         raise
 
 
-def _find(path: str | Path) -> Path:
+def model_network(source: Source, *, quantize: Quantize | None, runtime: Runtime) -> Network:
+    """Return what a model's family makes of its file.
+
+    Raises
+    ------
+    ModelFormatError
+        If there is no such family, or the file lacks what the family needs.
+    """
+    family: object
+    if isinstance(source, GgufFile):
+        key, family, families = "architecture", source.architecture, GGUF_FAMILIES
+    else:
+        key, family, families = "model_type", source.config.get("model_type"), FOLDER_FAMILIES
+    if not isinstance(family, str) or family not in families:
+        known = ", ".join(families)
+        raise ModelFormatError(source.path, f"{key} must be one of {known}, not {family!r}")
+    return families[family](source, quantize=quantize, runtime=runtime)
+
+
+def _text_side(source: Source, network: Network) -> tuple[Tokenizer, str | None]:
+    """Return the tokenizer, and the chat template's source if there is one."""
+    if isinstance(source, HuggingFaceFolder):
+        return huggingface_tokenizer(source, network.config.vocab_size), chat_template(source)
+    template = source.metadata.get("tokenizer.chat_template")
+    return gguf_tokenizer(source), None if template is None else str(template)
+
+
+def find_model(path: str | Path) -> Path:
     """Return where a model lies; a name comes before a file of that name."""
     if path == SMOLLM2:
         return find_smollm2()

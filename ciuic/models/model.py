@@ -6,7 +6,10 @@ happens inside one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -18,11 +21,14 @@ from ciuic.errors import ModelFormatError, UsageError
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
+from .attend import Cache, PackedLayerCache, packs, positions_after
+from .batch import BatchGeneration
 from .chat import ChatTemplate, Message
 from .config import ModelConfig
 from .decoder import Decoder
+from .fingerprint import weights_digest
 from .generate import Generation
-from .kv_cache import KvCache, LayerCache
+from .kv_cache import KvCache, slot_nbytes
 from .placed import HOST, Placed, Value
 from .progress import Report, silent
 from .sampling import SamplingOptions
@@ -54,10 +60,41 @@ class Layer(Protocol):
         *,
         runtime: Runtime | None = None,
         device: Device | str | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache = None,
         positions: CiuicTensor | None = None,
     ) -> DeviceArray:
         """Submit the layer's operators and return the handle of its output (t, dim)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What a family makes of a file: all of a model but the text side.
+
+    Attributes
+    ----------
+    config
+        What it is built with.
+    layers
+        In order.
+    embedding
+        ``table`` (vocab, dim).
+    head
+        ``norm`` (dim,) and ``output`` (dim, vocab).
+    """
+
+    config: ModelConfig
+    layers: Sequence[Layer]
+    embedding: LayerWeights
+    head: LayerWeights
+
+    def embed(self, runtime: Runtime, ids: npt.NDArray[np.int32]) -> DeviceArray:
+        """Submit the embedding of token ids (t,) and return the handle of its result (t, dim)."""
+        return Placed(runtime, HOST).run("embedding", ids, self.embedding["table"])
+
+    def logits(self, on: Placed, hidden: Value) -> DeviceArray:
+        """Submit the head for the last layer's output (t, dim); the result is (t, vocab)."""
+        normed = on.run("rms_norm", hidden, self.head["norm"], eps=self.config.norm_eps)
+        return on.linear(normed, self.head["output"])
 
 
 class Model:
@@ -73,6 +110,8 @@ class Model:
         Text to ids and back.
     runtime
         Runs its operators.
+    template
+        Its chat template, or None.
     head_device
         Where the last norm and the output matrix run.
     """
@@ -81,32 +120,29 @@ class Model:
         self,
         *,
         source: TensorSource,
-        config: ModelConfig,
+        network: Network,
         tokenizer: Tokenizer,
         template: str | None,
-        layers: Sequence[Layer],
-        embedding: LayerWeights,
-        head: LayerWeights,
         runtime: Runtime,
     ) -> None:
-        self.config = config
-        self.layers = list(layers)
+        self.config = network.config
+        self.layers = list(network.layers)
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.head_device: Device | str = HOST
         self._source = source
-        self._embedding = embedding  # table (vocab, dim)
-        self._head = head  # norm (dim,), output (dim, vocab)
+        self._network = network
         self._decoder = Decoder(self)
-        self._template = _chat_template(source, template, tokenizer)
+        self.template = _chat_template(source, template, tokenizer)
+        self._weights_digest: bytes | None = None
+
+    @property
+    def network(self) -> Network:
+        """What the family made of the file: configuration, layers, embedding and head."""
+        return self._network
 
     def __repr__(self) -> str:
         return f"<Model {self.config.name!r}: {len(self.layers)} layers of {self.hidden_size}>"
-
-    @property
-    def head_weights(self) -> LayerWeights:
-        """The last norm's weight and the output matrix."""
-        return self._head
 
     @property
     def hidden_size(self) -> int:
@@ -116,8 +152,9 @@ class Model:
     def load(self, report: Report = silent) -> None:
         """Read all weights now, and bring them to their devices, not when they are first needed."""
         parts: list[tuple[LayerWeights, Device | str]] = [
+            (self._network.embedding, HOST),
             *((layer.weights, layer.device) for layer in self.layers),
-            (self._head, self.head_device),
+            (self._network.head, self.head_device),
         ]
         for done, (weights, device) in enumerate(parts):
             report("loading weights", done, len(parts))
@@ -145,12 +182,60 @@ class Model:
     def new_cache(self) -> KvCache:
         """Return an empty cache for one sequence."""
         config = self.config
-        return KvCache(self.runtime, len(self.layers), config.slot_shapes, config.max_seq_len)
+        return KvCache(
+            self.runtime,
+            len(self.layers),
+            config.slot_shapes,
+            config.max_seq_len,
+            self.fingerprint,
+        )
+
+    def load_cache(self, path: str | Path) -> KvCache:
+        """Return the cache that `KvCache.save` wrote to a file.
+
+        Raises
+        ------
+        ModelFormatError
+            If the file is missing or broken, or was not made by this model with its weights, its
+            quantization and the same layers on FPGAs.
+        """
+        cache = self.new_cache()
+        cache.load(path)
+        return cache
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that a cache holds of one token, in all layers."""
+        return len(self.layers) * slot_nbytes(self.config.slot_shapes)
+
+    @property
+    def expanded_cache_bytes_per_token(self) -> int:
+        """Bytes that keys and values of one token would take if none were kept as a latent."""
+        return len(self.layers) * slot_nbytes(self.config.expanded_slot_shapes)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of all that a cache's contents depend on.
+
+        That is the configuration, the tensors and their weights (`weights_digest`), the
+        quantization, and which layers compute in an FPGA's number formats.
+        """
+        if self._weights_digest is None:
+            self._weights_digest = weights_digest(Path(self._source.path))
+        numerics = [
+            (
+                layer.weights.quantize,
+                layer.as_fpga or self.runtime.device(layer.device).kind == "FPGA",
+            )
+            for layer in self.layers
+        ]
+        config = {name: value for name, value in vars(self.config).items() if name != "name"}
+        shapes = sorted((name, tuple(t.shape)) for name, t in (self._source.tensors or {}).items())
+        facts = repr((config, shapes, numerics)).encode()
+        return hashlib.sha256(self._weights_digest + facts).hexdigest()
 
     def embed(self, token_ids: Sequence[int]) -> DeviceArray:
         """Return the hidden state that goes into the first layer, float32 (t, dim)."""
-        ids = np.asarray(token_ids, np.int32)  # (t,)
-        return self.runtime.place(self._embedding.gather("table", ids))
+        return self._network.embed(self.runtime, np.asarray(token_ids, np.int32))
 
     def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the logits after each token of a sequence, float32 (t, vocab).
@@ -161,34 +246,58 @@ class Model:
             If there are no tokens, unknown ones, or more than the context holds.
         """
         cache = self.new_cache()
-        parts = [
-            self._logits_of(hidden).numpy()
-            for hidden in self._prefill(self.checked_ids(token_ids), cache)
-        ]
-        return np.concatenate(parts)
+        ids = self.checked_ids(token_ids)
+        parts = [ids[at : at + PREFILL_TOKENS] for at in range(0, len(ids), PREFILL_TOKENS)]
+        return np.concatenate([self._logits_of(self._step([(p, cache)])).numpy() for p in parts])
 
     def prefill(
         self, token_ids: Sequence[int], cache: KvCache, report: Report = silent
     ) -> npt.NDArray[np.float32]:
         """Take tokens into the cache and return the logits after the last, float32 (vocab,)."""
-        total = len(token_ids)
-        for hidden in self._prefill(token_ids, cache):
-            last = hidden
-            self.runtime.synchronize()
-            report("reading the prompt", cache.length, total)
-        t = last.shape[0]
-        row = Placed(self.runtime, self.head_device).run("slice_rows", last, start=t - 1, stop=t)
-        logits: npt.NDArray[np.float32] = self._logits_of(row).numpy()[0]
+        logits: npt.NDArray[np.float32] = self.prefill_batch([token_ids], [cache], report)[0]
         return logits
 
     def decode(self, token_id: int, cache: KvCache) -> npt.NDArray[np.float32]:
         """Take one token into the cache and return the logits after it, float32 (vocab,)."""
-        hidden = self.embed([token_id])
-        logits = self._decoder.submit(hidden, cache)
-        if logits is None:
-            logits = self._logits_of(self._through(hidden, cache))
-        row: npt.NDArray[np.float32] = logits.numpy()[0]
-        return row
+        logits: npt.NDArray[np.float32] = self.decode_batch([token_id], [cache])[0]
+        return logits
+
+    def prefill_batch(
+        self, prompts: Sequence[Sequence[int]], caches: Sequence[KvCache], report: Report = silent
+    ) -> npt.NDArray[np.float32]:
+        """Take tokens of several sequences, each into its cache, as few at a time as memory asks.
+
+        Returns
+        -------
+        float32 array (sequences, vocab)
+            The logits after the last token of each.
+        """
+        lengths = [len(ids) for ids in prompts]
+        total = sum(lengths) + sum(cache.length for cache in caches)
+        logits = np.empty((len(prompts), self.config.vocab_size), np.float32)
+        for pack in packs(lengths, PREFILL_TOKENS):
+            hidden = self._step([(prompts[i][start:stop], caches[i]) for i, start, stop in pack])
+            self.runtime.synchronize()
+            report("reading the prompt", sum(cache.length for cache in caches), total)
+            rows = np.cumsum([stop - start for _, start, stop in pack]) - 1  # each part's last
+            ends = {
+                i: row for (i, _, stop), row in zip(pack, rows, strict=True) if stop == lengths[i]
+            }
+            if ends:
+                logits[list(ends)] = self._logits_of(
+                    self._rows(hidden, list(ends.values()))
+                ).numpy()
+        return logits
+
+    def decode_batch(
+        self, token_ids: Sequence[int], caches: Sequence[KvCache]
+    ) -> npt.NDArray[np.float32]:
+        """Take one token of each sequence into its cache; return the logits (sequences, vocab)."""
+        if len(caches) == 1 and (alone := self._decoder.submit(token_ids[0], caches[0])):
+            return alone.numpy()
+        parts = [([id_], cache) for id_, cache in zip(token_ids, caches, strict=True)]
+        logits: npt.NDArray[np.float32] = self._logits_of(self._step(parts)).numpy()
+        return logits
 
     def generate(
         self,
@@ -197,6 +306,8 @@ class Model:
         *,
         raw: bool = False,
         sampling: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
+        cache: KvCache | None = None,
         report: Report = silent,
     ) -> Generation:
         """Return an iterator over the pieces of text that the model writes.
@@ -211,16 +322,55 @@ class Model:
             Continue the text of the prompt instead of answering it.
         sampling
             How to choose tokens; greedy by default.
+        stop
+            Texts at which to stop; the text ends before them.
+        cache
+            Holds tokens read before: the longest common prefix with the prompt is not read again.
+            Afterwards it holds the prompt and the text. The tokens are those of an empty cache, as
+            far as one token at a time and many at once give the same bits: with INT8 layers they
+            do, with float32 ones BLAS may round otherwise.
         report
             Told how much of the prompt has been read.
 
         Raises
         ------
         UsageError
-            If the prompt is empty or longer than the context, or ``max_tokens`` is below 1.
+            If the prompt is empty or longer than the context, ``max_tokens`` is below 1, or a stop
+            string is empty, or the cache is of another model.
         """
         ids = self.encode(prompt, raw=raw) if isinstance(prompt, str) else prompt
-        return Generation(self, ids, max_tokens, sampling or SamplingOptions(), report)
+        options = sampling or SamplingOptions()
+        return Generation(self, ids, max_tokens, options, stop=stop, cache=cache, report=report)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        max_tokens: int = 128,
+        *,
+        raw: bool = False,
+        sampling: SamplingOptions | None = None,
+        stop: str | Sequence[str] = (),
+        report: Report = silent,
+    ) -> BatchGeneration:
+        """Return an iterator over pieces of the texts that the model writes after several prompts.
+
+        The texts are written together, and are those that `generate` gives for each prompt alone.
+
+        Parameters
+        ----------
+        prompts
+            As ``prompt`` of `generate`; they may have different lengths.
+        max_tokens, raw, sampling, stop, report
+            As of `generate`, for each prompt.
+
+        Raises
+        ------
+        UsageError
+            If there is no prompt, or `generate` would refuse one of them.
+        """
+        ids = [self.encode(p, raw=raw) if isinstance(p, str) else p for p in prompts]
+        options = sampling or SamplingOptions()
+        return BatchGeneration(self, ids, max_tokens, options, stop=stop, report=report)
 
     def encode(self, prompt: str, *, raw: bool = False) -> list[int]:
         """Return the ids of a user's message in the chat template, or of the ``raw`` text."""
@@ -237,9 +387,9 @@ class Model:
         UsageError
             If the model has no chat template or its template refuses the messages.
         """
-        if self._template is None:
+        if self.template is None:
             raise UsageError("the model has no chat template; use the prompt raw")
-        return self._template.encode(messages)
+        return self.template.encode(messages)
 
     def checked_ids(self, token_ids: Sequence[int]) -> list[int]:
         """Return token ids as plain integers.
@@ -279,34 +429,34 @@ class Model:
     ) -> None:
         self.close()
 
-    def _prefill(self, token_ids: Sequence[int], cache: KvCache) -> Iterator[DeviceArray]:
-        for start in range(0, len(token_ids), PREFILL_TOKENS):
-            yield self._step(token_ids[start : start + PREFILL_TOKENS], cache)
+    def _step(self, parts: Sequence[tuple[Sequence[int], KvCache]]) -> DeviceArray:
+        """Take tokens of each sequence into its cache; return the last layer's output (t, dim).
 
-    def _step(self, token_ids: Sequence[int], cache: KvCache) -> DeviceArray:
-        """Take t tokens into the cache and return the last layer's output (t, dim)."""
-        return self._through(self.embed(token_ids), cache)
-
-    def _through(self, hidden: DeviceArray, cache: KvCache) -> DeviceArray:
-        positions = token_positions(cache.length, hidden.shape[0])
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            hidden = layer.submit(
-                hidden, runtime=self.runtime, cache=layer_cache, positions=positions
-            )
+        The t rows are the tokens of the first sequence, then those of the second, and so on.
+        """
+        hidden = self.embed([id_ for ids, _ in parts for id_ in ids])
+        counts = [len(ids) for ids, _ in parts]
+        positions = None
+        for index, layer in enumerate(self.layers):
+            caches = [cache.layers[index] for _, cache in parts]
+            cache = caches[0] if len(caches) == 1 else PackedLayerCache(caches, counts)
+            if positions is None:
+                positions = positions_after(cache, sum(counts))
+            hidden = layer.submit(hidden, runtime=self.runtime, cache=cache, positions=positions)
+        for ids, of_sequence in parts:
+            of_sequence.token_ids += ids
         return hidden
 
+    def _rows(self, hidden: DeviceArray, rows: Sequence[int]) -> DeviceArray:
+        """Return some rows of the last layer's output."""
+        if len(rows) == hidden.shape[0]:
+            return hidden
+        on = Placed(self.runtime, self.head_device)
+        return on.run("embedding", np.asarray(rows, np.int32), hidden)
+
     def _logits_of(self, hidden: DeviceArray) -> DeviceArray:
-        return self.head(Placed(self.runtime, self.head_device), hidden)
-
-    def head(self, on: Placed, hidden: DeviceArray) -> DeviceArray:
-        """Submit the last norm and the output matrix: (t, dim) -> logits (t, vocab)."""
-        normed = on.run("rms_norm", hidden, self._head["norm"], eps=self.config.norm_eps)
-        return on.linear(normed, self._head["output"])
-
-
-def token_positions(start: int, count: int) -> CiuicTensor:
-    """Return the positions of ``count`` tokens from ``start`` on, int32 (count,)."""
-    return CiuicTensor.from_numpy(np.arange(start, start + count, dtype=np.int32))
+        """Return the logits (t, vocab) of the last layer's output (t, dim)."""
+        return self._network.logits(Placed(self.runtime, self.head_device), hidden)
 
 
 def _chat_template(

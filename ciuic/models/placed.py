@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, Weight
 from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
@@ -28,11 +29,15 @@ class Placed:
 
     def hold(self, weight: Weight) -> None:
         """Bring a weight to the device whose operator will use it, to stay there."""
-        self.home(_linear(weight) if len(weight.shape) == 2 else "rms_norm").hold(weight)
+        self.home_of(weight).hold(weight)
 
-    def linear(self, x: DeviceArray, weight: Weight) -> DeviceArray:
-        """Submit a linear layer: x (t, k), weight (k, n) -> (t, n)."""
-        return self.run(_linear(weight), x, weight)
+    def home_of(self, weight: Weight) -> Device:
+        """Return the device whose operator will use a weight."""
+        return self.home(_linear(weight) if len(weight.shape) == 2 else "rms_norm")
+
+    def linear(self, x: Value, weight: Weight, bias: Weight | None = None) -> DeviceArray:
+        """Submit a linear layer: x (t, k), weight (k, n), bias (n,) -> (t, n)."""
+        return self.run(_linear(weight), x, weight, *(() if bias is None else (bias,)))
 
     def home(self, op: str) -> Device:
         """Return the device that will run an operator: this one or the host."""
@@ -40,4 +45,6 @@ class Placed:
 
 
 def _linear(weight: Weight) -> str:
+    if isinstance(weight, GroupQuantizedMatrix):
+        return "linear_int4"
     return "linear" if isinstance(weight, QuantizedMatrix) else "linear_float32"

@@ -10,3 +10,7 @@ Report = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """Report to nobody."""
+
+
+class Cancelled(Exception):
+    """Raised from a report to end the work before the next piece of it."""

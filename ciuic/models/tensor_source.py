@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+
+class Int4Tensor(NamedTuple):
+    """A matrix stored as 4-bit integers in groups of 32: values * scales + offsets of its groups.
+
+    Attributes
+    ----------
+    values : int8 (n, k)
+        From -8 to 7.
+    scales : float32 (n, groups)
+    offsets : float32 (n, groups) or None
+    """
+
+    values: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32] | None
 
 
 class Shaped(Protocol):
@@ -27,26 +42,17 @@ class TensorSource(Protocol):
         """Where they lie."""
 
     @property
-    def tensors(self) -> Mapping[str, Shaped]:
-        """What tensors there are, by name."""
+    def tensors(self) -> Mapping[str, Shaped] | None:
+        """What tensors there are, by name; None if that was not looked at."""
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32; raise `ModelFormatError` if it cannot be read."""
 
-    def rows(self, name: str, ids: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-        """Return rows (n, k) of a matrix as float32, by their numbers (n,); read no others."""
+    def int4(self, name: str) -> Int4Tensor | None:
+        """Return a matrix in the integers that it is stored in, or None if it is stored otherwise.
+
+        Raises `ModelFormatError` if it cannot be read.
+        """
 
     def close(self) -> None:
         """Release the files; tensors that were read stay valid."""
-
-
-def read_rows(
-    data: mmap.mmap, start: int, shape: tuple[int, int], ids: npt.NDArray[np.intp] | None
-) -> npt.NDArray[np.uint8]:
-    """Return a copy of the bytes (rows, row_nbytes) at ``start`` of a map, or of some rows.
-
-    A copy, since arrays over the map itself would keep it from being closed.
-    """
-    rows, row_nbytes = shape
-    stored = np.frombuffer(data, np.uint8, rows * row_nbytes, start).reshape(shape)
-    return stored.copy() if ids is None else stored[ids]

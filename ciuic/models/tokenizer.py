@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
+import numpy as np
+from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import models, pre_tokenizers
 
 from ciuic.errors import ModelFormatError, UsageError
 
-from .gguf_file import GgufFile
+from .gguf_file import GgufFile, Strings
 
 logger = logging.getLogger(__name__)
 
-CONTROL, UNUSED = 3, 5  # values of tokenizer.ggml.token_type
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # values of tokenizer.ggml.token_type
 SURROGATE_TEXT = "a prompt must be valid Unicode text, not one with lone surrogates"
 
 
@@ -34,8 +35,46 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-PRE_TOKENIZERS = {"smollm": _smollm, "gpt-2": _gpt2}
+def _words(*patterns: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
+    """Return what splits text by each pattern in turn, as tokenizer.json files spell them."""
+
+    def make() -> pre_tokenizers.PreTokenizer:
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+        as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return pre_tokenizers.Sequence([*splits, as_bytes])
+
+    return make
+
+
+SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _modern(digits: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
+    """Return the splitting of GPT-4 and its kin, which differ in how many digits are a word."""
+    contractions = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    letters, others = r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+    return _words("|".join((contractions, letters, digits, others, SPACES)))
+
+
+_deepseek_v3 = _words(
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",  # Chinese characters, Japanese syllables
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|" + SPACES,
+)
+
+PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
+    "gpt-2": _gpt2,
+    "smollm": _smollm,
+    "llama-bpe": _modern(r"\p{N}{1,3}"),
+    "qwen2": _modern(r"\p{N}"),
+    "deepseek-r1-qwen": _modern(r"\p{N}"),
+    "deepseek-v3": _deepseek_v3,
+}
 """How text splits into words before BPE, by ``tokenizer.ggml.pre``."""
+IGNORE_MERGES = {"llama-bpe"}
+"""Those where a word that is a token is that token, whatever the merges would make of it."""
 
 
 def byte_characters() -> dict[str, int]:
@@ -122,8 +161,12 @@ class Tokenizer:
         return "".join(map(decoder.add, ids)) + decoder.finish()
 
     def token_bytes(self, id_: int) -> bytes:
-        """Return the bytes that a token stands for; none for a special token."""
-        return self._bytes[id_]
+        """Return the bytes that a token stands for.
+
+        None for a special token, and for one beyond the vocabulary: a model's output can have more
+        columns than its tokenizer has tokens.
+        """
+        return self._bytes[id_] if id_ < len(self._bytes) else b""
 
 
 class StreamDecoder:
@@ -186,7 +229,7 @@ def byte_level_bpe(
     for pair in pairs:
         if len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys():
             raise ValueError(f"merge must be of two tokens and give a third, not {pair!r}")
-    bpe = FastTokenizer(models.BPE(vocab=words, merges=pairs))
+    bpe = FastTokenizer(models.BPE(vocab=words, merges=pairs, ignore_merges=pre in IGNORE_MERGES))
     bpe.pre_tokenizer = PRE_TOKENIZERS[pre]()
     return bpe
 
@@ -201,18 +244,19 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
     """
     metadata = file.metadata
     model = metadata.get("tokenizer.ggml.model")
-    if model != "gpt2":
+    if not isinstance(model, str) or model != "gpt2":
         raise ModelFormatError(file.path, f"tokenizer must be of model 'gpt2', not {model!r}")
     tokens = _strings(file, "tokenizer.ggml.tokens")
-    types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    if not isinstance(types, list) or len(types) != len(tokens):
+    types = metadata.get("tokenizer.ggml.token_type", np.ones(len(tokens), np.int32))
+    if not isinstance(types, np.ndarray) or len(types) != len(tokens):
         raise ModelFormatError(file.path, "tokenizer.ggml.token_type must have a type per token")
     eos = metadata.get("tokenizer.ggml.eos_token_id")
     bos = metadata.get("tokenizer.ggml.bos_token_id")
     for id_ in (eos, bos):
         if id_ is not None and not (type(id_) is int and 0 <= id_ < len(tokens)):
             raise ModelFormatError(file.path, f"token ids must be below {len(tokens)}, not {id_!r}")
-    special = [id_ for id_, type_ in enumerate(types) if type_ in (CONTROL, UNUSED)]
+    shown = np.flatnonzero(types == USER_DEFINED).tolist()
+    special = np.flatnonzero(np.isin(types, (CONTROL, USER_DEFINED, UNUSED))).tolist()
     merges = _strings(file, "tokenizer.ggml.merges")
     pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
     try:
@@ -220,6 +264,7 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
             tokens,
             byte_level_bpe(tokens, merges, pre=pre, special=special),
             special=special,
+            shown=shown,
             end_ids=[] if eos is None else [cast("int", eos)],
             bos_id=cast("int", bos) if metadata.get("tokenizer.ggml.add_bos_token") else None,
         )
@@ -229,6 +274,6 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
 
 def _strings(file: GgufFile, key: str) -> list[str]:
     value = file.metadata.get(key)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, Strings):
         raise ModelFormatError(file.path, f"key {key} must be a list of strings")
-    return cast("list[str]", value)
+    return list(value)

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from copy import copy
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ciuic.devices import Weight
-from ciuic.errors import ModelFormatError, ShapeError
+from ciuic.errors import ModelFormatError
 from ciuic.quantize import QuantizedMatrix, quantize_columns
+from ciuic.quantize_int4 import GroupQuantizedMatrix, quantize_groups
 from ciuic.tensor import CiuicTensor
 
-from .tensor_source import TensorSource
+from .outline import outline
+from .tensor_source import Shaped, TensorSource
 
-Quantize = Literal["int8", "auto"]
-BLOCK_ELEMENTS = 1 << 20  # of a matrix that is quantized: are float32 at a time
+Quantize = Literal["int8", "int4", "auto"]
+BLOCK_ELEMENTS = 1 << 18  # that are quantized at a time
+
+
+class StoredShape(NamedTuple):
+    """A tensor of a file: its name, and its shape there."""
+
+    name: str
+    shape: tuple[int, ...]
 
 
 class LayerWeights:
     """The weights of one layer, by their role.
 
     Matrices are held transposed to (k, n), as `ciuic.ops` wants them: INT8 with a scale per column
-    (`ciuic.quantize.QuantizedMatrix`), or float32.
+    (`ciuic.quantize.QuantizedMatrix`), INT4 with a scale per group
+    (`ciuic.quantize_int4.GroupQuantizedMatrix`), or float32.
 
     Parameters
     ----------
@@ -35,7 +46,8 @@ class LayerWeights:
     shapes
         Role -> shape there: (n, k) of a matrix, (d,) of a vector.
     quantize
-        "int8", "auto" (INT8 on FPGAs, float32 elsewhere) or None (float32).
+        "int8", "int4" (the source's own integers where it has such), "auto" (INT8 on FPGAs, float32
+        elsewhere) or None (float32).
     transpose
         Whether matrices are for linear layers; False leaves a table of rows as it is.
     rows
@@ -60,22 +72,32 @@ class LayerWeights:
         rows: Mapping[str, npt.NDArray[np.intp]] | None = None,
         exact: Collection[str] = (),
     ) -> None:
-        for role, name in names.items():
-            if name not in source.tensors:
-                raise ModelFormatError(source.path, f"tensor {name} is missing")
-            found = source.tensors[name].shape
-            if found != shapes[role]:
-                raise ModelFormatError(
-                    source.path, f"tensor {name} must have shape {shapes[role]}, not {found}"
-                )
+        if source.tensors is not None:
+            _check(source.path, source.tensors, {names[role]: shapes[role] for role in names})
         self._source = source
         self._names = dict(names)
+        self._shapes = dict(shapes)
         self._quantize = quantize
         self._transpose = transpose
         self._rows = dict(rows or {})
         self._exact = frozenset(exact)
         self._loaded: dict[str, Weight] = {}
         self._int8: LayerWeights | None = None  # the same weights in the form for FPGAs
+        self._outlined = False
+
+    @property
+    def stored(self) -> dict[str, StoredShape]:
+        """Role -> name and shape of the tensor that it is read from; roles may share a tensor."""
+        return {role: StoredShape(name, self._shapes[role]) for role, name in self._names.items()}
+
+    def outline(self) -> None:
+        """From now on have weights of the same shapes and types with nothing in them."""
+        self._loaded, self._int8, self._outlined = {}, None, True
+
+    @property
+    def quantize(self) -> Quantize | None:
+        """How matrices are quantized."""
+        return self._quantize
 
     def on(self, kind: str) -> LayerWeights:
         """Return the weights in the form that a kind of device takes: INT8 on FPGAs with "auto"."""
@@ -87,23 +109,10 @@ class LayerWeights:
             # These are the same in both forms.
             self._int8._loaded = {
                 role: self[role]
-                for role, name in self._names.items()
-                if role in self._exact or len(self._source.tensors[name].shape) == 1
+                for role, shape in self._shapes.items()
+                if role in self._exact or len(shape) == 1
             }
         return self._int8
-
-    def gather(self, role: str, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Return rows (t, d) of a table by their numbers (t,); the table itself is never read.
-
-        Raises
-        ------
-        ShapeError
-            If there is no such row.
-        """
-        rows = self._source.tensors[self._names[role]].shape[0]
-        if ids.size and (ids.min() < 0 or ids.max() >= rows):
-            raise ShapeError(f"ids must be from 0 to {rows - 1}, not {ids.min()} to {ids.max()}")
-        return self._source.rows(self._names[role], ids.astype(np.intp))
 
     def __getitem__(self, role: str) -> Weight:
         weight = self._loaded.get(role)
@@ -119,25 +128,68 @@ class LayerWeights:
         return len(self._names)
 
     def _read(self, role: str) -> Weight:
-        name = self._names[role]
-        shape = self._source.tensors[name].shape
-        linear = self._transpose and len(shape) == 2
-        if linear and self._quantize == "int8" and role not in self._exact:
-            return self._quantized(name, self._rows.get(role, np.arange(shape[0])))
-        values = self._source.tensor(name)
+        is_matrix = self._transpose and len(self._shapes[role]) == 2
+        form = None
+        if is_matrix and role not in self._exact and self._quantize != "auto":
+            form = self._quantize
+        if self._outlined:
+            shape = self._shapes[role]
+            if role in self._rows:
+                shape = (len(self._rows[role]), *shape[1:])
+            return outline(shape[::-1] if is_matrix else shape, form)
+        if form == "int4" and (stored := self._stored_int4(role)) is not None:
+            return stored
+        values = self._source.tensor(self._names[role])
         if role in self._rows:
             values = values[self._rows[role]]
-        return CiuicTensor.from_numpy(np.ascontiguousarray(values.T) if linear else values)
+        if not is_matrix:
+            return CiuicTensor.from_numpy(values)
+        if form == "int8":
+            return _quantized(values)
+        matrix = np.ascontiguousarray(values.T)  # (k, n)
+        return quantize_groups(matrix) if form == "int4" else CiuicTensor.from_numpy(matrix)
 
-    def _quantized(self, name: str, rows: npt.NDArray[np.intp]) -> QuantizedMatrix:
-        """Return rows of a stored matrix (n, k) as INT8 (k, n), which lies in memory by rows.
+    def _stored_int4(self, role: str) -> GroupQuantizedMatrix | None:
+        """Return a matrix in the integers that the source has of it, or None if it has none."""
+        stored = self._source.int4(self._names[role])
+        if stored is None:
+            return None
+        rows = self._rows.get(role, slice(None))
+        offsets = None if stored.offsets is None else stored.offsets[rows].T
+        values = np.ascontiguousarray(stored.values[rows].T)
+        return GroupQuantizedMatrix.encode(values, stored.scales[rows].T, offsets)
 
-        A few rows are float32 at a time, so that memory holds no float copy of the matrix.
-        """
-        k = self._source.tensors[name].shape[1]
-        values, scales = np.empty((len(rows), k), np.int8), np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), step := max(1, BLOCK_ELEMENTS // k)):
-            part = slice(start, start + step)
-            quantized = quantize_columns(self._source.rows(name, rows[part]).T)
-            values[part], scales[part] = quantized.values.T, quantized.scales
-        return QuantizedMatrix(values.T, scales)
+
+def _quantized(matrix: npt.NDArray[np.float32]) -> QuantizedMatrix:
+    """Return a stored matrix (n, k) as INT8 (k, n), which lies in memory by rows n as in the file.
+
+    A few rows at a time, so that what is computed on the way takes little memory.
+    """
+    n, k = matrix.shape
+    values, scales = np.empty((n, k), np.int8), np.empty(n, np.float32)
+    step = max(1, BLOCK_ELEMENTS // k)
+    for start in range(0, n, step):
+        part = quantize_columns(matrix[start : start + step].T)
+        values[start : start + step], scales[start : start + step] = part.values.T, part.scales
+    return QuantizedMatrix(values.T, scales)
+
+
+def head_form(quantize: Quantize | None) -> Quantize | None:
+    """Return how the output matrix of a model is quantized: never below INT8.
+
+    With INT4 it alone would cost SmolLM2-135M as much perplexity as all other matrices together.
+    """
+    return "int8" if quantize == "int4" else quantize
+
+
+def _check(
+    path: Path, tensors: Mapping[str, Shaped], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise `ModelFormatError` unless all tensors that are wanted are there."""
+    for name, shape in wanted.items():
+        if name not in tensors:
+            raise ModelFormatError(path, f"tensor {name} is missing")
+        if tensors[name].shape != shape:
+            raise ModelFormatError(
+                path, f"tensor {name} must have shape {shape}, not {tensors[name].shape}"
+            )

@@ -2,6 +2,7 @@
 
 ===============  ===============================================================================
 linear           x (t, k), w INT8 (k, n), bias? (n,)                  -> (t, n)
+linear_int4      x (t, k), w INT4 (k, n), bias? (n,)                  -> (t, n)
 linear_float32   x (t, k), w (k, n), bias? (n,)                       -> (t, n)
 rms_norm         x (t, d), weight (d,); eps                           -> (t, d)
 rope             x (t, heads, hd), positions int32 (t,);
@@ -19,7 +20,8 @@ embedding        ids int32 (t,), table (vocab, d)                     -> (t, d)
 kv_append        cache (T, ...), rows (t, ...); offset                -> the cache itself
 slice_rows       x (t, ...); start, stop                              -> (stop - start, ...)
 route_tokens     x (t, d), weight (d, experts), bias (experts,); top_k,
-                 n_group=1, topk_group=1, normalize=True, scale=1.0   -> (t, experts)
+                 n_group=1, topk_group=1, normalize=True, scale=1.0,
+                 scoring="sigmoid"|"softmax"                          -> (t, experts)
 add_rows         x (t, d), rows (n, d), ids int32 (n,), shares (n,)   -> (t, d)
 expression       inputs of a traced program; program                  -> its result
 ===============  ===============================================================================

@@ -1,9 +1,15 @@
 """Operators of a mixture of experts: route_tokens and add_rows.
 
 route_tokens(x (t, d), weight (d, experts), bias (experts,)) -> (t, experts): each token's share of
-each expert, zero where it is not routed. Source: DeepSeek-AI, "DeepSeek-V3", section 2.1.2:
-affinities are sigmoids; the bias takes part in the choice alone; the ``n_group`` groups of experts
-are ranked by the sum of their two best, and only the best ``topk_group`` take part.
+each expert, zero where it is not routed. The ``n_group`` groups of experts are ranked, and only the
+best ``topk_group`` take part. ``scoring`` says how affinities are made, and what ranks a group:
+
+- "sigmoid": a sigmoid each, and the sum of the group's two best. Source: DeepSeek-AI,
+  "DeepSeek-V3", section 2.1.2.
+- "softmax": over all experts, and the group's best. Source: DeepSeek-AI, "DeepSeek-V2",
+  sections 2.2.1 and 2.2.2.
+
+The bias takes part in the choice alone; without one it is zero.
 
 add_rows(x (t, d), rows (n, d), ids int32 (n,), shares (n,)) -> x with ``shares[i] * rows[i]``
 added to its row ``ids[i]``; ids are distinct.
@@ -19,7 +25,7 @@ from ciuic.quantize import Float32Array
 
 from .operator import Cost, Operator, Shape, Spec, elements, require
 
-GROUP_BEST = 2  # experts that speak for their group
+GROUP_BEST = {"sigmoid": 2, "softmax": 1}  # experts that speak for their group
 SMALLEST_SUM = 1e-20  # added to the sum of shares, as in DeepSeek's own code
 
 
@@ -33,6 +39,7 @@ def _route_shape(
     topk_group: int = 1,
     normalize: bool = True,
     scale: float = 1.0,
+    scoring: str = "sigmoid",
 ) -> Shape:
     fits = (
         len(x.shape) == 2
@@ -43,6 +50,8 @@ def _route_shape(
     wanted = "float32 (t, d), (d, experts) and (experts,)"
     require(fits, "route_tokens", wanted, (x, weight, bias))
     experts = bias.shape[0]
+    if scoring not in GROUP_BEST:
+        raise ShapeError(f"scoring must be 'sigmoid' or 'softmax', not {scoring!r}")
     if not (1 <= topk_group <= n_group and experts % n_group == 0):
         raise ShapeError(
             f"n_group must divide {experts} experts and be at least topk_group "
@@ -66,6 +75,7 @@ def _route_cost(
     topk_group: int = 1,
     normalize: bool = True,
     scale: float = 1.0,
+    scoring: str = "sigmoid",
 ) -> Cost:
     t, d, experts = *x.shape, bias.shape[0]
     return Cost(t * experts * (2 * d + 8), 4 * (t * d + d * experts + t * experts))
@@ -86,13 +96,21 @@ def _route(
     topk_group: int = 1,
     normalize: bool = True,
     scale: float = 1.0,
+    scoring: str = "sigmoid",
 ) -> Float32Array:
     t, experts = x.shape[0], bias.shape[0]
-    affinity = 1.0 / (1.0 + np.exp(-(x.astype(np.float64) @ weight)))  # (t, experts)
+    scores = x.astype(np.float64) @ weight  # (t, experts)
+    if scoring == "sigmoid":
+        affinity = 1.0 / (1.0 + np.exp(-scores))
+    else:
+        affinity = np.exp(scores - scores.max(axis=1, keepdims=True))
+        affinity /= affinity.sum(axis=1, keepdims=True)
     choice = affinity + bias
     if topk_group < n_group:
         grouped = choice.reshape(t, n_group, experts // n_group)
-        group_score = np.sort(grouped, axis=2)[:, :, -GROUP_BEST:].sum(axis=2)  # (t, n_group)
+        group_score = np.sort(grouped, axis=2)[:, :, -GROUP_BEST[scoring] :].sum(
+            axis=2
+        )  # (t, n_group)
         closed = np.ones((t, n_group), bool)
         np.put_along_axis(closed, _best(group_score, topk_group), False, axis=1)
         choice = np.where(np.repeat(closed, experts // n_group, axis=1), -np.inf, choice)

@@ -63,6 +63,14 @@ def _forms(t: int, heads: int, visible: int, rank: int, nope: int, v: int) -> tu
     return plain, absorbed
 
 
+def is_absorbed(
+    t: int, heads: int, visible: int, rank: int, nope: int, v: int, asked: bool | None
+) -> bool:
+    """Return whether to take the absorbed form: as asked, or where it has fewer products."""
+    plain, absorbed = _forms(t, heads, visible, rank, nope, v)
+    return absorbed < plain if asked is None else asked
+
+
 def _cost(
     q_nope: Spec,
     q_rope: Spec,
@@ -105,9 +113,7 @@ def attend_latents(
     t, heads, nope = q_nope.shape
     rank, visible = latents.shape[1], offset + t
     v = up_values.shape[1] // heads
-    if absorbed is None:
-        plain_cost, absorbed_cost = _forms(t, heads, visible, rank, nope, v)
-        absorbed = absorbed_cost < plain_cost
+    absorbed = is_absorbed(t, heads, visible, rank, nope, v, absorbed)
     seen = latents[:visible].astype(np.float64)  # (visible, rank)
     head_up_keys = up_keys.astype(np.float64).reshape(rank, heads, nope).transpose(1, 0, 2)
     head_up_values = up_values.astype(np.float64).reshape(rank, heads, v).transpose(1, 0, 2)

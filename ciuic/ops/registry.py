@@ -10,6 +10,7 @@ from . import (
     latent_attention,
     linear,
     linear_float32,
+    linear_int4,
     rms_norm,
     rope,
     rows,
@@ -21,6 +22,7 @@ OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
         linear.OPERATOR,
+        linear_int4.OPERATOR,
         linear_float32.OPERATOR,
         rms_norm.OPERATOR,
         rope.OPERATOR,

@@ -1,7 +1,7 @@
 """rope: rotary position embedding of (t, heads, head_dim) at positions int32 (t,).
 
 ``interleaved`` rotates the pairs (2i, 2i + 1); otherwise element i pairs with i + head_dim / 2
-(the "neox" layout of Hugging Face checkpoints). ``scaling`` stretches the context (`YarnScaling`).
+(the "neox" layout of Hugging Face checkpoints). ``scaling`` stretches the context.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class YarnScaling:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
 
-    def slowed(self, head_dim: int, theta: float) -> npt.NDArray[np.float64]:
-        """Return how slow each pair is, from 0 (as before) to 1: (head_dim / 2,)."""
+    def gains(self, head_dim: int, theta: float) -> npt.NDArray[np.float64]:
+        """Return what multiplies the frequency of each pair: (head_dim / 2,)."""
 
         def pair_of(turns: float) -> float:
             wavelength = self.original_max_seq_len / (2 * math.pi * turns)
@@ -50,17 +50,68 @@ class YarnScaling:
         first = max(math.floor(pair_of(self.beta_fast)), 0)
         last = min(math.ceil(pair_of(self.beta_slow)), head_dim - 1)
         ramp = (np.arange(head_dim // 2) - first) / max(last - first, 1e-3)
-        return np.clip(ramp, 0.0, 1.0)
+        return _mixed(np.clip(ramp, 0.0, 1.0), self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
+    """How Llama 3.1 stretches a context, by how often a pair turns within the original one.
+
+    Source: Grattafiori et al., "The Llama 3 Herd of Models"; the formula is that of Meta's own
+    code, in which each pair is between 1 and 1 / ``factor`` times as fast, linear in its turns.
+
+    Attributes
+    ----------
+    factor : float
+        By how much the context grows.
+    original_max_seq_len : int
+        Tokens of the context that the model was trained with.
+    low_turns, high_turns : float
+        Turns within that context up to which a pair is slowed wholly, and above which not at all.
+    """
+
+    factor: float
+    original_max_seq_len: int
+    low_turns: float = 1.0
+    high_turns: float = 4.0
+
+    def gains(self, head_dim: int, theta: float) -> npt.NDArray[np.float64]:
+        """Return what multiplies the frequency of each pair: (head_dim / 2,)."""
+        turns = self.original_max_seq_len * _unscaled(head_dim, theta) / (2 * math.pi)
+        kept = (turns - self.low_turns) / (self.high_turns - self.low_turns)
+        return _mixed(1.0 - np.clip(kept, 0.0, 1.0), self.factor)
+
+
+@dataclass(frozen=True)
+class DividedFrequencies:
+    """A divisor for each pair's frequency, as GGUF files of Llama 3.1 hold them."""
+
+    divisors: tuple[float, ...]
+
+    def gains(self, head_dim: int, theta: float) -> npt.NDArray[np.float64]:
+        """Return what multiplies the frequency of each pair: (head_dim / 2,)."""
+        return 1.0 / np.array(self.divisors)
+
+
+RopeScaling = YarnScaling | Llama3Scaling | DividedFrequencies
+
+
+def _unscaled(head_dim: int, theta: float) -> npt.NDArray[np.float64]:
+    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    return np.asarray(theta**-exponents)
+
+
+def _mixed(slowed: npt.NDArray[np.float64], factor: float) -> npt.NDArray[np.float64]:
+    """Return the gain of pairs that are slowed ``factor`` times, from 0 (not) to 1 (wholly)."""
+    return 1.0 - slowed + slowed / factor
 
 
 @lru_cache(maxsize=16)
-def frequencies(head_dim: int, theta: float, scaling: YarnScaling | None = None) -> Float32Array:
+def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Float32Array:
     """Return the angle per position of each pair: float32 (head_dim / 2,), read-only."""
-    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
-    exact = theta**-exponents
+    exact = _unscaled(head_dim, theta)
     if scaling is not None:
-        slowed = scaling.slowed(head_dim, theta)
-        exact *= 1 - slowed + slowed / scaling.factor
+        exact = exact * scaling.gains(head_dim, theta)
     result = exact.astype(np.float32)
     result.flags.writeable = False
     return result
@@ -72,7 +123,7 @@ def _shape(
     *,
     theta: float,
     interleaved: bool = False,
-    scaling: YarnScaling | None = None,
+    scaling: RopeScaling | None = None,
 ) -> Shape:
     fits = (
         len(x.shape) == 3
@@ -91,7 +142,7 @@ def _cost(
     *,
     theta: float,
     interleaved: bool = False,
-    scaling: YarnScaling | None = None,
+    scaling: RopeScaling | None = None,
 ) -> Cost:
     return elementwise_cost(x.shape, flops=3, arrays=2)
 
@@ -102,7 +153,7 @@ def _kernel(
     *,
     theta: float,
     interleaved: bool = False,
-    scaling: YarnScaling | None = None,
+    scaling: RopeScaling | None = None,
 ) -> Float32Array:
     half = x.shape[2] // 2
     angles = positions.astype(np.float32)[:, None] * frequencies(x.shape[2], theta, scaling)

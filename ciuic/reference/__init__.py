@@ -8,7 +8,7 @@ from .packing import (
     unpack_weights,
     unpack_weights_w4,
 )
-from .softmax import causal_lengths, softmax
+from .softmax import causal_lengths, softmax, valid_lengths
 
 __all__ = [
     "ColumnParameters",
@@ -23,4 +23,5 @@ __all__ = [
     "softmax",
     "unpack_weights",
     "unpack_weights_w4",
+    "valid_lengths",
 ]

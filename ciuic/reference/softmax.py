@@ -87,6 +87,23 @@ def causal_lengths(rows: int, cols: int, row_offset: int = 0) -> Integers:
     return np.minimum(np.arange(rows, dtype=np.int64) + row_offset + 1, cols)
 
 
+def valid_lengths(
+    rows: int, cols: int, *, row_offset: int | None = None, lengths: npt.ArrayLike | None = None
+) -> Integers:
+    """Return the valid elements of each row (rows,) of a descriptor.
+
+    Parameters
+    ----------
+    row_offset
+        Of the causal mask; none if omitted.
+    lengths
+        At most as many elements of each row (rows,), under ``Flag.LENGTHS``; more than cols count
+        as cols.
+    """
+    valid = np.full(rows, cols) if row_offset is None else causal_lengths(rows, cols, row_offset)
+    return valid if lengths is None else np.minimum(valid, np.asarray(lengths, np.int64))
+
+
 def softmax(
     scores: Scores,
     *,

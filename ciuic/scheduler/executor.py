@@ -18,11 +18,11 @@ from ciuic.devices.statistics import Observer
 from ciuic.errors import UsageError
 from ciuic.expression import Program, softmax_scale
 from ciuic.ops import OPERATORS, CustomOperator, registered_operator
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
 HOST_URI = "cpu"
-Input = DeviceArray | CiuicTensor | QuantizedMatrix | npt.NDArray[Any]
+Input = DeviceArray | CiuicTensor | Quantized | npt.NDArray[Any]
 
 
 class Executor:
@@ -110,12 +110,12 @@ class Executor:
             if value.storage.device is device:
                 return value
             return device.adopt(value.storage.device.download(value))
-        if isinstance(value, QuantizedMatrix | CiuicTensor):
+        if isinstance(value, Quantized | CiuicTensor):
             return device.hold(value)
         if isinstance(value, np.ndarray):
             return device.upload(value)
         raise UsageError(
-            "input must be an array, CiuicTensor, QuantizedMatrix or DeviceArray, "
+            "input must be an array, CiuicTensor, quantized matrix or DeviceArray, "
             f"not {type(value).__name__}"
         )
 
@@ -164,8 +164,10 @@ def _as_tensor(value: Input) -> CiuicTensor:
         return value
     if isinstance(value, DeviceArray):
         return CiuicTensor.from_device(value)
-    if isinstance(value, QuantizedMatrix):
-        raise UsageError("a custom operator's input must be a float tensor, not a QuantizedMatrix")
+    if isinstance(value, Quantized):
+        raise UsageError(
+            f"a custom operator's input must be a float tensor, not a {type(value).__name__}"
+        )
     return CiuicTensor.from_numpy(value)
 
 

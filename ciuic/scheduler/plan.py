@@ -33,9 +33,18 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A chain of layers, in order."""
+    """A chain of layers, in order.
+
+    Attributes
+    ----------
+    steps
+        The layers.
+    note
+        Why this plan replaced the one before; empty if none did.
+    """
 
     steps: tuple[Step, ...]
+    note: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -48,7 +57,7 @@ class Plan:
         return {**asdict(self), "seconds": self.seconds}
 
     def __str__(self) -> str:
-        lines = []
+        lines = [self.note] if self.note else []
         for step in self.steps:
             host = f"; on the host: {', '.join(step.on_host)}" if step.on_host else ""
             lines.append(f"{step.layer}: {step.device} ({step.reason}{host})")

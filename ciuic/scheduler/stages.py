@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from ciuic.errors import PlacementError
 
-from .placement import HOST
+from .problem import HOST
 
 MAX_DEVICES = 8  # subsets of the devices are gone through
 

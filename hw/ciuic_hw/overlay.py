@@ -38,6 +38,7 @@ READ_DEPTHS = {
     "parameters": 32,
     "residual": 64,
     "softmax": 256,
+    "lengths": 32,
     "copy": 128,
     "weights": 512,
 }
@@ -124,6 +125,7 @@ class Overlay(Component):
         connect(m, engines["gemm"].read_parameters, reader.parameters)
         connect(m, engines["gemm"].read_residual, reader.residual)
         connect(m, engines["softmax"].read, reader.softmax)
+        connect(m, engines["softmax"].read_lengths, reader.lengths)
         connect(m, engines["copy"].read, reader.copy)
         connect(m, complete.write, writer.command)
         connect(m, fetch.fetched, dispatch.fetched)

@@ -19,7 +19,8 @@ from ciuic.abi import CONFIGS, OverlayConfig
 from ciuic.cli import output
 from ciuic.cli.parser import run_command
 
-from .gemm_cases import MEMORIES, Case, Taken, all_cases, simulate
+from .cases import MEMORIES, Taken, simulate
+from .gemm_cases import Case, all_cases
 
 EXAMPLES = """
 ciuic bench gemm                        the configuration sim, both memories
@@ -105,7 +106,7 @@ def measure(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``ciuic bench gemm``, and of ``ciuic bench model``."""
+    """Add the arguments of ``ciuic bench gemm``, ``softmax`` and ``model``."""
     parser.add_argument(
         "--config", choices=sorted(CONFIGS), default="sim", help="what to run (default: sim)"
     )

@@ -1,4 +1,4 @@
-"""How well the emulated overlay's cycles match those of the RTL, on the cases of `bench gemm`.
+"""How well the emulated overlay's cycles match the RTL's, on the cases of the engines' benches.
 
 ``error`` is the emulated cycles over the RTL's, less one; the last line is the worst of all.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ciuic_host.uri import Report, no_report
@@ -15,8 +16,9 @@ from ciuic.abi import CONFIGS, OverlayConfig
 from ciuic.cli import output
 from ciuic.cli.parser import run_command
 
+from . import gemm_cases, softmax_cases
+from .cases import MEMORIES, Case, estimate, simulate
 from .gemm_bench import add_arguments
-from .gemm_cases import MEMORIES, Case, all_cases, estimate, simulate
 
 __all__ = ["Comparison", "add_arguments", "compare", "run"]
 
@@ -42,8 +44,13 @@ class Comparison:
         return self.emulated_cycles / self.rtl_cycles - 1
 
 
+def all_cases(config: OverlayConfig) -> list[Case]:
+    """Return the cases of `bench gemm` and of `bench softmax`."""
+    return [*gemm_cases.all_cases(config), *softmax_cases.all_cases(config)]
+
+
 def compare(
-    config: OverlayConfig, memory: str, cases: list[Case], report: Report = no_report
+    config: OverlayConfig, memory: str, cases: Sequence[Case], report: Report = no_report
 ) -> list[Comparison]:
     """Run cases on both; return a comparison for each."""
     rtl = simulate(config, memory, cases, report)

@@ -14,7 +14,9 @@ from ciuic.devices.native_calls import host_operand
 from ciuic.errors import DeviceError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
+from ciuic.ops.linear_int4 import ScaledWeight
 from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import Quantized
 
 
 class StandIn(Device):
@@ -69,10 +71,12 @@ class StandIn(Device):
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return value.copy()
 
-    def _put_weight(self, weight: QuantizedMatrix) -> FloatWeight:
+    def _put_weight(self, weight: Quantized) -> FloatWeight | ScaledWeight:
         if "upload" in self._broken:
             raise DeviceError("upload is broken")
-        return FloatWeight.of(weight)
+        if isinstance(weight, QuantizedMatrix):
+            return FloatWeight.of(weight)
+        return ScaledWeight.of(weight)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = array.data.copy()

@@ -66,8 +66,7 @@ def test_devices_work_at_the_same_time(
         for start, stop in spans["one"]
         for other_start, other_stop in spans["two"]
     )
-    # All but the first and the last batch's stage can overlap; half of that is enough to know.
-    assert together > 0.5 * (len(batches) - 1) * 6 * SLOW
+    assert together > 2 * SLOW  # one after the other: nothing at all
 
 
 def test_a_small_device_takes_what_fits(layers: list[Layer], batches: list[CiuicTensor]) -> None:

@@ -255,3 +255,30 @@ def test_mistakes_are_told_before_work(layers: list[Layer], hidden: CiuicTensor)
         tasks.run(hidden.numpy())  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match=r"^inputs of rms_norm must be "):
         tasks.run(CiuicTensor((2, DIM + 1)))
+
+
+def test_device_that_becomes_slower_is_left(layers: list[Layer], hidden: CiuicTensor) -> None:
+    with StandIn("a", seconds=SLOW / 2) as a, StandIn("b", seconds=2 * SLOW) as b:
+        tasks = scheduler(layers[:2], devices=[a, b])
+        tasks.run(hidden).numpy()
+        a._seconds = 5 * SLOW
+        tasks.run(hidden).numpy()
+        assert placed(tasks) == ["a"] * 2  # not known yet
+        tasks.run(hidden).numpy()
+        assert placed(tasks) == ["b"] * 2
+        assert tasks.plan is not None
+        assert re.match(r"^placed anew: a took \d+\.\d\d times what was planned", str(tasks.plan))
+        tasks.run(hidden).numpy()
+        assert placed(tasks) == ["b"] * 2
+
+
+def test_device_that_was_asked_for_is_kept_however_slow(
+    layers: list[Layer], hidden: CiuicTensor
+) -> None:
+    with StandIn(seconds=SLOW / 10) as device:
+        tasks = scheduler(layers, *[device] * 4)
+        for seconds in (SLOW / 10, SLOW, SLOW):
+            device._seconds = seconds
+            tasks.run(hidden).numpy()
+            assert tasks.plan is not None
+            assert tasks.plan.note == ""

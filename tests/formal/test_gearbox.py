@@ -50,6 +50,7 @@ class Properties(Elaboratable):
         row, byte, value = AnyConst(2), AnyConst(3), AnyConst(8)
         m.d.comb += [
             dut.i.valid.eq(AnySeq(1)),
+            dut.enable.eq(AnySeq(1)),
             dut.mode.eq(self.mode),
             dut.i.payload.eq(AnySeq(8 * input_bytes)),
             dut.o.ready.eq(AnySeq(1)),

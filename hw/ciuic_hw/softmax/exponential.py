@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
-from .layouts import EXPONENTIAL, RECIPROCAL, SCORE, extent_layout, sum_bits
+from .layouts import EXPONENTIAL, RECIPROCAL, SCORE, row_layout, sum_bits
 from .pipeline import delay
 from .reciprocal import Reciprocal
 from .rows import RowWords
@@ -27,7 +27,7 @@ class ExponentialLane(wiring.Component):
     inside : In(1)
         The element is valid; the exponential of others is zero.
     multiplier, shift : In
-        The scale, constant while rows pass.
+        The scale of this element.
     o : Out(EXPONENTIAL)
 
     Latency
@@ -59,7 +59,7 @@ class ExponentialLane(wiring.Component):
         )
         m.d.sync += [distance.eq(maximum - score), outside.eq(~inside)]
 
-        exponent = self._exponent(m, distance, outside)
+        exponent = self._exponent(m, distance, outside, delay(m, self.shift, 2))
         halvings = exponent[numerics.EXPONENT_FRACTION :]
         table = Interpolator(numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1)
         m.submodules.exp2 = table
@@ -71,24 +71,24 @@ class ExponentialLane(wiring.Component):
         ]
         return m
 
-    def _exponent(self, m, distance, outside):
+    def _exponent(self, m, distance, outside, shift):
         """Return the distance times the scale, four cycles later; saturated where outside."""
         coarse_step = 8
         coarse_bits = numerics.SCALED_BITS + coarse_step - 1
         shifted = Signal(numerics.DISTANCE_BITS + numerics.PRE_SHIFT)
         coarse = Signal(coarse_bits)
         beyond = Signal()
-        m.d.comb += shifted.eq((distance << numerics.PRE_SHIFT) >> (self.shift[3:] << 3))
+        m.d.comb += shifted.eq((distance << numerics.PRE_SHIFT) >> (shift[3:] << 3))
         m.d.sync += [coarse.eq(shifted), beyond.eq(shifted[coarse_bits:].any() | outside)]
 
         fine = Signal(coarse_bits)
         scaled = Signal(numerics.SCALED_BITS)
-        m.d.comb += fine.eq(coarse >> self.shift[:3])
+        m.d.comb += fine.eq(coarse >> delay(m, shift[:3], 1))
         saturate = beyond | fine[numerics.SCALED_BITS :].any()
         m.d.sync += scaled.eq(Mux(saturate, -1, fine))
 
         # Two registers, so that the multiplier's own pipeline can take them.
-        product = delay(m, scaled * self.multiplier, 2)
+        product = delay(m, scaled * delay(m, self.multiplier, 4), 2)
         return product[numerics.POST_SHIFT :]
 
 
@@ -156,24 +156,24 @@ class ExponentialStage(wiring.Component):
 
     Members
     -------
-    start, extent
-        As in `RowLength`.
-    multiplier, shift
-        As in `ExponentialLane`.
+    row : In(stream)
+        See `row_layout`.
     i : In(stream)
         Words of ``lanes`` scores.
     maximum : In(stream)
         The largest score of each row.
     room : In(1)
-        Both outputs have room.
+        All outputs have room.
     taken : Out(1)
         The lanes take a word in this cycle.
+    row_end : Out(1)
+        It is the last of its row.
     word_valid : Out(1)
         ``word`` is one more word of exponentials, in order.
     word : Out(ArrayLayout(EXPONENTIAL, lanes))
-    row_valid : Out(1)
-        ``row`` is that of one more row, in order.
-    row : Out(RECIPROCAL)
+    reciprocal_valid : Out(1)
+        ``reciprocal`` is that of one more row, in order.
+    reciprocal : Out(RECIPROCAL)
 
     Latency
     -------
@@ -185,18 +185,16 @@ class ExponentialStage(wiring.Component):
         words = data.ArrayLayout(EXPONENTIAL, config.lanes)
         super().__init__(
             {
-                "start": In(1),
-                "extent": In(extent_layout(config.max_row)),
-                "multiplier": In(numerics.MULTIPLIER_BITS),
-                "shift": In(SHIFT),
+                "row": In(stream.Signature(row_layout(config))),
                 "i": In(stream.Signature(data.ArrayLayout(SCORE, config.lanes))),
                 "maximum": In(stream.Signature(SCORE)),
                 "room": In(1),
                 "taken": Out(1),
+                "row_end": Out(1),
                 "word_valid": Out(1),
                 "word": Out(words),
-                "row_valid": Out(1),
-                "row": Out(RECIPROCAL),
+                "reciprocal_valid": Out(1),
+                "reciprocal": Out(RECIPROCAL),
             }
         )
 
@@ -213,13 +211,15 @@ class ExponentialStage(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = self.config.lanes
+        row = self.row.payload
         m.submodules.words = words = RowWords(lanes=lanes, max_row=self.config.max_row)
         m.d.comb += [
-            words.start.eq(self.start),
-            words.extent.eq(self.extent),
-            self.taken.eq(self.i.valid & self.maximum.valid & self.room),
+            words.last.eq(row.result.last),
+            self.taken.eq(self.i.valid & self.row.valid & self.maximum.valid & self.room),
             self.i.ready.eq(self.taken),
-            self.maximum.ready.eq(self.taken & words.final),
+            self.row_end.eq(self.taken & words.final),
+            self.row.ready.eq(self.row_end),
+            self.maximum.ready.eq(self.row_end),
             words.step.eq(self.taken),
         ]
         for index in range(lanes):
@@ -227,9 +227,9 @@ class ExponentialStage(wiring.Component):
             m.d.comb += [
                 lane.score.eq(self.i.payload[index]),
                 lane.maximum.eq(self.maximum.payload),
-                lane.inside.eq(words.valid[index]),
-                lane.multiplier.eq(self.multiplier),
-                lane.shift.eq(self.shift),
+                lane.inside.eq(words.valid[index] & ~row.empty),
+                lane.multiplier.eq(row.multiplier),
+                lane.shift.eq(row.shift),
                 self.word[index].eq(lane.o),
             ]
         m.submodules.sum = row_sum = RowSum(self.config)
@@ -238,9 +238,9 @@ class ExponentialStage(wiring.Component):
             self.word_valid.eq(delay(m, self.taken, self.word_latency)),
             row_sum.i.eq(self.word),
             row_sum.taken.eq(self.word_valid),
-            row_sum.final.eq(delay(m, words.final, self.word_latency)),
+            row_sum.final.eq(delay(m, self.row_end, self.word_latency)),
             reciprocal.total.eq(row_sum.total),
-            self.row.eq(reciprocal.o),
-            self.row_valid.eq(delay(m, row_sum.valid, reciprocal.latency)),
+            self.reciprocal.eq(reciprocal.o),
+            self.reciprocal_valid.eq(delay(m, row_sum.valid, reciprocal.latency)),
         ]
         return m

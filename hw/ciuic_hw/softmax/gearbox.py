@@ -23,8 +23,10 @@ class Gearbox(wiring.Component):
 
     Members
     -------
-    mode : In(range(len(modes)))
-        Constant while rows pass.
+    mode : In
+        Constant while a row passes.
+    enable : In(1)
+        ``mode`` and ``last_byte`` are those of the current row.
     last_byte : In(range(max_bytes))
         Bytes of the current row, less one.
     row_end : Out(1)
@@ -43,7 +45,8 @@ class Gearbox(wiring.Component):
         output = data.StructLayout({"data": 8 * max(o for _, o in self.modes), "final": 1})
         super().__init__(
             {
-                "mode": In(range(len(self.modes))),
+                "mode": In(range(max(2, len(self.modes)))),
+                "enable": In(1, init=1),
                 "last_byte": In(range(max_bytes)),
                 "row_end": Out(1),
                 "i": In(stream.Signature(8 * max(i for i, _ in self.modes))),
@@ -61,7 +64,7 @@ class Gearbox(wiring.Component):
         output_end = Signal()
         move = Signal()
         m.d.comb += [
-            move.eq(held_valid & (~self.o.valid | self.o.ready)),
+            move.eq(held_valid & self.enable & (~self.o.valid | self.o.ready)),
             self.row_end.eq(move & final),
             self.i.ready.eq(~held_valid | (move & input_end)),
         ]

@@ -2,8 +2,10 @@
 
 from amaranth.hdl import signed
 from amaranth.lib import data
+from amaranth.utils import exact_log2
 
-from ciuic.abi import Format, numerics
+from ciuic.abi import Format, OverlayConfig, numerics
+from ciuic.abi.descriptors import MAX_SIZE
 
 __all__ = [
     "EXPONENTIAL",
@@ -11,8 +13,11 @@ __all__ = [
     "RESULT_FORMATS",
     "SCORE",
     "SCORE_FORMATS",
-    "extent_layout",
+    "result_row_layout",
+    "row_layout",
+    "score_bytes_layout",
     "sum_bits",
+    "write_job_layout",
 ]
 
 SCORE_FORMATS = (Format.INT32, Format.INT16, Format.INT8)
@@ -29,13 +34,56 @@ EXPONENTIAL = data.StructLayout(
 RECIPROCAL = data.StructLayout({"inverse": numerics.RECIPROCAL_FRACTION, "norm": 5})
 
 
-def extent_layout(max_row: int) -> data.StructLayout:
-    """Return the lengths of the rows of one operation, each less one element.
+def result_row_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return what the end of the engine must know of a row.
 
-    ``first`` is the valid elements of the first row; each row after it has one more, up to
-    ``limit``, the elements of a whole row.
+    ``last`` is its valid elements and ``limit`` all its elements, each less one; ``narrow`` is the
+    index of the results' format in `RESULT_FORMATS`; ``error``: the memory refused a part of it.
     """
-    return data.StructLayout({"first": range(max_row), "limit": range(max_row)})
+    return data.StructLayout(
+        {"last": range(config.max_row), "limit": range(config.max_row), "narrow": 1, "error": 1}
+    )
+
+
+def row_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return all that the stages must know of a row, so that neighbours may differ in anything.
+
+    A row that is ``empty`` has no valid element and no beats; its ``last`` is zero, so that it
+    passes the stages as one word. ``mode`` is the index of the scores' format in `SCORE_FORMATS`,
+    ``multiplier`` and ``shift`` are a `ciuic.abi.numerics.SoftmaxScale`.
+    """
+    return data.StructLayout(
+        {
+            "result": result_row_layout(config),
+            "empty": 1,
+            "mode": range(len(SCORE_FORMATS)),
+            "multiplier": numerics.MULTIPLIER_BITS,
+            "shift": range(numerics.MAX_SHIFT + 1),
+        }
+    )
+
+
+def score_bytes_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return the bytes of a row that is read, less one, and the index of its scores' format."""
+    return data.StructLayout(
+        {
+            "last": range(config.max_row << exact_log2(SCORE_FORMATS[0].nbytes)),
+            "mode": range(len(SCORE_FORMATS)),
+        }
+    )
+
+
+def write_job_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return where a descriptor's rows go; ``status``: why it is not run, or OK."""
+    return data.StructLayout(
+        {
+            "addr": config.address_bits,
+            "stride": 32,
+            "rows": range(MAX_SIZE + 1),
+            "nbytes": 32,
+            "status": 8,
+        }
+    )
 
 
 def sum_bits(max_row: int) -> int:

@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
-from .layouts import SCORE, extent_layout
+from .layouts import SCORE, row_layout
 from .pipeline import delay
 from .rows import RowWords
 
@@ -19,14 +19,16 @@ class MaximumStage(wiring.Component):
 
     Members
     -------
-    start, extent
-        As in `RowLength`.
+    row : In(stream)
+        See `row_layout`.
     i : In(stream)
-        Words of ``lanes`` scores.
+        Words of ``lanes`` scores, of rows that are not empty.
     room : In(1)
         Both outputs have room.
     taken : Out(1)
-        The word at ``i`` is taken in this cycle.
+        The word at ``i`` is taken in this cycle, or the only one of an empty row.
+    row_end : Out(1)
+        It is the last of its row.
     valid : Out(1)
         ``maximum`` is that of one more row, in order.
     maximum : Out(signed(32))
@@ -37,15 +39,15 @@ class MaximumStage(wiring.Component):
     """
 
     def __init__(self, config):
+        self.config = config
         self.lanes = config.lanes
-        self.max_row = config.max_row
         super().__init__(
             {
-                "start": In(1),
-                "extent": In(extent_layout(config.max_row)),
+                "row": In(stream.Signature(row_layout(config))),
                 "i": In(stream.Signature(data.ArrayLayout(SCORE, config.lanes))),
                 "room": In(1),
                 "taken": Out(1),
+                "row_end": Out(1),
                 "valid": Out(1),
                 "maximum": Out(SCORE),
             }
@@ -58,17 +60,21 @@ class MaximumStage(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.words = words = RowWords(lanes=self.lanes, max_row=self.max_row)
+        row = self.row.payload
+        m.submodules.words = words = RowWords(lanes=self.lanes, max_row=self.config.max_row)
         m.d.comb += [
-            words.start.eq(self.start),
-            words.extent.eq(self.extent),
-            self.i.ready.eq(self.room),
-            self.taken.eq(self.i.valid & self.i.ready),
+            words.last.eq(row.result.last),
             words.step.eq(self.taken),
+            self.taken.eq(self.room & self.row.valid & (self.i.valid | row.empty)),
+            self.i.ready.eq(self.taken & ~row.empty),
+            self.row_end.eq(self.taken & words.final),
+            self.row.ready.eq(self.row_end),
         ]
 
         candidates = [
-            self._register(m, Mux(words.valid[lane], self.i.payload[lane], numerics.INT32_MIN))
+            self._register(
+                m, Mux(words.valid[lane] & ~row.empty, self.i.payload[lane], numerics.INT32_MIN)
+            )
             for lane in range(self.lanes)
         ]
         while len(candidates) > 1:
@@ -78,12 +84,12 @@ class MaximumStage(wiring.Component):
             ]
         depth = self.latency - 1
         taken = delay(m, self.taken, depth)
-        final = delay(m, words.final, depth)
+        final = delay(m, self.row_end, depth)
 
         running = Signal(SCORE, init=numerics.INT32_MIN)
         largest = Signal(SCORE)
         m.d.comb += largest.eq(Mux(candidates[0] > running, candidates[0], running))
-        m.d.sync += [self.valid.eq(taken & final), self.maximum.eq(largest)]
+        m.d.sync += [self.valid.eq(final), self.maximum.eq(largest)]
         with m.If(taken):
             m.d.sync += running.eq(Mux(final, numerics.INT32_MIN, largest))
         return m

@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
-from .layouts import EXPONENTIAL, RECIPROCAL, extent_layout
+from .layouts import EXPONENTIAL, RECIPROCAL, result_row_layout
 from .pipeline import delay
 from .rows import RowWords
 
@@ -67,7 +67,7 @@ class Rounding(wiring.Component):
     Members
     -------
     narrow : In(1)
-        Results have 8 bits instead of 16; constant while rows pass.
+        Results have 8 bits instead of 16.
     i : In(ArrayLayout(PROBABILITY_BITS, lanes))
     taken : In(1)
         ``i`` is one more word of the row.
@@ -115,6 +115,7 @@ class Rounding(wiring.Component):
         depth = self.latency(self.lanes) - 2
         taken = delay(m, self.taken, depth)
         final = delay(m, self.final, depth)
+        narrow = delay(m, self.narrow, depth + 1)
         half = 1 << (PART_BITS - 1)
         remainder = Signal(PART_BITS, init=half)
         reached = [self._add(remainder, one) for one in sums]
@@ -125,7 +126,7 @@ class Rounding(wiring.Component):
             result = Signal(WIDE + 1)
             carried = units[lane] ^ units[lane + 1]
             m.d.comb += result.eq(delay(m, whole[lane], depth) + carried)
-            beyond = result[WIDE] | (self.narrow & result[NARROW])
+            beyond = result[WIDE] | (narrow & result[NARROW])
             m.d.sync += self.o[lane].eq(Mux(beyond, -1, result))
         return m
 
@@ -158,13 +159,11 @@ class NormalizeStage(wiring.Component):
 
     Members
     -------
-    start, extent
-        As in `RowLength`.
-    narrow
-        As in `Rounding`.
+    row : In(stream)
+        See `result_row_layout`.
     i : In(stream)
         Words of ``lanes`` exponentials, the valid ones of each row.
-    row : In(stream)
+    reciprocal : In(stream)
         The reciprocal of each row's sum.
     room : In(1)
         The output has room.
@@ -173,6 +172,8 @@ class NormalizeStage(wiring.Component):
     valid : Out(1)
         ``word`` is one more word of results, zeros beyond the valid elements.
     word : Out(ArrayLayout(16, lanes))
+    narrow : Out(1)
+        ``word`` holds results of 8 bits.
 
     Latency
     -------
@@ -183,15 +184,14 @@ class NormalizeStage(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "start": In(1),
-                "extent": In(extent_layout(config.max_row)),
-                "narrow": In(1),
+                "row": In(stream.Signature(result_row_layout(config))),
                 "i": In(stream.Signature(data.ArrayLayout(EXPONENTIAL, config.lanes))),
-                "row": In(stream.Signature(RECIPROCAL)),
+                "reciprocal": In(stream.Signature(RECIPROCAL)),
                 "room": In(1),
                 "row_begin": Out(1),
                 "valid": Out(1),
                 "word": Out(data.ArrayLayout(WIDE, config.lanes)),
+                "narrow": Out(1),
             }
         )
 
@@ -208,11 +208,12 @@ class NormalizeStage(wiring.Component):
         taken = Signal()
         begun = Signal()
         m.d.comb += [
-            words.start.eq(self.start),
-            words.extent.eq(self.extent),
-            taken.eq(self.room & self.row.valid & (self.i.valid | masked)),
+            words.last.eq(self.row.payload.last),
+            words.limit.eq(self.row.payload.limit),
+            taken.eq(self.room & self.row.valid & self.reciprocal.valid & (self.i.valid | masked)),
             self.i.ready.eq(taken & ~masked),
             self.row.ready.eq(taken & words.final),
+            self.reciprocal.ready.eq(taken & words.final),
             words.step.eq(taken),
             self.row_begin.eq(taken & ~begun),
         ]
@@ -224,16 +225,17 @@ class NormalizeStage(wiring.Component):
             m.submodules[f"lane_{index}"] = lane = ProbabilityLane()
             m.d.comb += [
                 lane.exponential.eq(self.i.payload[index]),
-                lane.reciprocal.eq(self.row.payload),
+                lane.reciprocal.eq(self.reciprocal.payload),
                 rounding.i[index].eq(lane.o),
             ]
             with m.If(masked):
                 m.d.comb += lane.exponential.mantissa.eq(0)
         m.d.comb += [
-            rounding.narrow.eq(self.narrow),
+            rounding.narrow.eq(delay(m, self.row.payload.narrow, ProbabilityLane.latency)),
             rounding.taken.eq(delay(m, taken, ProbabilityLane.latency)),
             rounding.final.eq(delay(m, words.final, ProbabilityLane.latency)),
             self.word.eq(rounding.o),
+            self.narrow.eq(delay(m, rounding.narrow, rounding.latency(lanes))),
             self.valid.eq(delay(m, rounding.taken, rounding.latency(lanes))),
         ]
         return m

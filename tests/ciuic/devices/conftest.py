@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from ciuic.devices.cpu import CpuDevice
-from ciuic.devices.opencl import CPU_TUNING, GPU_TUNING, OpenclDevice, list_devices
+from ciuic.devices.opencl import OpenclDevice, list_devices
 from ciuic.devices.opencl_runtime import working_devices
+from ciuic.devices.opencl_tuning import CPU_TUNING, GPU_TUNING
 
 TUNINGS = {
     "cpu": CPU_TUNING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ciuic.devices.opencl import OpenclDevice
 from ciuic.errors import ShapeError
 from ciuic.ops import OPERATORS
 from ciuic.quantize import quantize_columns, quantize_rows
+from ciuic.quantize_int4 import quantize_groups
 
 pytestmark = pytest.mark.opencl
 
@@ -49,6 +51,22 @@ def test_linear_has_the_bits_of_the_cpu(
     inputs = [normal(t + k, t, k), quantize_columns(normal(n, k, n))]
     inputs += [normal(3, n)] if with_bias else []
     assert run(tuned, "linear", *inputs).tobytes() == run(cpu, "linear", *inputs).tobytes()
+
+
+@pytest.mark.parametrize(("t", "k", "n"), SIZES)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("with_offsets", [False, True])
+def test_int4_linear_has_the_bits_of_the_cpu(
+    tuned: OpenclDevice, cpu: CpuDevice, t: int, k: int, n: int, with_bias: bool, with_offsets: bool
+) -> None:
+    weight = quantize_groups(normal(n, k, n))
+    if with_offsets:
+        offsets = np.random.default_rng(k).integers(-(2**19), 2**19, weight.scales.shape)
+        weight = replace(weight, offsets=offsets.astype(np.int32))
+    inputs: list[Any] = [normal(t + k, t, k), weight]
+    inputs += [normal(3, n)] if with_bias else []
+    got, want = (run(device, "linear_int4", *inputs) for device in (tuned, cpu))
+    assert got.tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("t", [1, 5])
@@ -153,3 +171,63 @@ def test_ids_outside_the_table_are_refused(gpu: OpenclDevice) -> None:
 def test_no_tokens_give_no_rows(gpu: OpenclDevice) -> None:
     assert run(gpu, "add", normal(1, 0, 4), normal(2, 0, 4)).shape == (0, 4)
     assert run(gpu, "linear", normal(1, 0, 4), quantize_columns(normal(2, 4, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("absorbed", [False, True, None])
+@pytest.mark.parametrize(("t", "offset"), [(1, 0), (1, 40), (7, 0), (5, 12)])
+@pytest.mark.parametrize(("heads", "rank", "rope_gain"), [(1, 9, 1.0), (6, 24, 0.5)])
+def test_latent_attention(
+    tuned: OpenclDevice,
+    absorbed: bool | None,
+    t: int,
+    offset: int,
+    heads: int,
+    rank: int,
+    rope_gain: float,
+) -> None:
+    nope, rope, v, cached = 14, 6, 11, offset + t + 3
+    inputs = (
+        *(normal(1, t, heads, nope), normal(2, t, heads, rope)),
+        *(normal(3, cached, rank), normal(4, cached, rope)),
+        *(normal(5, rank, heads * nope), normal(6, rank, heads * v)),
+    )
+    attributes = {"offset": offset, "scale": 0.1, "rope_gain": rope_gain, "absorbed": absorbed}
+    got = run(tuned, "latent_attention", *inputs, **attributes)
+    want = OPERATORS["latent_attention"].kernel(*inputs, **attributes)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("scoring", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("t", [1, 9])
+@pytest.mark.parametrize(
+    ("experts", "top_k", "n_group", "topk_group"),
+    [(1, 1, 1, 1), (8, 2, 1, 1), (8, 2, 4, 2), (64, 6, 8, 3), (6, 2, 6, 2)],
+)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_route_tokens(
+    tuned: OpenclDevice,
+    scoring: str,
+    t: int,
+    experts: int,
+    top_k: int,
+    n_group: int,
+    topk_group: int,
+    normalize: bool,
+) -> None:
+    inputs = (normal(1, t, 33), normal(2, 33, experts), 0.1 * normal(3, experts))
+    check(
+        *(tuned, "route_tokens", *inputs),
+        top_k=top_k,
+        n_group=n_group,
+        topk_group=topk_group,
+        normalize=normalize,
+        scale=2.5,
+        scoring=scoring,
+    )
+
+
+def test_add_rows(tuned: OpenclDevice) -> None:
+    ids = np.array([4, 0, 2], np.int32)
+    check(tuned, "add_rows", normal(1, 5, 17), normal(2, 3, 17), ids, normal(3, 3))
+    with pytest.raises(ShapeError, match="ids must be distinct and from 0 to 4"):
+        run(tuned, "add_rows", normal(1, 5, 17), normal(2, 2, 17), ids[:2] * 2, normal(3, 2))

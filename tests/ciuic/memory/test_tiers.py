@@ -178,8 +178,8 @@ def test_cap_that_is_none_is_refused(cap: int) -> None:
     ("weights", "message"),
     [
         (3, "weights must be weights, not int"),
-        ([np.zeros(3)], "weight must be a CiuicTensor or QuantizedMatrix, not ndarray"),
-        ("attn", "weight must be a CiuicTensor or QuantizedMatrix, not str"),
+        ([np.zeros(3)], "weight must be a CiuicTensor or quantized matrix, not ndarray"),
+        ("attn", "weight must be a CiuicTensor or quantized matrix, not str"),
     ],
 )
 def test_other_objects_are_refused(standin: StandIn, weights: object, message: str) -> None:

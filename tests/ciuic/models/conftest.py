@@ -90,7 +90,7 @@ def write_gguf(
     types: Mapping[str, gguf.GGMLQuantizationType] | None = None,
     architecture: str = "llama",
 ) -> Path:
-    """Write a GGUF file; tensors named in ``types`` are quantized, the others keep their dtype."""
+    """Write a GGUF file; tensors named in ``types`` are quantized unless they are bytes already."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in keys.items():
         if isinstance(value, bool):
@@ -102,10 +102,11 @@ def write_gguf(
         elif isinstance(value, str):
             writer.add_string(key, value)
         else:
-            writer.add_array(key, value)
+            writer.add_array(key, value.tolist() if isinstance(value, np.ndarray) else list(value))
     for name, tensor in tensors.items():
         type_ = (types or {}).get(name)
-        data = tensor if type_ is None else gguf.quants.quantize(tensor, type_)
+        packed = type_ is None or tensor.dtype == np.uint8
+        data = tensor if packed else gguf.quants.quantize(tensor, type_)
         writer.add_tensor(name, data, raw_dtype=type_)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,23 +1,29 @@
-"""Small random models of DeepSeek-V3's architecture, as Hugging Face folders.
+"""Small random models of DeepSeek-V2's and V3's architecture, as Hugging Face folders.
 
-Also used by ``tools/deepseek_logits.py``, which has `transformers` read what is written here;
+Also used by ``tools/reference_models.py``, which has `transformers` read what is written here;
 imports nothing of Ciuic.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-SPECIAL = ["<|begin|>", "<|end|>"]
-VOCAB_SIZE = 272
-MERGES = [("t", "h"), ("th", "e"), ("Ġ", "a")]
+if __package__:
+    from . import small_folder
+else:  # from tools/
+    import small_folder  # type: ignore[import-not-found,no-redef]
+
+VOCAB_SIZE = small_folder.VOCAB_SIZE
+FLOAT8 = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [32, 16],
+}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -56,6 +62,14 @@ BASE: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+MANY = {"n_routed_experts": 24, "n_group": 3, "topk_group": 2, "num_experts_per_tok": 6}
+V2: dict[str, Any] = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "model_type": "deepseek_v2",
+    "scoring_func": "softmax",
+    "topk_method": "group_limited_greedy",
+    "norm_topk_prob": False,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "tied": {"tie_word_embeddings": True},
@@ -73,12 +87,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-dense": {"first_k_dense_replace": 0, "num_hidden_layers": 2},
     "one-head": {"num_attention_heads": 1, "num_key_value_heads": 1, "qk_rope_head_dim": 2},
     "wide-values": {"v_head_dim": 40, "qk_nope_head_dim": 8, "rms_norm_eps": 1e-3},
-    "many-experts": {
-        "n_routed_experts": 24,
-        "n_group": 3,
-        "topk_group": 2,
-        "num_experts_per_tok": 6,
+    "many-experts": MANY,
+    "float8": {"quantization_config": FLOAT8},
+    "v2": V2,
+    "v2-one-group-open": {**V2, "topk_group": 1, "num_experts_per_tok": 2, "n_group": 2},
+    "v2-many-experts": {**V2, **MANY, "routed_scaling_factor": 16.0, "n_shared_experts": 2},
+    "v2-lite": {
+        **V2,
+        "topk_method": "greedy",
+        "q_lora_rank": None,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.0,
+        "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
     },
+    "v2-greedy-ignores-groups": {**V2, "topk_method": "greedy", "tie_word_embeddings": True},
+    "v2-no-yarn": {**V2, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "v2-one-expert": {**V2, "num_experts_per_tok": 1, "first_k_dense_replace": 0},
 }
 TOKENS = 30  # of the sequence that is compared; longer than the context that YaRN stretches
 
@@ -138,27 +163,28 @@ def random_tensors(keys: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
             continue
         experts, width = keys["n_routed_experts"], keys["moe_intermediate_size"]
         matrix(f"{mlp}gate.weight", experts, dim)
-        bias = 0.3 * rng.standard_normal(experts)
-        tensors[f"{mlp}gate.e_score_correction_bias"] = bias.astype(np.float32)
+        if keys["model_type"] == "deepseek_v3":
+            bias = 0.3 * rng.standard_normal(experts)
+            tensors[f"{mlp}gate.e_score_correction_bias"] = bias.astype(np.float32)
         feed_forward(f"{mlp}shared_experts.", keys["n_shared_experts"] * width)
         for expert in range(experts):
             feed_forward(f"{mlp}experts.{expert}.", width)
+    if "quantization_config" in keys:
+        blocks = keys["quantization_config"]["weight_block_size"]
+        for name in [name for name in tensors if name.endswith("_proj.weight")]:
+            tensors |= random_float8(rng, name, tensors[name].shape, blocks)
     return tensors
 
 
-def write_tokenizer(path: Path) -> None:
-    """Write the tokenizer.json of a byte-level BPE with three merges."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*SPECIAL, *letters, *("".join(pair) for pair in MERGES)]
-    bpe = models.BPE(vocab={word: id_ for id_, word in enumerate(words)}, merges=MERGES)
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], 0)]
-    )
-    tokenizer.save(str(path))
+def random_float8(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...], blocks: list[int]
+) -> dict[str, np.ndarray]:
+    """Return random bytes that stand for numbers in FP8, and the scales of their blocks."""
+    codes = rng.integers(0, 256, shape, dtype=np.uint8)
+    codes[codes & 0x7F == 0x7F] = 0x38  # those would be NaN
+    counts = [-(-size // step) for size, step in zip(shape, blocks, strict=True)]
+    scales = np.exp(0.3 * rng.standard_normal(counts)) / (100 * np.sqrt(shape[1]))
+    return {name: codes, f"{name}_scale_inv": scales.astype(np.float32)}
 
 
 def write_folder(
@@ -169,17 +195,6 @@ def write_folder(
     shards: int = 1,
 ) -> Path:
     """Write a model folder and return its path; ``changes`` go into config.json afterwards."""
-    folder.mkdir(parents=True, exist_ok=True)
     keys = config(variant)
     tensors = random_tensors(keys, list(VARIANTS).index(variant))
-    (folder / "config.json").write_text(json.dumps({**keys, **(changes or {})}))
-    write_tokenizer(folder / "tokenizer.json")
-    if shards == 1:
-        save_file(tensors, folder / "model.safetensors")
-        return folder
-    names = [f"model-{part + 1:05}-of-{shards:05}.safetensors" for part in range(shards)]
-    placed = {tensor: names[i % shards] for i, tensor in enumerate(tensors)}
-    for name in names:
-        save_file({t: tensors[t] for t in tensors if placed[t] == name}, folder / name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
-    return folder
+    return small_folder.write_model(folder, {**keys, **(changes or {})}, tensors, shards=shards)

@@ -42,7 +42,7 @@ def test_figures_hang_together(small_model: Write, capsys: pytest.CaptureFixture
     prefill, decode = json.loads(capsys.readouterr().out)
     assert (prefill["phase"], decode["phase"]) == ("prefill", "decode")
     with load_model(path, quantize="int8") as model:
-        parts = [*(layer.weights for layer in model.layers), model.head_weights]
+        parts = [*(layer.weights for layer in model.layers), model.network.head]
         nbytes = sum(weight.nbytes for part in parts for _, weight in part)
         slot = 4 * 2 * 2 * 2 * 16  # layers, keys and values, kv heads, head_dim
     assert decode["bytes_per_token"] == nbytes + slot * (6 + 4 / 2)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(native.load().library is None, reason=native.HOW
 
 
 def one_by_one(model: Model, token_id: int, cache: KvCache) -> np.ndarray:
-    return model._logits_of(model._step([token_id], cache)).numpy()[0]
+    return model._logits_of(model._step([([token_id], cache)])).numpy()[0]
 
 
 def tasks(model: Model) -> dict[str, int]:

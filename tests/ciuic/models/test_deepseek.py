@@ -1,45 +1,23 @@
-"""DeepSeek-V3's architecture against logits that transformers computed."""
+"""DeepSeek-V2 and V3 beyond their logits, which test_references compares with transformers'."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ciuic.errors import ShapeError
+from ciuic.models.deepseek_config import DeepseekConfig
 from ciuic.models.loading import load_model
 from ciuic.models.names import DEFAULT_MODEL
 from ciuic.quantize import QuantizedMatrix
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
-from . import small_deepseek
-
-RECORDED = np.load(Path(__file__).parents[2] / "data" / "deepseek_logits.npz")
-ERROR = 1e-5  # of the largest logit; float32 against transformers' float32
-SMALL_STRIDE, TINY_STRIDE = 4, 64
-
-
-def error(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.abs(got - want).max() / np.abs(want).max())
-
-
-@pytest.mark.parametrize("variant", small_deepseek.VARIANTS)
-def test_logits_equal_transformers(tmp_path: Path, variant: str) -> None:
-    """At once (long enough for the plain form), and token by token through the cache."""
-    ids, want = small_deepseek.token_ids(variant), RECORDED[variant]
-    with load_model(small_deepseek.write_folder(tmp_path, variant), quantize=None) as model:
-        assert error(model.logits(ids)[:, ::SMALL_STRIDE], want) < ERROR
-        cache = model.new_cache()
-        rows = [model.prefill(ids[:7], cache), *(model.decode(id_, cache) for id_ in ids[7:])]
-    assert error(np.array(rows)[:, ::SMALL_STRIDE], want[6:]) < ERROR
-
-
-def test_trained_model_equals_transformers() -> None:
-    ids, want = RECORDED["deepseek-tiny-ids"].tolist(), RECORDED["deepseek-tiny"]
-    with load_model(DEFAULT_MODEL, quantize=None) as model:
-        assert error(model.logits(ids)[:, ::TINY_STRIDE], want) < ERROR
+from . import small_deepseek, small_folder
+from .test_references import RECORDED, error
 
 
 def test_trained_model_continues_a_text() -> None:
@@ -52,9 +30,9 @@ def test_trained_model_continues_a_text() -> None:
 
 
 def test_int8_is_near_float() -> None:
-    ids = RECORDED["deepseek-tiny-ids"].tolist()
+    ids, want = RECORDED["deepseek-tiny-ids"].tolist(), RECORDED["deepseek-tiny"]
     with load_model(DEFAULT_MODEL, quantize="int8") as model:
-        found = error(model.logits(ids)[:, ::TINY_STRIDE], RECORDED["deepseek-tiny"])
+        found = error(model.logits(ids), want)
     assert 1e-4 < found < 0.15
 
 
@@ -62,7 +40,7 @@ def test_the_cache_holds_latents_and_nothing_else(tmp_path: Path) -> None:
     with load_model(small_deepseek.write_folder(tmp_path)) as model:
         cache = model.new_cache()
         model.prefill([2, 3, 4], cache)
-        slots = 256
+        slots = model.config.max_seq_len  # less than a block
         assert cache.nbytes == 3 * slots * (32 + 8) * 4  # layers, slots, kv_rank + rope, float32
         assert cache.length == 3
 
@@ -111,6 +89,43 @@ def test_shards_are_one_model(tmp_path: Path) -> None:
         load_model(small_deepseek.write_folder(parts, shards=3), quantize=None) as three,
     ):
         assert np.array_equal(one.logits(ids), three.logits(ids))
+
+
+def test_layers_of_multi_token_prediction_are_ignored(tmp_path: Path) -> None:
+    """They come after the others, as in DeepSeek-V3's own checkpoint."""
+    ids = [4, 5, 6]
+    keys = small_deepseek.config("base")
+    tensors = small_deepseek.random_tensors(keys, 0)
+    extra = {
+        name.replace("layers.2.", "layers.3."): tensor
+        for name, tensor in tensors.items()
+        if "layers.2." in name
+    }
+    extra["model.layers.3.eh_proj.weight"] = np.ones((48, 96), np.float32)
+    keys["num_nextn_predict_layers"] = 1
+    plain = small_deepseek.write_folder(tmp_path / "plain")
+    more = small_folder.write_model(tmp_path / "more", keys, {**tensors, **extra})
+    with load_model(plain, quantize=None) as one, load_model(more, quantize=None) as two:
+        assert len(two.layers) == 3
+        assert np.array_equal(one.logits(ids), two.logits(ids))
+
+
+@pytest.mark.parametrize(
+    ("changes", "normalize", "scale"),
+    [
+        ({}, False, 2.5),
+        ({"norm_topk_prob": True}, True, 1.0),
+        ({"norm_topk_prob": True, "num_experts_per_tok": 1}, False, 2.5),
+    ],
+)
+def test_v2_normalizes_shares_or_scales_them(
+    tmp_path: Path, changes: dict[str, Any], normalize: bool, scale: float
+) -> None:
+    """As DeepSeek's own code has it; transformers does not normalize at all."""
+    with load_model(small_deepseek.write_folder(tmp_path, "v2", changes=changes)) as model:
+        config = model.config
+    assert isinstance(config, DeepseekConfig)
+    assert (config.normalize_shares, config.share_scale) == (normalize, scale)
 
 
 def test_forward_is_causal_and_keeps_the_type(tmp_path: Path) -> None:

@@ -196,8 +196,14 @@ def test_broken_json_is_refused(folder: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "gpt9"}, "model_type must be one of deepseek_v3, not 'gpt9'"),
-        ({"model_type": ["deepseek_v3"]}, "model_type must be one of deepseek_v3, not ["),
+        (
+            {"model_type": "gpt9"},
+            "model_type must be one of deepseek_v2, deepseek_v3, llama, qwen2, not 'gpt9'",
+        ),
+        ({"model_type": ["deepseek_v3"]}, "model_type must be one of deepseek_v2, deepseek_v3,"),
+        ({"vocab_size": None}, "key vocab_size is missing"),
+        ({"n_routed_experts": 1 << 30}, "layers.1.mlp.experts.8.gate_proj.weight is missing"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, not 1"),
         ({"hidden_size": "48"}, "hidden_size must be an integer from 0 to"),
         ({"hidden_size": 1 << 40}, "hidden_size must be an integer from 0 to"),
         ({"hidden_size": 0}, "dim must be at least 1, not 0"),
@@ -208,15 +214,22 @@ def test_broken_json_is_refused(folder: Path, name: str, text: str) -> None:
         ({"qk_rope_head_dim": 7}, "rope_dim must be even, not 7"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', not 'gelu'"),
         ({"scoring_func": "softmax"}, "scoring_func must be 'sigmoid', not 'softmax'"),
-        ({"quantization_config": {}}, "quantization_config must be None, not {}"),
+        (
+            {"quantization_config": {"quant_method": "gptq"}},
+            "quant_method must be 'fp8', not 'gptq'",
+        ),
+        (
+            {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
+            "weight_block_size must be two positive integers, not [128]",
+        ),
         ({"rope_parameters": 3}, "rope_parameters must be an object, not 3"),
-        ({"rope_parameters": {"rope_type": "su"}}, "rope_type must be 'default' or 'yarn'"),
+        ({"rope_parameters": {"rope_type": "su"}}, "rope_type must be 'default', 'yarn' or"),
         (
             {"rope_parameters": {**small_deepseek.YARN, "factor": 0.5}},
-            "the parameters of yarn do not work together",
+            "the parameters of rotary scaling do not work together",
         ),
         ({"rms_norm_eps": -1.0}, "norm_eps must be positive, not -1.0"),
-        ({"vocab_size": 100}, "token ids must be distinct, without gaps and below 100"),
+        ({"vocab_size": 100}, "embed_tokens.weight must have shape (100, 48)"),
         ({"eos_token_id": 9999}, "eos_token_id must be from 0 to 260, not 9999"),
     ],
 )
@@ -265,6 +278,19 @@ def test_special_tokens_are_never_read_from_text(folder: Path) -> None:
         assert 1 not in ids[1:]
         assert model.tokenizer.end_ids == {1}
         assert model.tokenizer.decode(ids) == "the<|end|>"
+
+
+def test_begin_token_is_found_in_a_row_of_post_processors(folder: Path) -> None:
+    """As in the tokenizer.json of Llama 3."""
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    spec["post_processor"] = {
+        "type": "Sequence",
+        "processors": [byte_level, spec["post_processor"]],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    with load_model(folder) as model:
+        assert model.tokenizer.bos_id == 0
 
 
 def test_chat_template_cannot_reach_the_system(folder: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from ciuic.errors import UsageError
 from ciuic.models.kv_cache import BLOCK_SLOTS, KvCache, LayerCache
+from ciuic.models.placed import Placed
 from ciuic.runtime import Runtime
 
 
@@ -16,8 +17,8 @@ def runtime() -> Runtime:
 
 
 def append(cache: LayerCache, runtime: Runtime, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    cpu = runtime.device("cpu")
-    keys, values = cache.append(runtime.place(rows), runtime.place(-rows), cpu)
+    on = Placed(runtime, "cpu")
+    keys, values = cache.append(runtime.place(rows), runtime.place(-rows), on)
     return keys.numpy(), values.numpy()
 
 
@@ -36,7 +37,9 @@ def test_append_returns_everything_so_far(runtime: Runtime) -> None:
 
 
 def test_memory_grows_in_blocks(runtime: Runtime) -> None:
-    cache = KvCache(runtime, n_layers=3, slot_shapes=((2, 4), (2, 4)), max_seq_len=1000)
+    cache = KvCache(
+        runtime, n_layers=3, slot_shapes=((2, 4), (2, 4)), max_seq_len=1000, fingerprint=str
+    )
     assert cache.nbytes == 0
     for layer in cache.layers:
         append(layer, runtime, np.zeros((1, 2, 4), np.float32))

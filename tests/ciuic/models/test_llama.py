@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
 from ciuic.errors import ShapeError
+from ciuic.models.gguf_file import GgufFile
 from ciuic.models.loading import load_model
 from ciuic.models.model import Model
 from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.tensor import CiuicTensor
 
 from . import plain_llama
-from .conftest import DIM, KV_HEADS, LAYERS, Write, metadata, random_tensors
+from .conftest import DIM, KV_HEADS, LAYERS, Write, metadata, random_tensors, write_gguf
 
 RECORDED: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "data" / "smollm2_logits.json").read_text()
@@ -112,6 +115,31 @@ def test_int8_is_near_float(small_model: Write) -> None:
         want, got = exact.logits(ids), quantized.logits(ids)
     error = np.abs(got - want).max() / np.abs(want).max()
     assert 0 < error < 0.05, f"seed {seed}"
+
+
+def test_int4_is_near_float(small_model: Write) -> None:
+    seed = 37
+    path, ids = small_model(seed), token_ids(37, 20)
+    with load_model(path, quantize=None) as exact, load_model(path, quantize="int4") as quantized:
+        want, got = exact.logits(ids), quantized.logits(ids)
+        assert isinstance(quantized.layers[0].weights["k"], GroupQuantizedMatrix)
+    error = np.sqrt(((got - want) ** 2).mean() / (want**2).mean())
+    assert 0.01 < error < 0.3, f"seed {seed}"
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1"])
+def test_int4_takes_the_integers_of_the_file(tmp_path: Path, name: str) -> None:
+    tensors, key = random_tensors(38), "blk.0.ffn_down.weight"
+    path = write_gguf(
+        tmp_path / "q4.gguf", metadata(), tensors, {key: gguf.GGMLQuantizationType[name]}
+    )
+    with load_model(path, quantize="int4") as model, GgufFile(path) as file:
+        weight, want = model.layers[0].weights["down"], file.tensor(key).T  # (k, n)
+    assert isinstance(weight, GroupQuantizedMatrix)
+    assert (weight.offsets is None) == (name == "Q4_0")
+    # Only scales and offsets are rounded, to 2**-16 of the column's largest scale.
+    steps = np.abs(want).max(axis=0) * 2.0**-15
+    assert (np.abs(weight.dequantize() - want) <= 8.5 * steps).all()
 
 
 def test_weights_are_named_and_transposed(small_model: Write) -> None:

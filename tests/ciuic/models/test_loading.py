@@ -32,7 +32,10 @@ def test_model_that_is_not_fetched_names_the_command(
 
 def test_other_architecture_is_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", metadata(), random_tensors(), architecture="gpt9")
-    with pytest.raises(ModelFormatError, match=r": architecture must be one of llama, not 'gpt9'$"):
+    with pytest.raises(
+        ModelFormatError,
+        match=r": architecture must be one of deepseek2, llama, qwen2, not 'gpt9'$",
+    ):
         load_model(path)
 
 
@@ -55,8 +58,10 @@ def test_missing_key_is_refused(small_model: Write, key: str) -> None:
     [
         (
             {"llama.block_count": "two"},
-            "key llama.block_count must be a positive integer, not 'two'",
+            "llama.block_count must be an integer from 0 to 2147483647, not 'two'",
         ),
+        ({"llama.block_count": 0}, "n_layers must be positive, not 0"),
+        ({"llama.block_count": 1 << 30}, "1073741824 layers need more tensors than there are"),
         ({"llama.block_count": 3}, "tensor blk.2.attn_norm.weight is missing"),
         (
             {"llama.feed_forward_length": 97},
@@ -84,5 +89,7 @@ def test_metadata_that_does_not_fit_is_refused(
 
 
 def test_unknown_quantization_is_refused(small_model: Write) -> None:
-    with pytest.raises(UsageError, match=r"^quantize must be 'auto', 'int8' or None, not 'int3'$"):
+    with pytest.raises(
+        UsageError, match=r"^quantize must be 'auto', 'int8', 'int4' or None, not 'int3'$"
+    ):
         load_model(small_model(), quantize="int3")  # type: ignore[arg-type]

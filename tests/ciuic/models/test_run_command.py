@@ -45,12 +45,87 @@ def test_json_is_one_object_and_nothing_else(
     assert report["placement"] == {"0-1": "cpu", "head": "cpu"}
     assert len(report["token_ids"]) == report["speed"]["tokens"]
     assert report["check"] == {"same_tokens": True, "cpu_text": report["text"], "layers": []}
-    assert report["usage"][0]["ops"]["attention"] == 2 * len(report["token_ids"])
+    ops = report["usage"][0]["ops"]
+    # A token after the prompt is one task where the CPU has kernels in C.
+    assert ops["attention"] + 2 * ops.get("decode", 0) == 2 * len(report["token_ids"])
+
+
+def test_text_ends_before_stop_strings(
+    small_model: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(small_model(50))
+    with load_model(path, quantize="int8") as model:
+        text = "".join(model.generate("the", 6))
+    stop = ["--stop", "never", "--stop", text[2:4], "--check", "--json"]
+    assert main(["run", path, *PROMPT, *stop]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["text"] == report["check"]["cpu_text"] == text[: text.index(text[2:4])]
+    assert report["stop_reason"] == "stop"
+
+
+BATCH = ["--prompt", "the", "--prompt", "a 12", "--max-tokens", "6"]
+
+
+def test_several_prompts_are_printed_apart_in_their_order(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = str(small_model(50)), tmp_path / "prompts.txt"
+    file.write_text("x\n\n  \nthe the\n")
+    assert main(["run", path, *BATCH, "--prompts", str(file), "--check"]) == 0
+    out = capsys.readouterr().out
+    with load_model(path, quantize="int8") as model:
+        expected = "".join(
+            f"[{n}] {prompt}\n{''.join(model.generate(prompt, 6))}\n(ended at --max-tokens)\n\n"
+            for n, prompt in enumerate(["the", "a 12", "x", "the the"], start=1)
+        )
+    assert expected in out
+    assert "(in 4 texts at once, 20 tokens after the first of each)" in out
+    assert out.count("writes the same tokens") == 4
+
+
+def test_several_prompts_as_json(small_model: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(small_model(50))
+    assert main(["run", path, *BATCH, "--stop", "never", "--check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [answer["prompt"] for answer in report["answers"]] == ["the", "a 12"]
+    for answer in report["answers"]:
+        assert main(["run", path, "--prompt", answer["prompt"], *PROMPT[2:], "--json"]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        assert alone["token_ids"] == answer["token_ids"]
+        assert answer["check"]["same_tokens"]
+    assert report["tokens_per_second"] > 0
+    written = [a["speed"]["prompt_tokens"] + a["speed"]["tokens"] - 1 for a in report["answers"]]
+    assert report["cache"]["tokens"] == sum(written)
+
+
+def test_prompt_cache_is_made_used_and_refused(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompt.cache"
+    arguments = ["run", str(small_model(50)), *PROMPT, "--prompt-cache", str(file), "--json"]
+    reports = []
+    for _ in range(2):
+        assert main([*arguments, "--check"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0]["token_ids"] == reports[1]["token_ids"]
+    reused = [report["speed"]["reused_tokens"] for report in reports]
+    assert reused == [0, reports[0]["speed"]["prompt_tokens"] - 1]
+    assert reports[0]["cache"]["bytes_per_token"] == 512
+    assert reports[0]["cache"]["tokens"] == len(reports[0]["token_ids"]) + reused[1]
+    before = file.read_bytes()
+    assert main([*arguments, "--quantize", "none"]) == 2
+    assert "made by another model" in capsys.readouterr().err
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("quantize", "ops"),
-    [("int8", {"linear"}), ("auto", {"linear", "linear_float32"}), ("none", {"linear_float32"})],
+    [
+        ("int8", {"linear"}),
+        ("int4", {"linear", "linear_int4"}),  # the output matrix is INT8
+        ("auto", {"linear", "linear_float32"}),
+        ("none", {"linear_float32"}),
+    ],
 )
 def test_quantization_is_as_asked(
     small_model: Write, capsys: pytest.CaptureFixture[str], quantize: str, ops: set[str]
@@ -61,16 +136,17 @@ def test_quantization_is_as_asked(
     assert {op for row in usage for op in row["ops"] if op.startswith("linear")} == ops
 
 
+@pytest.mark.parametrize(("quantize", "op"), [("int8", "linear"), ("int4", "linear_int4")])
 def test_layers_on_an_fpga_are_checked_bit_for_bit(
-    small_model: Write, capsys: pytest.CaptureFixture[str]
+    small_model: Write, capsys: pytest.CaptureFixture[str], quantize: str, op: str
 ) -> None:
     arguments = ["run", str(small_model(51)), *PROMPT, "--place", "0=cpu,1=fpga:emulated"]
-    assert main([*arguments, "--check", "--json"]) == 0
+    assert main([*arguments, "--quantize", quantize, "--check", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["placement"] == {"0": "cpu", "1": "fpga:emulated", "head": "cpu"}
     (layer,) = report["check"]["layers"]
     assert layer["equal"]
-    assert layer["tasks"]["linear"] == 14
+    assert layer["tasks"][op] == 14
     (fpga,) = report["fpga"]
     assert fpga["cycles"] > 0
     assert 0 < fpga["array_utilisation"] <= 1
@@ -107,9 +183,14 @@ def test_trace_is_written_whole(
         (["--prompt", "a" * 200], "a prompt must be at most 128 tokens, the context of small, not"),
         (["--prompt", "", "--raw"], "a prompt must have at least one token"),
         (["--prompt", "a", "--max-tokens", "0"], "max_tokens must be at least 1, not 0"),
+        (["--prompt", "a", "--stop", ""], "a stop string must have at least one character"),
         (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1, not 2.0"),
         (["--prompt", "a", "--check", "--temperature", "1"], "--check must repeat the choices"),
         (["--prompt", "a", "--trace", "/no/such/t"], "--trace must be in a folder that can be"),
+        (["--prompt", "a", "--prompt", "b", "--prompt-cache", "c"], "keeps one prompt, not 2"),
+        (["--prompts", "/no/such"], "--prompts /no/such cannot be read"),
+        ([], "there must be a prompt: --prompt TEXT or --prompts FILE"),
+        (["--prompt", "a", "--prompt-cache", "/no/c"], "--prompt-cache must be in a folder that"),
         (["--prompt", "a", "--place", "0=nowhere"], "nowhere"),
         (["--prompt", "a", "--place", "7=cpu"], "7"),
     ],

@@ -13,6 +13,7 @@ import pytest
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.models.gguf_file import GgufFile
 from ciuic.models.tokenizer import (
+    PRE_TOKENIZERS,
     StreamDecoder,
     Tokenizer,
     byte_characters,
@@ -131,7 +132,7 @@ def test_byte_characters_are_a_bijection_of_printable_characters() -> None:
         ({"tokenizer.ggml.model": "llama"}, "tokenizer must be of model 'gpt2', not 'llama'"),
         (
             {"tokenizer.ggml.pre": "other"},
-            "pre-tokenizer must be one of smollm, gpt-2, not 'other'",
+            "pre-tokenizer must be one of gpt-2, smollm, llama-bpe, qwen2, ",
         ),
         ({"tokenizer.ggml.merges": ["t h", "q zz"]}, "merge must be of two tokens"),
         ({"tokenizer.ggml.tokens": ["a", "a"]}, "token_type must have a type per token"),
@@ -144,3 +145,44 @@ def test_bad_tables_are_refused(small_model: Write, keys: dict[str, Any], reason
         pytest.raises(ModelFormatError, match=reason),
     ):
         gguf_tokenizer(file)
+
+
+TEXT = "I'M don't 12345 a+b\n\n  x ひらテ日 .foo(bar)  "
+
+
+@pytest.mark.parametrize(
+    ("pre", "words"),
+    [
+        ("gpt-2", ["I", "'", "M", " don", "'t", " 12345", " a", "+", "b", "\n\n ", " x"]),
+        ("smollm", ["I", "'", "M", " don", "'t", " ", *"12345", " a", "+", "b", "\n\n ", " x"]),
+        ("llama-bpe", ["I", "'M", " don", "'t", " ", "123", "45", " a", "+b", "\n\n", " ", " x"]),
+        ("qwen2", ["I", "'M", " don", "'t", " ", *"12345", " a", "+b", "\n\n", " ", " x"]),
+        ("deepseek-v3", ["I", "'M", " don", "'t", " ", "123", "45", " a", "+b", "\n\n", " ", " x"]),
+    ],
+)
+def test_text_splits_as_the_vocabulary_was_made(pre: str, words: list[str]) -> None:
+    """The words by hand from the patterns; DeepSeek-V3 alone sets Japanese and Chinese apart."""
+    byte_of = byte_characters()
+    found = [
+        bytes(byte_of[character] for character in word).decode()
+        for word, _ in PRE_TOKENIZERS[pre]().pre_tokenize_str(TEXT)
+    ]
+    assert found[: len(words)] == words
+    asian = [" ", "ひらテ日"] if pre == "deepseek-v3" else [" ひらテ日"]
+    assert found[len(words) : len(words) + len(asian)] == asian
+    if pre not in ("gpt-2", "smollm"):
+        assert found[len(words) + len(asian) :] == [" .", "foo", "(bar", ")", "  "]
+    assert "".join(found) == TEXT
+
+
+def test_distilled_qwen_splits_as_qwen() -> None:
+    split = PRE_TOKENIZERS["deepseek-r1-qwen"]().pre_tokenize_str(TEXT)
+    assert split == PRE_TOKENIZERS["qwen2"]().pre_tokenize_str(TEXT)
+
+
+@pytest.mark.parametrize(("pre", "whole"), [("llama-bpe", True), ("qwen2", False)])
+def test_llama_takes_a_word_that_is_a_token(pre: str, whole: bool) -> None:
+    """Even where the merges lead elsewhere: here "the" is "t" + "he", and "th" comes first."""
+    tokens = [*byte_characters(), "th", "he", "the"]
+    bpe = byte_level_bpe(tokens, ["t h", "h e", "t he"], pre=pre, special=[])
+    assert bpe.encode("the", add_special_tokens=False).tokens == (["the"] if whole else ["th", "e"])

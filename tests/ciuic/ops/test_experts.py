@@ -15,13 +15,13 @@ ROUTE, ADD_ROWS = OPERATORS["route_tokens"], OPERATORS["add_rows"]
 
 
 def shares_of(
-    affinity: np.ndarray, bias: np.ndarray, *, top_k: int, n_group: int, topk_group: int
+    affinity: np.ndarray, bias: np.ndarray, *, top_k: int, n_group: int, topk_group: int, best: int
 ) -> dict[int, float]:
     """Return expert -> affinity of the experts of one token."""
     size = len(bias) // n_group
     groups = [range(g * size, (g + 1) * size) for g in range(n_group)]
     choice = affinity + bias
-    ranked = sorted(groups, key=lambda group: -sum(sorted(choice[list(group)])[-2:]))
+    ranked = sorted(groups, key=lambda group: -sum(sorted(choice[list(group)])[-best:]))
     if topk_group == n_group:
         ranked = groups
     candidates = [expert for group in ranked[:topk_group] for expert in group]
@@ -29,13 +29,14 @@ def shares_of(
     return {expert: affinity[expert] for expert in chosen}
 
 
+@pytest.mark.parametrize("scoring", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(
     ("experts", "top_k", "n_group", "topk_group"),
     [(1, 1, 1, 1), (8, 2, 4, 2), (8, 2, 8, 3), (24, 6, 3, 2), (16, 16, 1, 1), (64, 8, 8, 4)],
 )
 def test_route_tokens(
-    experts: int, top_k: int, n_group: int, topk_group: int, normalize: bool
+    experts: int, top_k: int, n_group: int, topk_group: int, normalize: bool, scoring: str
 ) -> None:
     seed = experts + top_k
     rng = np.random.default_rng(seed)
@@ -43,12 +44,17 @@ def test_route_tokens(
     weight = rng.standard_normal((12, experts)).astype(np.float32)
     bias = rng.standard_normal(experts).astype(np.float32)
     groups = {"top_k": top_k, "n_group": n_group, "topk_group": topk_group}
-    got = ROUTE.kernel(x, weight, bias, normalize=normalize, scale=2.5, **groups)
+    how = {"normalize": normalize, "scale": 2.5, "scoring": scoring}
+    got = ROUTE.kernel(x, weight, bias, **how, **groups)
     assert got.shape == ROUTE.shape(x, weight, bias, **groups)
     assert got.dtype == np.float32
-    affinity = 1 / (1 + np.exp(-(x.astype(float) @ weight)))
+    scores = x.astype(float) @ weight
+    if scoring == "sigmoid":
+        affinity, best = 1 / (1 + np.exp(-scores)), 2
+    else:
+        affinity, best = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True), 1
     for row, token in zip(got, affinity, strict=True):
-        want = shares_of(token, bias, **groups)
+        want = shares_of(token, bias, best=best, **groups)
         total = sum(want.values()) if normalize else 1.0
         assert set(np.flatnonzero(row)) == set(want), f"seed {seed}"
         for expert, share in want.items():
@@ -74,6 +80,19 @@ def test_groups_that_do_not_fit_are_refused(groups: dict[str, int], reason: str)
     x, weight, bias = (np.zeros(shape, np.float32) for shape in ((3, 4), (4, 8), (8,)))
     with pytest.raises(ShapeError, match=re.escape(reason)):
         ROUTE.shape(x, weight, bias, **groups)
+
+
+def test_softmax_of_large_scores_is_finite() -> None:
+    x, weight = np.full((1, 4), 1e4, np.float32), np.eye(4, dtype=np.float32)
+    weight[0, 0] = 2
+    got = ROUTE.kernel(x, weight, np.zeros(4, np.float32), top_k=1, scoring="softmax")
+    assert got.tolist() == [[1, 0, 0, 0]]
+
+
+def test_unknown_scoring_is_refused() -> None:
+    x, weight, bias = (np.zeros(shape, np.float32) for shape in ((3, 4), (4, 8), (8,)))
+    with pytest.raises(ShapeError, match=r"^scoring must be 'sigmoid' or 'softmax', not 'tanh'$"):
+        ROUTE.shape(x, weight, bias, top_k=2, scoring="tanh")
 
 
 def test_route_tokens_refuses_other_shapes() -> None:

@@ -11,7 +11,9 @@ import pytest
 from ciuic import reference
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
+from ciuic.ops.linear_int4 import ScaledWeight
 from ciuic.quantize import QuantizedMatrix, quantize_columns, quantize_rows
+from ciuic.quantize_int4 import GroupQuantizedMatrix, quantize_groups
 
 HALF_UNIT = 2.0**-24  # relative error of one rounding to float32
 
@@ -59,6 +61,49 @@ def test_linear_is_exact_where_float32_sums_would_not_be(seed: int) -> None:
     want = (x.astype(np.int64) @ values.astype(np.int64)).astype(np.float32)
     got = OPERATORS["linear"].kernel(x, FloatWeight.of(weight))
     np.testing.assert_array_equal(got, want, err_msg=f"seed {seed}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("t", "k", "n"), [(1, 1, 1), (3, 100, 7), (2, 1024, 5), (5, 2500, 9)])
+def test_linear_int4_is_the_golden_gemm_rescaled(seed: int, t: int, k: int, n: int) -> None:
+    x, weight = draw(seed, t, k), quantize_groups(draw(seed + 100, k, n))
+    bias = draw(seed + 200, n)
+    values, scales = quantize_rows(x)
+    products = reference.gemm_w4(values, weight.values, weight.scales).astype(np.float32)
+    want = products * (scales[:, None] * weight.units)
+    kernel, floats = OPERATORS["linear_int4"].kernel, ScaledWeight.of(weight)
+    np.testing.assert_array_equal(kernel(x, floats), want, err_msg=f"seed {seed}")
+    np.testing.assert_array_equal(kernel(x, floats, bias), want + bias, err_msg=f"seed {seed}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("t", "k", "n"), [(1, 1, 1), (3, 100, 7), (2, 1024, 5)])
+def test_linear_int4_adds_what_offsets_add(seed: int, t: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = -(-k // 32)
+    x, scales, offsets = draw(seed, t, k), draw(seed + 1, groups, n), 8 * draw(seed + 2, groups, n)
+    integers = rng.integers(-8, 8, (k, n), dtype=np.int8)
+    weight = GroupQuantizedMatrix.encode(integers, scales, offsets)
+    values, row_scales = quantize_rows(x)
+    of_rows = [np.repeat(part, 32, axis=0)[:k].astype(float) for part in (scales, offsets)]
+    exact = values.astype(float) @ (integers * of_rows[0] + of_rows[1]) * row_scales[:, None]
+    got = OPERATORS["linear_int4"].kernel(x, ScaledWeight.of(weight))
+    # Errors of the encoded scales, and a unit of the integers for each of two roundings.
+    bound = 2.0**-12 * np.abs(values).sum(axis=1).max() * np.abs(scales).max() * row_scales.max()
+    np.testing.assert_allclose(got, exact, rtol=1e-6, atol=bound, err_msg=f"seed {seed}")
+
+
+def test_linear_int4_does_not_overflow() -> None:
+    k = 16384
+    weight = GroupQuantizedMatrix(
+        np.full((k, 1), -8, np.int8), np.full((512, 1), 2**15 - 1, np.int16), np.ones(1, np.float32)
+    )
+    x = np.full((1, k), -127, np.float32)
+    values, _ = quantize_rows(x)
+    want = reference.gemm_w4(values, weight.values, weight.scales)
+    got = OPERATORS["linear_int4"].kernel(x, ScaledWeight.of(weight))
+    np.testing.assert_array_equal(got, want.astype(np.float32))
+    assert want.max() < 2**31 - 1
 
 
 def test_linear_float32_is_a_product() -> None:

@@ -14,12 +14,14 @@ def test_plan_for_people() -> None:
     assert str(Plan(steps=(ASKED, CHOSEN))) == (
         "0 L: fpga:rtl (as asked; on the host: add, rope)\n1 L: cpu (least time)"
     )
+    assert str(Plan(steps=(CHOSEN,), note="placed anew")).startswith("placed anew\n1 L: cpu")
 
 
 def test_plan_for_machines() -> None:
     read = json.loads(json.dumps(Plan(steps=(ASKED,)).as_dict()))
     assert read == {
         "seconds": None,
+        "note": "",
         "steps": [
             {
                 "layer": "0 L",

@@ -1,0 +1,121 @@
+"""Arguments that commands which let a model write have in common, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ciuic.models.model import Model
+    from ciuic.models.progress import Report
+    from ciuic.models.sampling import SamplingOptions
+    from ciuic.models.weights import Quantize
+
+    from .devices import Row
+
+QUANTIZE: dict[str, Quantize | None] = {
+    "int8": "int8",
+    "int4": "int4",
+    "auto": "auto",
+    "none": None,
+}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model, its quantization and its placement."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        help="a GGUF file, a Hugging Face folder, smollm2-135m-instruct, which `ciuic fetch` "
+        "brings, or deepseek-tiny, which comes with Ciuic (the default)",
+    )
+    parser.add_argument(
+        "--place",
+        metavar="SPEC",
+        help="which layers on which device, such as 0-1=opencl,2-4=cpu,5=fpga:rtl",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=QUANTIZE,
+        default="int8",
+        help="linear layers: int8 or int4 (every device then gives the same bits), auto (int8 on "
+        "FPGAs, float32 elsewhere) or none (%(default)s)",
+    )
+
+
+def add_writing(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Add how much is written and how tokens are chosen."""
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=max_tokens,
+        metavar="N",
+        help="most tokens to write (%(default)s)",
+    )
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be given several times",
+    )
+    group = parser.add_argument_group("how to choose tokens (greedy by default)")
+    group.add_argument("--temperature", type=float, default=0.0, metavar="T")
+    group.add_argument("--top-k", type=int, metavar="K", help="among the K most likely")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="up to probability P")
+    group.add_argument(
+        "--min-p", type=float, default=0.0, metavar="P", help="share of the likeliest"
+    )
+    group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R")
+    group.add_argument("--seed", type=int, metavar="N", help="repeats the choices")
+
+
+def open_model(arguments: argparse.Namespace) -> Model:
+    """Return the model that the arguments name, its weights not read yet."""
+    from ciuic.models.loading import load_model
+    from ciuic.models.names import DEFAULT_MODEL
+
+    return load_model(arguments.model or DEFAULT_MODEL, quantize=QUANTIZE[arguments.quantize])
+
+
+def sampling_options(arguments: argparse.Namespace) -> SamplingOptions:
+    """Return how tokens are to be chosen."""
+    from ciuic.models.sampling import SamplingOptions
+
+    return SamplingOptions(
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+    )
+
+
+def place(model: Model, spec: str | None, report: Report) -> list[Row]:
+    """Put the model's parts on devices, open these, and return their rows."""
+    from ciuic.models.placed import HOST
+    from ciuic.scheduler.placement import parse_placement
+
+    from .devices import describe
+
+    if spec is not None:
+        chosen = parse_placement(spec, n_layers=len(model.layers))
+        model.place(dict(enumerate(chosen.layers)), chosen.head)
+    uris = dict.fromkeys([HOST, *(layer.device for layer in model.layers), model.head_device])
+    rows = []
+    for uri in uris:
+        report(f"opening {uri}", 0, 1)
+        rows.append(describe(model.runtime.device(uri)))
+        report(f"opening {uri}", 1, 1)
+    return rows
+
+
+def check_writable(option: str, path: str | None) -> None:
+    """Refuse a file that could not be written to once the work is done."""
+    from ciuic.errors import UsageError
+
+    if path is not None and not os.access(Path(path).parent, os.W_OK):
+        raise UsageError(f"{option} must be in a folder that can be written to, not {path!r}")

@@ -1,0 +1,137 @@
+"""The tail of the softmax engine: rows of results to memory, and the answer to each descriptor."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ciuic.abi import Status
+from ciuic.abi.descriptors import MAX_SIZE
+
+from ..axi.ports import EngineSignature, WritePort
+from .layouts import result_row_layout, write_job_layout
+from .rows import RowAddresses
+
+__all__ = ["RowWriter"]
+
+JOBS_AHEAD = 4  # descriptors whose rows are in the stages, while an earlier one is written
+
+
+class RowWriter(wiring.Component):
+    """Write the rows of each job and answer when the memory has acknowledged the last.
+
+    Members
+    -------
+    job : In(stream)
+        See `write_job_layout`.
+    row_begin : In(1)
+        Strobe: results of one more row are under way.
+    i : In(stream)
+        Beats of results, ``final`` at the last beat of a row.
+    row : In(result_row_layout)
+        The row whose last beat is at ``i``.
+    write : Out(WritePort)
+        Memory.
+    done : Out(stream)
+        As in `ciuic_hw.axi.ports.EngineSignature`.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        beat = data.StructLayout({"data": 8 * config.bus_bytes, "final": 1})
+        super().__init__(
+            {
+                "job": In(stream.Signature(write_job_layout(config))),
+                "row_begin": In(1),
+                "i": In(stream.Signature(beat)),
+                "row": In(result_row_layout(config)),
+                "write": Out(WritePort(config)),
+                "done": EngineSignature(config).members["done"],
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.jobs = jobs = SyncFIFOBuffered(
+            width=len(Value.cast(self.job.payload)), depth=JOBS_AHEAD
+        )
+        m.submodules.addresses = addresses = RowAddresses(self.config)
+        job = Signal(write_job_layout(self.config))
+        left = Signal(range(MAX_SIZE + 1))  # rows that are not completely handed over
+        begun = Signal(range(MAX_SIZE + 1))  # rows whose results come and that were not requested
+        start, requested, row_written = Signal(), Signal(), Signal()
+        request = self.write.request
+        m.d.comb += [
+            jobs.w_data.eq(self.job.payload),
+            jobs.w_en.eq(self.job.valid),
+            self.job.ready.eq(jobs.w_rdy),
+            job.eq(jobs.r_data),
+            addresses.start.eq(start),
+            addresses.base.eq(job.addr),
+            addresses.stride.eq(job.stride),
+            addresses.rows.eq(job.rows),
+            addresses.step.eq(requested),
+            request.payload.addr.eq(addresses.addr),
+            request.payload.nbytes.eq(job.nbytes),
+            # A request without data would keep the write channel from other engines.
+            request.valid.eq(begun.any() & ~addresses.done),
+            requested.eq(request.valid & request.ready),
+            self.write.data.payload.eq(self.i.payload.data),
+            # Beats of the next job wait until this one is complete.
+            self.write.data.valid.eq(self.i.valid & left.any()),
+            self.i.ready.eq(self.write.data.ready & left.any()),
+            row_written.eq(self.i.valid & self.i.ready & self.i.payload.final),
+        ]
+        m.d.sync += begun.eq(begun + self.row_begin - requested)
+        with m.If(start):
+            m.d.sync += left.eq(job.rows)
+        with m.Elif(row_written):
+            m.d.sync += left.eq(left - 1)
+        status = self._status(m, start, row_written)
+        self._count(m, start, row_written)
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(jobs.r_rdy):
+                    m.d.comb += start.eq(job.status == Status.OK)
+                    m.d.sync += self.done.payload.status.eq(job.status)
+                    m.next = "RUN"
+                    with m.If(job.status != Status.OK):
+                        m.d.sync += self.done.payload.busy.eq(0)
+                        m.next = "DONE"
+            with m.State("RUN"):
+                with m.If(addresses.done & ~left.any() & ~self.write.busy):
+                    m.d.sync += self.done.payload.status.eq(status)
+                    m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += self.done.valid.eq(1)
+                with m.If(self.done.ready):
+                    m.d.comb += jobs.r_en.eq(1)
+                    m.next = "IDLE"
+        return m
+
+    def _status(self, m, start, row_written):
+        """Return the status that the memory's answers make, those of this cycle included."""
+        seen_read, seen_write = Signal(), Signal()
+        with m.If(start):
+            m.d.sync += [seen_read.eq(0), seen_write.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                seen_read.eq(seen_read | (row_written & self.row.error)),
+                seen_write.eq(seen_write | self.write.error),
+            ]
+        return Mux(
+            seen_read,
+            Status.READ_ERROR,
+            Mux(seen_write | self.write.error, Status.WRITE_ERROR, Status.OK),
+        )
+
+    def _count(self, m, start, row_written):
+        """Count the words that the lanes took for the rows written."""
+        busy = self.done.payload.busy
+        words = (self.row.last >> exact_log2(self.config.lanes)) + 1
+        with m.If(start):
+            m.d.sync += busy.eq(0)
+        with m.Elif(row_written):
+            m.d.sync += busy.eq(busy + words)
