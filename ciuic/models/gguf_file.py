@@ -119,6 +119,8 @@ class GgufFile:
     ----------
     path
         The file.
+    header_only
+        Whether the tensors' bytes are not in it (`header`); they must not be read then.
 
     Attributes
     ----------
@@ -135,11 +137,12 @@ class GgufFile:
         If the file is missing, truncated, no GGUF file, or holds an unsupported tensor type.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, header_only: bool = False) -> None:
         self.path = Path(path)
         self._bytes = _map(self.path)
         try:
-            header = _Header(self.path, self._bytes)
+            header = _Header(self.path, self._bytes, header_only=header_only)
+            self._header_nbytes = header.nbytes
             self.metadata: dict[str, Value] = header.metadata
             self.architecture = str(self.metadata.get("general.architecture"))
             self.keys = Keys(self.path, self.metadata, f"{self.architecture}.")
@@ -147,6 +150,10 @@ class GgufFile:
         except BaseException:
             self.close()
             raise
+
+    def header(self) -> bytes:
+        """Return the file up to where tensors begin; it opens as ``header_only``."""
+        return self._bytes[: self._header_nbytes]
 
     @property
     def name(self) -> str:
@@ -245,7 +252,7 @@ def _map(path: Path) -> mmap.mmap:
 class _Header:
     """A cursor over the header; its methods read one thing each and refuse to pass the end."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, *, header_only: bool) -> None:
         self._path = path
         self._data = data
         self._size = len(data)
@@ -267,7 +274,8 @@ class _Header:
         for _ in range(key_count):
             self._read_key()
         pending = [self._read_tensor() for _ in range(tensor_count)]
-        self._place(pending)
+        self.nbytes = self._at
+        self._place(pending, header_only=header_only)
 
     def _error(self, reason: str) -> ModelFormatError:
         return ModelFormatError(self._path, reason)
@@ -366,8 +374,8 @@ class _Header:
             )
         return type_
 
-    def _place(self, pending: list[TensorInfo]) -> None:
-        """Turn offsets into file offsets and check that all bytes are there."""
+    def _place(self, pending: list[TensorInfo], *, header_only: bool) -> None:
+        """Turn offsets into file offsets and check that all bytes are there, if they should be."""
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
             raise self._error(f"general.alignment must be a power of two, not {alignment!r}")
@@ -376,7 +384,7 @@ class _Header:
             start = data_start + info.start
             if info.name in self.tensors:
                 raise self._error(f"tensor {info.name} is there twice")
-            if start + info.nbytes > self._size:
+            if start + info.nbytes > self._size and not header_only:
                 raise self._error(
                     f"truncated: tensor {info.name} needs bytes up to {start + info.nbytes:,}, "
                     f"the file has {self._size:,}"

@@ -137,6 +137,11 @@ class Model:
         self._weights_digest: bytes | None = None
 
     @property
+    def source(self) -> TensorSource:
+        """Where it was loaded from."""
+        return self._source
+
+    @property
     def network(self) -> Network:
         """What the family made of the file: configuration, layers, embedding and head."""
         return self._network

@@ -18,6 +18,7 @@ from ciuic.tensor import CiuicTensor
 
 from .outline import outline
 from .tensor_source import Shaped, TensorSource
+from .weight_file import WeightFile
 
 Quantize = Literal["int8", "int4", "auto"]
 BLOCK_ELEMENTS = 1 << 18  # that are quantized at a time
@@ -84,6 +85,7 @@ class LayerWeights:
         self._loaded: dict[str, Weight] = {}
         self._int8: LayerWeights | None = None  # the same weights in the form for FPGAs
         self._outlined = False
+        self._converted: tuple[WeightFile, str] | None = None
 
     @property
     def stored(self) -> dict[str, StoredShape]:
@@ -93,6 +95,14 @@ class LayerWeights:
     def outline(self) -> None:
         """From now on have weights of the same shapes and types with nothing in them."""
         self._loaded, self._int8, self._outlined = {}, None, True
+
+    def read_from(self, weights: WeightFile, prefix: str) -> None:
+        """From now on read weights from a converted file, under their roles with a prefix."""
+        self._converted = weights, prefix
+
+    def read(self, role: str) -> Weight:
+        """Return a weight without keeping it."""
+        return self._loaded.get(role) or self._read(role)
 
     @property
     def quantize(self) -> Quantize | None:
@@ -132,22 +142,25 @@ class LayerWeights:
         form = None
         if is_matrix and role not in self._exact and self._quantize != "auto":
             form = self._quantize
+        shape = self._shapes[role]
+        if role in self._rows:
+            shape = (len(self._rows[role]), *shape[1:])
         if self._outlined:
-            shape = self._shapes[role]
-            if role in self._rows:
-                shape = (len(self._rows[role]), *shape[1:])
             return outline(shape[::-1] if is_matrix else shape, form)
+        if self._converted is not None:
+            weights, prefix = self._converted
+            return weights.weight(prefix + role, shape[::-1] if is_matrix else shape)
         if form == "int4" and (stored := self._stored_int4(role)) is not None:
             return stored
         values = self._source.tensor(self._names[role])
         if role in self._rows:
             values = values[self._rows[role]]
         if not is_matrix:
-            return CiuicTensor.from_numpy(values)
+            return CiuicTensor.adopt(values)
         if form == "int8":
             return _quantized(values)
         matrix = np.ascontiguousarray(values.T)  # (k, n)
-        return quantize_groups(matrix) if form == "int4" else CiuicTensor.from_numpy(matrix)
+        return quantize_groups(matrix) if form == "int4" else CiuicTensor.adopt(matrix)
 
     def _stored_int4(self, role: str) -> GroupQuantizedMatrix | None:
         """Return a matrix in the integers that the source has of it, or None if it has none."""
