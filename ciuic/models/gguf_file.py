@@ -111,6 +111,16 @@ class TensorInfo:
         nbytes = self.nbytes // self.shape[0]
         return replace(self, shape=self.shape[1:], start=self.start + index * nbytes, nbytes=nbytes)
 
+    def rows(self, start: int, stop: int) -> TensorInfo:
+        """Return some items of the slowest dimension; there must be another below it."""
+        nbytes = self.nbytes // self.shape[0]
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[1:]),
+            start=self.start + start * nbytes,
+            nbytes=(stop - start) * nbytes,
+        )
+
 
 class GgufFile:
     """An open GGUF file.
@@ -173,7 +183,13 @@ class GgufFile:
 
         With ``item``, return (and read) only that item of the slowest of three dimensions.
         """
-        info = self._info(name, item)
+        return self._read(self._info(name, item))
+
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return rows of a matrix dequantized to float32, without reading the others."""
+        return self._read(self._info(name, None).rows(start, stop))
+
+    def _read(self, info: TensorInfo) -> npt.NDArray[np.float32]:
         rows = self._rows(info)
         if info.type is GGMLQuantizationType.F32:
             values = rows.view("<f4").astype(np.float32)
@@ -182,7 +198,7 @@ class GgufFile:
         else:
             with np.errstate(invalid="ignore", over="ignore"):  # found below
                 values = dequantize(rows, info.type)
-        self._check_finite(name, values)
+        self._check_finite(info.name, values)
         return np.ascontiguousarray(values.reshape(info.shape))
 
     def int4(self, name: str, item: int | None = None) -> Int4Tensor | None:

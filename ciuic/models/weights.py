@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -152,13 +153,16 @@ class LayerWeights:
             return weights.weight(prefix + role, shape[::-1] if is_matrix else shape)
         if form == "int4" and (stored := self._stored_int4(role)) is not None:
             return stored
-        values = self._source.tensor(self._names[role])
+        name = self._names[role]
+        if form == "int8" and role not in self._rows:
+            return _quantized(shape, partial(self._source.rows, name))
+        values = self._source.tensor(name)
         if role in self._rows:
             values = values[self._rows[role]]
         if not is_matrix:
             return CiuicTensor.adopt(values)
         if form == "int8":
-            return _quantized(values)
+            return _quantized(shape, lambda start, stop: values[start:stop])
         matrix = np.ascontiguousarray(values.T)  # (k, n)
         return quantize_groups(matrix) if form == "int4" else CiuicTensor.adopt(matrix)
 
@@ -173,16 +177,18 @@ class LayerWeights:
         return GroupQuantizedMatrix.encode(values, stored.scales[rows].T, offsets)
 
 
-def _quantized(matrix: npt.NDArray[np.float32]) -> QuantizedMatrix:
+def _quantized(
+    shape: tuple[int, ...], read: Callable[[int, int], npt.NDArray[np.float32]]
+) -> QuantizedMatrix:
     """Return a stored matrix (n, k) as INT8 (k, n), which lies in memory by rows n as in the file.
 
-    A few rows at a time, so that what is computed on the way takes little memory.
+    ``read(start, stop)`` gives some of its rows: a few are float32 at a time, never the matrix.
     """
-    n, k = matrix.shape
+    n, k = shape
     values, scales = np.empty((n, k), np.int8), np.empty(n, np.float32)
     step = max(1, BLOCK_ELEMENTS // k)
     for start in range(0, n, step):
-        part = quantize_columns(matrix[start : start + step].T)
+        part = quantize_columns(read(start, min(start + step, n)).T)
         values[start : start + step], scales[start : start + step] = part.values.T, part.scales
     return QuantizedMatrix(values.T, scales)
 

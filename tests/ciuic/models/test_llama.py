@@ -176,8 +176,8 @@ def test_load_reports_each_part(small_model: Write) -> None:
     reports: list[tuple[str, int, int]] = []
     with load_model(small_model()) as model:
         model.load(lambda *report: reports.append(report))
-    assert reports[-1] == ("loading weights", LAYERS + 1, LAYERS + 1)
-    assert len(reports) == LAYERS + 2
+    assert reports[-1] == ("loading weights", LAYERS + 2, LAYERS + 2)
+    assert len(reports) == LAYERS + 3
 
 
 @pytest.fixture(scope="module")
