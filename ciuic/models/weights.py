@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ciuic.abi.numerics import W4_MAX_K
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError
 from ciuic.quantize import QuantizedMatrix, quantize_columns
@@ -48,8 +49,8 @@ class LayerWeights:
     shapes
         Role -> shape there: (n, k) of a matrix, (d,) of a vector.
     quantize
-        "int8", "int4" (the source's own integers where it has such), "auto" (INT8 on FPGAs, float32
-        elsewhere) or None (float32).
+        "int8", "int4" (the source's own integers where it has such; INT8 for matrices of more than
+        `W4_MAX_K` rows), "auto" (INT8 on FPGAs, float32 elsewhere) or None (float32).
     transpose
         Whether matrices are for linear layers; False leaves a table of rows as it is.
     rows
@@ -142,7 +143,8 @@ class LayerWeights:
         is_matrix = self._transpose and len(self._shapes[role]) == 2
         form = None
         if is_matrix and role not in self._exact and self._quantize != "auto":
-            form = self._quantize
+            too_long = self._quantize == "int4" and self._shapes[role][1] > W4_MAX_K
+            form = "int8" if too_long else self._quantize
         shape = self._shapes[role]
         if role in self._rows:
             shape = (len(self._rows[role]), *shape[1:])
