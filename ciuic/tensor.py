@@ -124,6 +124,11 @@ class CiuicTensor:
         return cls._of(Value(contents.shape, checked_dtype(contents.dtype), array=contents))
 
     @classmethod
+    def adopt(cls, array: Array) -> CiuicTensor:
+        """Return a tensor of an array that nobody will change: no copy."""
+        return cls._of(Value(array.shape, checked_dtype(array.dtype), array=array))
+
+    @classmethod
     def from_device(cls, array: RemoteArray) -> CiuicTensor:
         """Return a tensor whose contents lie on a device and are fetched when asked for."""
         return cls._of(Value(array.shape, array.dtype, remote=array))

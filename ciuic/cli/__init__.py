@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "plan": "show where a model's layers would go, its memory and times, before loading it",
     "fetch": "download SmolLM2-135M-Instruct",
     "calibrate": "measure this machine's devices, for better plans",
+    "convert": "write a model's weights as devices take them, once",
     "bench": "measure, and print each figure with what it depends on",
     "build": "synthesize an overlay for a board, place and route it, show what it takes",
     "doctor": "show what is installed, what is missing and how to mend it",

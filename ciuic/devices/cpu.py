@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from .array import DeviceArray
 from .base import Device, Kernel, Kind, Weight
 from .blas import blas_threads, set_blas_threads
 from .native import HOW_TO_GET, Native, load
-from .native_calls import ARGUMENTS, Calls, RowWeight
+from .native_calls import ARGUMENTS, Calls, RowWeight, host_operand
+from .program import Program
 from .roofline import Roofline
 
 KIND: Kind = "CPU"
@@ -73,6 +75,28 @@ class CpuDevice(Device):
         if count < 1:
             raise UsageError(f"threads must be at least 1, not {count!r}")
         set_blas_threads(count)
+
+    def records(self, op: str, **attributes: Any) -> bool:
+        """Return whether an operator with these attributes can be a step of a `Program`."""
+        return self._calls is not None and _is_native(op, attributes)
+
+    def submit_program(self, program: Program, x: DeviceArray, offset: int) -> DeviceArray:
+        """Queue a recorded program for one token and return the handle of its result.
+
+        Parameters
+        ----------
+        program
+            Recorded for this device.
+        x : (1, d)
+            What goes into its first step.
+        offset
+            The token's position, and the slot of its keys and values in the cache.
+        """
+        assert self._calls is not None  # or nothing could have been recorded
+        self._check_owner((x,))
+        output = self._allocate(program.result.shape, program.result.dtype)
+        kernel = partial(program.run, self._calls)
+        return self._enqueue("decode", kernel, (x,), output, {"offset": offset}).output
 
     def _load_kernels(self) -> dict[str, Kernel]:
         kernels = {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
@@ -124,13 +148,17 @@ def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
     return kernel
 
 
+def _is_native(op: str, attributes: dict[str, Any]) -> bool:
+    return op in ARGUMENTS and attributes.get("softmax") != "q16"
+
+
 def _native_kernel(calls: Calls, op: str, in_numpy: Kernel) -> Kernel:
     arguments_of, in_place = ARGUMENTS[op], OPERATORS[op].in_place
 
     def kernel(
         inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
     ) -> npt.NDArray[Any]:
-        if attributes.get("softmax") == "q16":
+        if not _is_native(op, attributes):
             computed: npt.NDArray[Any] = in_numpy(inputs, output, attributes)
             return computed
         operands = [host_operand(array) for array in inputs]
@@ -149,14 +177,6 @@ def describe_kernels(native: Native) -> str:
     if native.library is not None:
         return f"kernels in C ({native.form})"
     return f"numpy kernels ({native.form}; for the fast ones: {HOW_TO_GET})"
-
-
-def host_operand(array: DeviceArray) -> Any:
-    """Return what a numpy kernel takes of an array whose data lie in host memory."""
-    data = array.data
-    if isinstance(data, np.ndarray) and data.shape != array.shape:
-        return data.reshape(array.shape)
-    return data
 
 
 def host_memory_bytes() -> int:

@@ -34,8 +34,6 @@ FLAGS = (
 COMPILE_SECONDS = 120.0  # the longest that compiling may take
 HOW_TO_GET = "apt-get install gcc"
 
-_POINTER, _LONG = ctypes.c_void_p, ctypes.c_long
-
 
 class Native(NamedTuple):
     """The compiled kernels, or why there are none.
@@ -74,7 +72,7 @@ def load(flags: Sequence[str] = ()) -> Native:
         logger.warning("the CPU device works without its fast kernels: %s", _reason(error))
         return Native(None, f"{Path(compiler).name} failed")
     library.ciuic_form.restype = ctypes.c_char_p
-    library.ciuic_linear.argtypes = [*[_POINTER] * 5, *[_LONG] * 3]
+    library.ciuic_read.argtypes = [ctypes.c_void_p, ctypes.c_long]
     return Native(library, library.ciuic_form().decode())
 
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from ciuic.ops.rope import YarnScaling, frequencies
 from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix
 
+from .array import DeviceArray
+
 Array = npt.NDArray[Any]
 
 _ARRAYS, _SIZES, _NUMBERS = 6, 6, 2
@@ -145,6 +147,14 @@ class Calls:
         """
         if self._run(calls, len(calls) // _CALL.size, offset):
             raise MemoryError("no memory for the intermediate results of a kernel")
+
+
+def host_operand(array: DeviceArray) -> Any:
+    """Return what a kernel takes of an array whose data lie in host memory."""
+    data = array.data
+    if isinstance(data, np.ndarray) and data.shape != array.shape:
+        return data.reshape(array.shape)
+    return data
 
 
 def _address(array: Array | None) -> int:

@@ -86,7 +86,7 @@ def attend(
         return on.run(op, *queries, *new, *weights, offset=0, **attributes)
     if isinstance(cache, LayerCache):
         offset = cache.length
-        held = cache.append(*new, on.home("kv_append"))
+        held = cache.append(*new, on)
         return on.run(op, *queries, *held, *weights, offset=offset, **attributes)
     result = None
     for one, start, stop in cache.parts():

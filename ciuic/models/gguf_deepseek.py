@@ -78,6 +78,11 @@ class DeepseekTensors:
         derived = self._derived.get(name)
         return self._file.tensor(name) if derived is None else derived.read()
 
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return rows of a matrix as float32; a derived one is read whole."""
+        derived = self._derived.get(name)
+        return self._file.rows(name, start, stop) if derived is None else derived.read()[start:stop]
+
     def int4(self, name: str) -> Int4Tensor | None:
         """Return a matrix in its own integers, or None if it is stored otherwise."""
         derived = self._derived.get(name)

@@ -117,6 +117,16 @@ class TensorInfo:
         nbytes = self.nbytes // self.shape[0]
         return replace(self, shape=self.shape[1:], start=self.start + index * nbytes, nbytes=nbytes)
 
+    def rows(self, start: int, stop: int) -> TensorInfo:
+        """Return some items of the slowest dimension; there must be another below it."""
+        nbytes = self.nbytes // self.shape[0]
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[1:]),
+            start=self.start + start * nbytes,
+            nbytes=(stop - start) * nbytes,
+        )
+
 
 class GgufFile:
     """An open GGUF file.
@@ -125,6 +135,8 @@ class GgufFile:
     ----------
     path
         The file.
+    header_only
+        Whether the tensors' bytes are not in it (`header`); they must not be read then.
 
     Attributes
     ----------
@@ -141,11 +153,12 @@ class GgufFile:
         If the file is missing, truncated, no GGUF file, or holds an unsupported tensor type.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, header_only: bool = False) -> None:
         self.path = Path(path)
         self._bytes = _map(self.path)
         try:
-            header = _Header(self.path, self._bytes)
+            header = _Header(self.path, self._bytes, header_only=header_only)
+            self._header_nbytes = header.nbytes
             self.metadata: dict[str, Value] = header.metadata
             self.architecture = str(self.metadata.get("general.architecture"))
             self.keys = Keys(self.path, self.metadata, f"{self.architecture}.")
@@ -153,6 +166,10 @@ class GgufFile:
         except BaseException:
             self.close()
             raise
+
+    def header(self) -> bytes:
+        """Return the file up to where tensors begin; it opens as ``header_only``."""
+        return self._bytes[: self._header_nbytes]
 
     @property
     def name(self) -> str:
@@ -172,7 +189,13 @@ class GgufFile:
 
         With ``item``, return (and read) only that item of the slowest of three dimensions.
         """
-        info = self._info(name, item)
+        return self._read(self._info(name, item))
+
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return rows of a matrix dequantized to float32, without reading the others."""
+        return self._read(self._info(name, None).rows(start, stop))
+
+    def _read(self, info: TensorInfo) -> npt.NDArray[np.float32]:
         rows = self._rows(info)
         if info.type is GGMLQuantizationType.F32:
             values = rows.view("<f4").astype(np.float32)
@@ -181,7 +204,7 @@ class GgufFile:
         else:
             with np.errstate(invalid="ignore", over="ignore"):  # found below
                 values = dequantize(rows, info.type)
-        self._check_finite(name, values)
+        self._check_finite(info.name, values)
         return np.ascontiguousarray(values.reshape(info.shape))
 
     def int4(self, name: str, item: int | None = None) -> Int4Tensor | None:
@@ -251,7 +274,7 @@ def _map(path: Path) -> mmap.mmap:
 class _Header:
     """A cursor over the header; its methods read one thing each and refuse to pass the end."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, *, header_only: bool) -> None:
         self._path = path
         self._data = data
         self._size = len(data)
@@ -273,7 +296,8 @@ class _Header:
         for _ in range(key_count):
             self._read_key()
         pending = [self._read_tensor() for _ in range(tensor_count)]
-        self._place(pending)
+        self.nbytes = self._at
+        self._place(pending, header_only=header_only)
 
     def _error(self, reason: str) -> ModelFormatError:
         return ModelFormatError(self._path, reason)
@@ -372,8 +396,8 @@ class _Header:
             )
         return type_
 
-    def _place(self, pending: list[TensorInfo]) -> None:
-        """Turn offsets into file offsets and check that all bytes are there."""
+    def _place(self, pending: list[TensorInfo], *, header_only: bool) -> None:
+        """Turn offsets into file offsets and check that all bytes are there, if they should be."""
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
             raise self._error(f"general.alignment must be a power of two, not {alignment!r}")
@@ -382,7 +406,7 @@ class _Header:
             start = data_start + info.start
             if info.name in self.tensors:
                 raise self._error(f"tensor {info.name} is there twice")
-            if start + info.nbytes > self._size:
+            if start + info.nbytes > self._size and not header_only:
                 raise self._error(
                     f"truncated: tensor {info.name} needs bytes up to {start + info.nbytes:,}, "
                     f"the file has {self._size:,}"

@@ -15,7 +15,7 @@ import json
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,23 @@ class HuggingFaceFolder:
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32."""
+        return self._read(name, self._info(name))
+
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return rows of a matrix as float32, without reading the others unless it is FP8."""
+        info = self._info(name)
+        if info.dtype == "F8_E4M3":  # blocks go over many rows
+            return self._read(name, info)[start:stop]
+        row_nbytes = info.nbytes // info.shape[0]
+        shape = (stop - start, *info.shape[1:])
+        return self._read(name, replace(info, shape=shape, start=info.start + start * row_nbytes))
+
+    def _info(self, name: str) -> StoredTensor:
         if name not in self._tensors:
             raise ModelFormatError(self.path, f"tensor {name} is missing")
-        info = self._tensors[name]
+        return self._tensors[name]
+
+    def _read(self, name: str, info: StoredTensor) -> npt.NDArray[np.float32]:
         # Bytes of our own: arrays over the map itself would keep it from being closed.
         raw = self._files[info.file][info.start : info.start + info.nbytes]
         if info.dtype == "BF16":  # the upper half of a float32

@@ -14,9 +14,9 @@ from pathlib import Path
 from ciuic.devices import Device, DeviceArray
 from ciuic.errors import UsageError
 from ciuic.runtime import Runtime
-from ciuic.scheduler.executor import HOST_URI
 
 from .cache_file import LayerArrays, read_cache, write_cache
+from .placed import HOST, Placed
 
 BLOCK_SLOTS = 256  # token slots that a layer's arrays grow by
 ELEMENT_NBYTES = 4  # float32
@@ -62,7 +62,7 @@ class LayerCache:
         return sum(array.nbytes for array in self._arrays or ())
 
     def append(
-        self, keys: DeviceArray, values: DeviceArray, device: Device
+        self, keys: DeviceArray, values: DeviceArray, on: Placed
     ) -> tuple[DeviceArray, DeviceArray]:
         """Add t tokens to both arrays; return all slots, later ones unused.
 
@@ -70,22 +70,33 @@ class LayerCache:
         ----------
         keys, values
             Of the next tokens: (t, ...) of the shapes of the slots.
-        device
-            Where the cache is to be; it must have a kernel for ``kv_append``.
+        on
+            Where the cache is to be, if that has a kernel for ``kv_append``; else on the host.
 
         Raises
         ------
         UsageError
             If the context would grow beyond the model's longest.
         """
-        stop = self.length + keys.shape[0]
+        device = on.home("kv_append")
+        arrays = self.reserve(keys.shape[0], device)
+        for array, rows in zip(arrays, (keys, values), strict=True):
+            on.runtime.run("kv_append", [array, rows], device=device, offset=self.length)
+        self.length += keys.shape[0]
+        return arrays
+
+    def reserve(self, tokens: int, device: Device) -> tuple[DeviceArray, DeviceArray]:
+        """Return both arrays, on a device and with room for this many tokens more.
+
+        Raises
+        ------
+        UsageError
+            If the context would grow beyond the model's longest.
+        """
+        stop = self.length + tokens
         if stop > self._max_seq_len:
             raise UsageError(f"the context must be at most {self._max_seq_len} tokens, not {stop}")
-        arrays = self._with_room(stop, device)
-        for array, rows in zip(arrays, (keys, values), strict=True):
-            self._runtime.run("kv_append", [array, rows], device=device, offset=self.length)
-        self.length = stop
-        return arrays
+        return self._with_room(stop, device)
 
     def truncate(self, length: int) -> None:
         """Forget the tokens after the first ``length``; their slots are written again."""
@@ -202,7 +213,7 @@ class KvCache:
             slot_shapes=self._slot_shapes,
             max_seq_len=self._max_seq_len,
         )
+        on = Placed(self._runtime, HOST)
         for layer, (keys, values) in zip(self.layers, layers, strict=True):
-            host = self._runtime.device(HOST_URI)
-            layer.append(self._runtime.place(keys), self._runtime.place(values), host)
+            layer.append(self._runtime.place(keys), self._runtime.place(values), on)
         self.token_ids = ids

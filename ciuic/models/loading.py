@@ -8,6 +8,7 @@ from pathlib import Path
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.runtime import Runtime, default_runtime
 
+from .converted import is_converted, open_converted, take_weights
 from .deepseek import deepseek_network
 from .fetch import find_smollm2
 from .gguf_file import GgufFile
@@ -18,6 +19,7 @@ from .model import Model, Network
 from .names import DEFAULT_MODEL, SMOLLM2
 from .qwen2 import qwen2_network
 from .tokenizer import Tokenizer, gguf_tokenizer
+from .weight_file import WeightFile
 from .weights import Quantize
 
 GGUF_FAMILIES: dict[str, Callable[..., Network]] = {
@@ -47,8 +49,9 @@ def load_model(
     Parameters
     ----------
     path
-        A GGUF file, a Hugging Face folder, or a name: ``ciuic.DEFAULT_MODEL`` is the model that
-        comes with Ciuic, ``"smollm2-135m-instruct"`` the one that ``ciuic fetch`` brings.
+        A GGUF file, a Hugging Face folder, a folder that ``ciuic convert`` wrote, or a name:
+        ``ciuic.DEFAULT_MODEL`` is the model that comes with Ciuic,
+        ``"smollm2-135m-instruct"`` the one that ``ciuic fetch`` brings.
     quantize
         Linear layers: "auto" has INT8 weights and activations on FPGAs and float32 elsewhere,
         "int8" has INT8 everywhere, "int4" INT4 weights with a scale per group of 32 (but an INT8
@@ -67,9 +70,19 @@ def load_model(
         raise UsageError(f"quantize must be 'auto', 'int8', 'int4' or None, not {quantize!r}")
     path = find_model(path)
     runtime = runtime or default_runtime()
-    source: Source = HuggingFaceFolder(path) if path.is_dir() else GgufFile(path)
+    source: Source
+    converted: WeightFile | None = None
+    if is_converted(path):
+        source, converted, form = open_converted(path)
+        if quantize not in ("auto", form):
+            raise UsageError(f"{path} has weights as {form!r} only, not as {quantize!r}")
+        quantize = form
+    else:
+        source = HuggingFaceFolder(path) if path.is_dir() else GgufFile(path)
     try:
         network = model_network(source, quantize=quantize, runtime=runtime)
+        if converted is not None:
+            take_weights(network, converted)
         tokenizer, template = _text_side(source, network)
         return Model(
             source=source,

@@ -25,6 +25,7 @@ from .attend import Cache, PackedLayerCache, packs, positions_after
 from .batch import BatchGeneration
 from .chat import ChatTemplate, Message
 from .config import ModelConfig
+from .decoder import Decoder
 from .fingerprint import weights_digest
 from .generate import Generation
 from .kv_cache import KvCache, slot_nbytes
@@ -131,8 +132,19 @@ class Model:
         self.head_device: Device | str = HOST
         self._source = source
         self._network = network
+        self._decoder = Decoder(self)
         self.template = _chat_template(source, template, tokenizer)
         self._weights_digest: bytes | None = None
+
+    @property
+    def source(self) -> TensorSource:
+        """Where it was loaded from."""
+        return self._source
+
+    @property
+    def network(self) -> Network:
+        """What the family made of the file: configuration, layers, embedding and head."""
+        return self._network
 
     def __repr__(self) -> str:
         return f"<Model {self.config.name!r}: {len(self.layers)} layers of {self.hidden_size}>"
@@ -286,6 +298,8 @@ class Model:
         self, token_ids: Sequence[int], caches: Sequence[KvCache]
     ) -> npt.NDArray[np.float32]:
         """Take one token of each sequence into its cache; return the logits (sequences, vocab)."""
+        if len(caches) == 1 and (alone := self._decoder.submit(token_ids[0], caches[0])):
+            return alone.numpy()
         parts = [([id_], cache) for id_, cache in zip(token_ids, caches, strict=True)]
         logits: npt.NDArray[np.float32] = self._logits_of(self._step(parts)).numpy()
         return logits

@@ -48,6 +48,9 @@ class TensorSource(Protocol):
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32; raise `ModelFormatError` if it cannot be read."""
 
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return rows of a matrix as float32 (stop - start, k), without reading the others."""
+
     def int4(self, name: str) -> Int4Tensor | None:
         """Return a matrix in the integers that it is stored in, or None if it is stored otherwise.
 

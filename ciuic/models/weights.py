@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,14 +14,16 @@ import numpy.typing as npt
 from ciuic.abi.numerics import W4_MAX_K
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError
-from ciuic.quantize import block_of, quantize_columns
+from ciuic.quantize import QuantizedMatrix, block_of, quantize_columns
 from ciuic.quantize_int4 import GroupQuantizedMatrix, quantize_groups
 from ciuic.tensor import CiuicTensor
 
 from .outline import outline
 from .tensor_source import Shaped, TensorSource
+from .weight_file import WeightFile
 
 Quantize = Literal["int8", "int4", "auto"]
+BLOCK_ELEMENTS = 1 << 18  # that are quantized at a time
 
 
 class StoredShape(NamedTuple):
@@ -84,6 +87,7 @@ class LayerWeights:
         self._loaded: dict[str, Weight] = {}
         self._int8: LayerWeights | None = None  # the same weights in the form for FPGAs
         self._outlined = False
+        self._converted: tuple[WeightFile, str] | None = None
 
     @property
     def stored(self) -> dict[str, StoredShape]:
@@ -93,6 +97,14 @@ class LayerWeights:
     def outline(self) -> None:
         """From now on have weights of the same shapes and types with nothing in them."""
         self._loaded, self._int8, self._outlined = {}, None, True
+
+    def read_from(self, weights: WeightFile, prefix: str) -> None:
+        """From now on read weights from a converted file, under their roles with a prefix."""
+        self._converted = weights, prefix
+
+    def read(self, role: str) -> Weight:
+        """Return a weight without keeping it."""
+        return self._loaded.get(role) or self._read(role)
 
     @property
     def quantize(self) -> Quantize | None:
@@ -133,22 +145,28 @@ class LayerWeights:
         if is_matrix and role not in self._exact and self._quantize != "auto":
             too_long = self._quantize == "int4" and self._shapes[role][1] > W4_MAX_K
             form = "int8" if too_long else self._quantize
+        shape = self._shapes[role]
+        if role in self._rows:
+            shape = (len(self._rows[role]), *shape[1:])
         if self._outlined:
-            shape = self._shapes[role]
-            if role in self._rows:
-                shape = (len(self._rows[role]), *shape[1:])
             return outline(shape[::-1] if is_matrix else shape, form)
+        if self._converted is not None:
+            weights, prefix = self._converted
+            return weights.weight(prefix + role, shape[::-1] if is_matrix else shape)
         if form == "int4" and (stored := self._stored_int4(role)) is not None:
             return stored
-        values = self._source.tensor(self._names[role])
+        name = self._names[role]
+        if form == "int8" and role not in self._rows:
+            return _quantized(shape, partial(self._source.rows, name))
+        values = self._source.tensor(name)
         if role in self._rows:
             values = values[self._rows[role]]
         if not is_matrix:
-            return CiuicTensor.from_numpy(values)
-        matrix = np.ascontiguousarray(values.T)  # (k, n)
+            return CiuicTensor.adopt(values)
         if form == "int8":
-            return quantize_columns(matrix, block=block_of(len(matrix)))
-        return quantize_groups(matrix) if form == "int4" else CiuicTensor.from_numpy(matrix)
+            return _quantized(shape, lambda start, stop: values[start:stop])
+        matrix = np.ascontiguousarray(values.T)  # (k, n)
+        return quantize_groups(matrix) if form == "int4" else CiuicTensor.adopt(matrix)
 
     def _stored_int4(self, role: str) -> GroupQuantizedMatrix | None:
         """Return a matrix in the integers that the source has of it, or None if it has none."""
@@ -159,6 +177,22 @@ class LayerWeights:
         offsets = None if stored.offsets is None else stored.offsets[rows].T
         values = np.ascontiguousarray(stored.values[rows].T)
         return GroupQuantizedMatrix.encode(values, stored.scales[rows].T, offsets)
+
+
+def _quantized(
+    shape: tuple[int, ...], read: Callable[[int, int], npt.NDArray[np.float32]]
+) -> QuantizedMatrix:
+    """Return a stored matrix (n, k) as INT8 (k, n), which lies in memory by rows n as in the file.
+
+    ``read(start, stop)`` gives some of its rows: a few are float32 at a time, never the matrix.
+    """
+    n, k = shape
+    values, scales = np.empty((n, k), np.int8), np.empty(n, np.float32)
+    step, block = max(1, BLOCK_ELEMENTS // k), block_of(k)
+    for start in range(0, n, step):
+        part = quantize_columns(read(start, min(start + step, n)).T, block=block)
+        values[start : start + step], scales[start : start + step] = part.values.T, part.scales
+    return QuantizedMatrix(values.T, scales, block)
 
 
 def head_form(quantize: Quantize | None) -> Quantize | None:

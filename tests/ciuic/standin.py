@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Roofline
-from ciuic.devices.cpu import host_operand
+from ciuic.devices.native_calls import host_operand
 from ciuic.errors import DeviceError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight

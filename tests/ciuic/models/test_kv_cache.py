@@ -7,6 +7,7 @@ import pytest
 
 from ciuic.errors import UsageError
 from ciuic.models.kv_cache import BLOCK_SLOTS, KvCache, LayerCache
+from ciuic.models.placed import Placed
 from ciuic.runtime import Runtime
 
 
@@ -16,8 +17,8 @@ def runtime() -> Runtime:
 
 
 def append(cache: LayerCache, runtime: Runtime, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    cpu = runtime.device("cpu")
-    keys, values = cache.append(runtime.place(rows), runtime.place(-rows), cpu)
+    on = Placed(runtime, "cpu")
+    keys, values = cache.append(runtime.place(rows), runtime.place(-rows), on)
     return keys.numpy(), values.numpy()
 
 

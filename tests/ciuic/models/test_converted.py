@@ -1,0 +1,175 @@
+"""`ciuic convert`: the same tokens from weights that are mapped, and folders that are not whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ciuic.cli import main
+from ciuic.errors import ModelFormatError, UsageError
+from ciuic.models import converted
+from ciuic.models.converted import convert, verify
+from ciuic.models.loading import load_model
+from ciuic.models.names import DEFAULT_MODEL
+from ciuic.quantize import QuantizedMatrix
+
+from .conftest import Write
+
+IDS = [1, 5, 3, 9]
+
+
+@pytest.fixture
+def folder(small_model: Write, tmp_path: Path) -> Path:
+    """A converted small model."""
+    path = tmp_path / "converted"
+    with load_model(small_model(), quantize="int8") as model:
+        convert(model, path)
+    return path
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gguf_model_has_the_same_logits(
+    small_model: Write, tmp_path: Path, seed: int, tied: bool
+) -> None:
+    source = small_model(seed, tied=tied)
+    with load_model(source, quantize="int8") as model:
+        convert(model, tmp_path / "c")
+        want, text = model.logits(IDS), "".join(model.generate("the", 4))
+    source.unlink()
+    for quantize in ("auto", "int8"):
+        with load_model(tmp_path / "c", quantize=quantize) as model:
+            np.testing.assert_array_equal(model.logits(IDS), want, f"seed {seed}")
+            assert "".join(model.generate("the", 4)) == text
+    verify(tmp_path / "c")
+
+
+def test_a_hugging_face_model_has_the_same_logits(tmp_path: Path) -> None:
+    with load_model(DEFAULT_MODEL, quantize="int8") as model:
+        convert(model, tmp_path / "c")
+        want, prompt = model.logits(IDS), model.encode("the", raw=True)
+    with load_model(tmp_path / "c") as model:
+        np.testing.assert_array_equal(model.logits(IDS), want)
+        assert model.encode("the", raw=True) == prompt
+    verify(tmp_path / "c")
+
+
+def test_weights_are_the_mapped_file(folder: Path) -> None:
+    with load_model(folder) as model:
+        weight = model.layers[0].weights["gate"]
+        assert isinstance(weight, QuantizedMatrix)
+        base = weight.values
+        while isinstance(base, np.ndarray):
+            assert not base.flags.writeable
+            base = base.base
+        assert isinstance(base, memoryview)  # of the map
+        held = model.runtime.device("cpu").hold(weight)
+        model.runtime.synchronize()
+        if hasattr(held.data, "values") and held.data.values.dtype == np.int8:
+            assert np.shares_memory(held.data.values, weight.values)
+
+
+def test_other_forms_are_refused(folder: Path) -> None:
+    for quantize in (None, "int4"):
+        with pytest.raises(UsageError, match=f"has weights as 'int8' only, not as {quantize!r}$"):
+            load_model(folder, quantize=quantize)
+
+
+def test_a_changed_byte_is_found(folder: Path) -> None:
+    path = folder / converted.WEIGHTS
+    contents = bytearray(path.read_bytes())
+    contents[-3] ^= 1
+    path.write_bytes(contents)
+    with pytest.raises(ModelFormatError, match=r"weights\.safetensors: sha256 must be \w+, not"):
+        verify(folder)
+    (folder / converted.GGUF_HEADER).unlink()
+    with pytest.raises(ModelFormatError, match="cannot be read"):
+        verify(folder)
+
+
+def test_truncated_files_are_refused(folder: Path) -> None:
+    path = folder / converted.WEIGHTS
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for length in (0, 7, 8, 100, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelFormatError):
+            load_model(folder)
+
+
+def test_flipped_header_bytes_are_refused_or_read(folder: Path) -> None:
+    path = folder / converted.WEIGHTS
+    whole = path.read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(300):
+        contents = bytearray(whole)
+        contents[rng.integers(0, end)] ^= 1 << rng.integers(0, 8)
+        path.write_bytes(contents)
+        try:
+            with load_model(folder) as model:
+                model.load()
+        except ModelFormatError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "manifest", [{}, {"version": 2, "format": "int8"}, {"version": 1, "format": "int3"}]
+)
+def test_other_manifests_are_refused(folder: Path, manifest: dict[str, object]) -> None:
+    (folder / converted.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ModelFormatError, match="version must be 1 and format one of int8"):
+        load_model(folder)
+    with pytest.raises(ModelFormatError, match="sha256 must name"):
+        verify(folder)
+
+
+def test_an_interrupted_conversion_leaves_nothing(small_model: Write, tmp_path: Path) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    target = tmp_path / "out"
+    target.mkdir()
+    with load_model(small_model(), quantize="int8") as model, pytest.raises(KeyboardInterrupt):
+        convert(model, target / "c", report=interrupt)
+    assert list(target.iterdir()) == []
+
+
+def test_the_command(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = str(small_model()), tmp_path / "c"
+    assert main(["convert", source, "-o", str(folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    nbytes = sum(path.stat().st_size for path in folder.iterdir())
+    assert report == {"path": str(folder), "bytes": nbytes, "checked": False}
+    assert main(["convert", source, "-o", str(folder)]) == 2
+    assert capsys.readouterr().err.endswith("c exists already; --force replaces it\n")
+    (folder / "old").touch()
+    assert main(["convert", source, "-o", str(folder), "--force"]) == 0
+    assert not (folder / "old").exists()
+    assert main(["convert", str(folder), "--check"]) == 0
+    assert "as it was written" in capsys.readouterr().out
+    assert main(["run", str(folder), "--prompt", "the", "--max-tokens", "2"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "small.gguf"]
+
+
+def test_what_is_no_converted_model_is_never_replaced(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = str(small_model()), tmp_path / "mine"
+    folder.mkdir()
+    (folder / "letter").touch()
+    assert main(["convert", source, "-o", str(folder), "--force"]) == 2
+    assert "is no converted model" in capsys.readouterr().err
+    assert (folder / "letter").exists()
+    assert main(["convert", source, "-o", str(tmp_path / "a" / "b")]) == 2
+    assert main(["convert", source]) == 2
+    shutil.rmtree(folder)
