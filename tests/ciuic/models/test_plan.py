@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections import Counter
@@ -85,6 +86,8 @@ def test_memory_is_what_a_loaded_model_holds(quantize: str, place: str) -> None:
     context = 258  # more than one block of the cache
     plan = planned(place=place, context=context, prompt_tokens=256, format=quantize)
     runtime = Runtime(DeviceManager())
+    gc.collect()  # devices are shared: weights of other tests must be gone before, not meanwhile
+    runtime.synchronize()
     before = {device.uri: device.used_bytes for device in runtime.manager.devices}
     uris = [BOARD if BOARD in place and index < 3 else "cpu" for index in range(6)]
     with load_model(quantize=FORMATS[quantize], runtime=runtime) as model:
