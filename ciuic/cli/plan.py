@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan; return 1 if the model does not fit."""
     from ciuic.devices import DeviceManager
     from ciuic.models.names import DEFAULT_MODEL
-    from ciuic.models.plan import PlanRequest, plan_model
+    from ciuic.models.plan import plan_model
+    from ciuic.models.planner import PlanRequest
 
     request = PlanRequest(
         model=arguments.model or DEFAULT_MODEL,

@@ -19,8 +19,9 @@ from ciuic.models.dry_run import DryRuntime
 from ciuic.models.layer_costs import Workload
 from ciuic.models.loading import load_model, model_network
 from ciuic.models.names import DEFAULT_MODEL
-from ciuic.models.plan import CONFIGS, FORMATS, PlanRequest, open_outline, plan_model
+from ciuic.models.plan import CONFIGS, FORMATS, open_outline, plan_model
 from ciuic.models.plan_report import DeviceMemory, ModelPlan
+from ciuic.models.planner import PlanRequest
 from ciuic.runtime import Runtime
 
 from . import small_deepseek
