@@ -233,7 +233,7 @@ def _time_rows(plan: ModelPlan) -> Iterator[dict[str, object]]:
             "GB/s": one.bytes_per_second / 1e9,
             "work alone (tokens/s)": 1 / one.work_seconds if one.work_seconds else None,
             "limit": 1 / limit if limit else None,
-            "": "emulated" if one.emulated else "",
+            "from": ", ".join(one.basis) + (", emulated" if one.emulated else ""),
         }
 
 

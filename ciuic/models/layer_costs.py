@@ -25,6 +25,7 @@ from .placed import HOST, Placed
 from .weights import LayerWeights
 
 FLOAT32_NBYTES = 4
+CYCLES, MEASURED, ASSUMED = "cycle model", "measured", "assumed"
 Submit = Callable[[DeviceArray, int], object]  # hidden (t, dim), tokens before them
 
 
@@ -73,11 +74,14 @@ class Seconds:
         To start tasks.
     tasks
         How many.
+    basis
+        Where ``work`` is from -> of how many tasks: `CYCLES`, `MEASURED` or `ASSUMED`.
     """
 
     work: float = 0.0
     overhead: float = 0.0
     tasks: int = 0
+    basis: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> float:
@@ -248,15 +252,19 @@ class CostRules:
             arithmetic = device if estimate is None else self.host
             work = costs.seconds(arithmetic, call.op, call.inputs, call.attributes)
             work -= arithmetic.roofline.task_seconds
-            if not costs.is_measured(arithmetic, call.op, call.inputs, call.attributes):
+            measured = costs.is_measured(arithmetic, call.op, call.inputs, call.attributes)
+            if not measured:
                 # The cost rule takes weights to be as small as their format allows.
                 work = max(work, read / arithmetic.roofline.bytes_per_second)
-            step.devices.setdefault(arithmetic.uri, Seconds()).work += max(0.0, work)
+            there = step.devices.setdefault(arithmetic.uri, Seconds())
+            there.work += max(0.0, work)
+            there.basis[MEASURED if measured else ASSUMED] += 1
             step.streamed[arithmetic.uri] += read
         else:
             step.streamed[device.uri] += read
         if estimate is not None:
             here.work += estimate.seconds
+            here.basis[CYCLES] += 1
 
     def _estimate(self, call: Call) -> Estimate | None:
         """Return what the device's own model says, unless real hardware has been measured."""

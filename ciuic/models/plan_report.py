@@ -80,6 +80,9 @@ class DeviceTime:
         How many.
     work_seconds, overhead_seconds
         In the hardware, and to start tasks.
+    basis
+        Where ``work_seconds`` are from -> of how many tasks: "cycle model", "measured" (by ``ciuic
+        calibrate``) or "assumed".
     streamed_bytes, bytes_per_second
         Weights that are read, and how fast they can be at most.
     """
@@ -89,6 +92,7 @@ class DeviceTime:
     tasks: int
     work_seconds: float
     overhead_seconds: float
+    basis: Mapping[str, int]
     streamed_bytes: int
     bytes_per_second: float
 

@@ -392,6 +392,7 @@ def _device_times(steps: Sequence[Step], devices: Mapping[str, Device]) -> list[
                     tasks=sum(one.tasks for one in mine),
                     work_seconds=sum(one.work for one in mine),
                     overhead_seconds=sum(one.overhead for one in mine),
+                    basis=dict(sum((one.basis for one in mine), Counter[str]())),
                     streamed_bytes=sum(step.streamed[uri] for step in steps),
                     bytes_per_second=device.roofline.bytes_per_second,
                 )

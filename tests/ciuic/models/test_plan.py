@@ -23,6 +23,7 @@ from ciuic.models.plan import CONFIGS, FORMATS, open_outline, plan_model
 from ciuic.models.plan_report import DeviceMemory, ModelPlan
 from ciuic.models.planner import PlanRequest
 from ciuic.runtime import Runtime
+from ciuic.scheduler.cost import CostModel
 
 from . import small_deepseek
 from .conftest import Write
@@ -276,6 +277,19 @@ def test_times_grow_with_the_work() -> None:
     assert short.prediction.time_to_first_token < long.prediction.time_to_first_token
     assert long.prediction.tokens_per_second <= long.prediction.limit_tokens_per_second
     assert short.prediction.tokens_per_second > short.prediction.tokens_per_second_at_context
+
+
+def test_a_plan_says_where_its_times_are_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {one.device: one for one in planned(place=f"0={BOARD}").prediction.devices}
+    assert times[BOARD].emulated
+    assert times[BOARD].basis == {"cycle model": times[BOARD].tasks}
+    assert times["cpu"].basis.keys() <= {"measured", "assumed"}
+    monkeypatch.setattr(CostModel, "is_measured", lambda *_: True)
+    monkeypatch.setattr(CostModel, "seconds", lambda *_: 1.0)
+    slow = {one.device: one for one in planned(place=f"0={BOARD}").prediction.devices}
+    assert slow["cpu"].basis.keys() == {"measured"}
+    assert slow["cpu"].work_seconds > 100
+    assert slow[BOARD].work_seconds == times[BOARD].work_seconds  # the board's, not the emulation's
 
 
 def test_json_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
