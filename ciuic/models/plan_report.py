@@ -84,7 +84,8 @@ class DeviceTime:
         Where ``work_seconds`` are from -> of how many tasks: "cycle model", "measured" (by ``ciuic
         calibrate``) or "assumed".
     streamed_bytes, bytes_per_second
-        Weights that are read, and how fast they can be at most.
+        Weights that are read, and how fast they can be at most: what is assumed of the device's
+        memory, or what was measured if that is more.
     """
 
     device: str

@@ -384,19 +384,23 @@ def _device_times(steps: Sequence[Step], devices: Mapping[str, Device]) -> list[
     times = []
     for uri, device in devices.items():
         mine = [step.devices[uri] for step in steps if uri in step.devices]
-        if mine:
-            times.append(
-                DeviceTime(
-                    device=uri,
-                    emulated=device.emulated,
-                    tasks=sum(one.tasks for one in mine),
-                    work_seconds=sum(one.work for one in mine),
-                    overhead_seconds=sum(one.overhead for one in mine),
-                    basis=dict(sum((one.basis for one in mine), Counter[str]())),
-                    streamed_bytes=sum(step.streamed[uri] for step in steps),
-                    bytes_per_second=device.roofline.bytes_per_second,
-                )
+        if not mine:
+            continue
+        work = sum(one.work for one in mine)
+        streamed = sum(step.streamed[uri] for step in steps)
+        reached = streamed / work if work else 0.0
+        times.append(
+            DeviceTime(
+                device=uri,
+                emulated=device.emulated,
+                tasks=sum(one.tasks for one in mine),
+                work_seconds=work,
+                overhead_seconds=sum(one.overhead for one in mine),
+                basis=dict(sum((one.basis for one in mine), Counter[str]())),
+                streamed_bytes=streamed,
+                bytes_per_second=max(device.roofline.bytes_per_second, reached),
             )
+        )
     return times
 
 

@@ -290,6 +290,10 @@ def test_a_plan_says_where_its_times_are_from(monkeypatch: pytest.MonkeyPatch) -
     assert slow["cpu"].basis.keys() == {"measured"}
     assert slow["cpu"].work_seconds > 100
     assert slow[BOARD].work_seconds == times[BOARD].work_seconds  # the board's, not the emulation's
+    monkeypatch.setattr(CostModel, "seconds", lambda *_: 2.1e-5)  # faster than was assumed
+    fast = planned().prediction
+    assert fast.devices[0].bytes_per_second > times["cpu"].bytes_per_second
+    assert fast.tokens_per_second < fast.limit_tokens_per_second
 
 
 def test_json_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
