@@ -93,6 +93,8 @@ class Planner:
         self.asked = None if spec is None else parse_placement(spec, n_layers=n_layers)
         wanted = list(request.devices) or runtime.manager.list_uris(emulated=False)
         if self.asked is not None:
+            if request.devices:
+                raise UsageError("--place names the devices: leave --device out")
             wanted = [*self.asked.layers, self.asked.head]
         opened = [runtime.device(uri) for uri in dict.fromkeys(wanted)]
         self.candidates = {device.uri: device for device in opened}

@@ -32,7 +32,8 @@ BOARD = "fpga:emulated?config=sim"
 
 
 def planned(model: str | Path = DEFAULT_MODEL, **how: Any) -> ModelPlan:
-    how.setdefault("devices", ["cpu"])
+    if "place" not in how:
+        how.setdefault("devices", ["cpu"])
     with DeviceManager() as manager:
         return plan_model(PlanRequest(model=model, **how), manager)
 
@@ -198,6 +199,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         ({"format": "int3"}, "format must be one of int8"),
         ({"caps": {"GPU": 5}}, "--cap must name a device of the plan, not 'GPU'"),
         ({"place": "9=cpu"}, "--place must name layers from 0 to 5"),
+        ({"place": "0=cpu", "devices": ["cpu"]}, "leave --device out"),
     ],
 )
 def test_a_bad_request_is_refused(how: dict[str, Any], reason: str) -> None:
