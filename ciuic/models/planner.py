@@ -347,7 +347,7 @@ class Planner:
             found.append(f"{row.device}: {count} of its {len(layers)} layers")
             cache = row.nbytes.get("kv_cache", 0)
             left = row.room_after(row.total_bytes - cache)
-            if cache and left > 0:
+            if 0 < cache * BLOCK_SLOTS <= left * self.workload.context:
                 tokens = self.workload.context * left // cache // BLOCK_SLOTS * BLOCK_SLOTS
                 found.append(f"{row.device}: all of them with a context of {tokens:,} tokens")
         return found
