@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
     from ciuic.models.model import Model
     from ciuic.models.progress import Report
 
+logger = logging.getLogger(__name__)
+
 EXAMPLES = """
 ciuic chat smollm2-135m-instruct
 ciuic chat smollm2-135m-instruct --system "Answer in one sentence." --temperature 0.7 --seed 1
-ciuic chat smollm2-135m-instruct --place "0-14=opencl,15-29=cpu"
+ciuic chat smollm2-135m-instruct --place "0-14=opencl,15-29=cpu" --verbose
 printf 'What is an FPGA?\\\\nWho makes them?\\\\n' | ciuic chat smollm2-135m-instruct
 """
 
@@ -100,6 +104,8 @@ class _Talk:
         """Take lines until there are no more; return the exit status."""
         from ciuic.errors import CiuicError, ContextFull
 
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # the tokenizer refuses what is no text
         if self._interactive:
             with contextlib.suppress(ImportError):
                 importlib.import_module("readline")  # lines can be edited and come back
@@ -168,6 +174,14 @@ class _Talk:
         finally:
             self._answer = None
         print(flush=True)
+        if answer.speed is not None:
+            logger.info(
+                "%d tokens read, %d were in the cache, %d written, %.1f a second",
+                answer.speed.prompt_tokens - answer.reused_tokens,
+                answer.reused_tokens,
+                answer.speed.tokens,
+                answer.speed.decode_tokens_per_second or 0.0,
+            )
         if answer.stop_reason in NOTES:
             _note(NOTES[answer.stop_reason])
 

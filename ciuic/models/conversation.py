@@ -49,7 +49,6 @@ class Conversation:
         self._model = model
         self._template = model.template
         self._system = system
-        self._cache = model.new_cache()
         self._messages: list[Message] = []  # all turns but the present answer
         self._answer: Generation | None = None
         self._rendered = Rendered("", "")  # of these messages
@@ -142,6 +141,7 @@ class Conversation:
         self._begin(messages)
 
     def _begin(self, messages: Sequence[Message]) -> None:
+        self._cache = self._model.new_cache()
         self._messages = list(messages)
         self._answer = None
         self._known = Rendered("", ""), []

@@ -57,6 +57,8 @@ class Decoder:
         device = self._model.runtime.device(HOST)
         if not isinstance(device, CpuDevice) or not device.records("linear"):
             return None
+        if any(self._model.runtime.device(on) is not device for on in self._devices()):
+            return None  # before any cache is moved
         arrays = [layer.reserve(1, device) for layer in cache.layers]
         key = (self._placement(), *(id(keys) for keys, _ in arrays))
         known, program = self._programs.get(cache, (None, None))
@@ -71,6 +73,9 @@ class Decoder:
             layer.length += 1
         cache.token_ids.append(token_id)
         return logits
+
+    def _devices(self) -> set[Device | str]:
+        return {self._model.head_device, *(layer.device for layer in self._model.layers)}
 
     def _placement(self) -> Hashable:
         layers = self._model.layers

@@ -270,7 +270,7 @@ class Model:
     def prefill_batch(
         self, prompts: Sequence[Sequence[int]], caches: Sequence[KvCache], report: Report = silent
     ) -> npt.NDArray[np.float32]:
-        """Take tokens of several sequences, each into its cache, as few at a time as memory asks.
+        """Take tokens of several sequences into their caches, `PREFILL_TOKENS` of all at a time.
 
         Returns
         -------
@@ -284,14 +284,11 @@ class Model:
             hidden = self._step([(prompts[i][start:stop], caches[i]) for i, start, stop in pack])
             self.runtime.synchronize()
             report("reading the prompt", sum(cache.length for cache in caches), total)
-            rows = np.cumsum([stop - start for _, start, stop in pack]) - 1  # each part's last
-            ends = {
-                i: row for (i, _, stop), row in zip(pack, rows, strict=True) if stop == lengths[i]
-            }
-            if ends:
-                logits[list(ends)] = self._logits_of(
-                    self._rows(hidden, list(ends.values()))
-                ).numpy()
+            last = np.cumsum([stop - start for _, start, stop in pack]) - 1  # row of each part
+            rows = {i: r for (i, _, stop), r in zip(pack, last, strict=True) if stop == lengths[i]}
+            if rows:
+                ends = self._rows(hidden, list(rows.values()))
+                logits[list(rows)] = self._logits_of(ends).numpy()
         return logits
 
     def decode_batch(

@@ -19,7 +19,7 @@ from ciuic.devices.array import Shape
 from ciuic.ops import OPERATORS
 
 from .dry_run import Call
-from .kv_cache import SlotShapes
+from .kv_cache import slot_nbytes
 from .model import Layer, Network
 from .weights import LayerWeights
 
@@ -148,8 +148,8 @@ def model_size(network: Network, sizes: Sequence[PartSize], context: int) -> Mod
         parameters=sum(part.layers * part.parameters for part in sizes) - tied,
         active_parameters=sum(part.layers * part.active_parameters for part in sizes),
         flops=sum(part.layers * part.flops for part in sizes),
-        cache_bytes=n_layers * _slot_bytes(config.slot_shapes),
-        expanded_cache_bytes=n_layers * _slot_bytes(config.expanded_slot_shapes),
+        cache_bytes=n_layers * slot_nbytes(config.slot_shapes),
+        expanded_cache_bytes=n_layers * slot_nbytes(config.expanded_slot_shapes),
     )
 
 
@@ -194,7 +194,3 @@ def _stored_parameters(groups: Iterable[LayerWeights]) -> int:
 
 def _elements(weight: Weight) -> int:
     return math.prod(weight.shape)
-
-
-def _slot_bytes(shapes: SlotShapes) -> int:
-    return sum(FLOAT32_NBYTES * math.prod(shape) for shape in shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from ciuic.cli import main
 from ciuic.models.loading import load_model
 
 from .conftest import Write
+from .test_conversation import KEYS
 
 COMMAND = [sys.executable, "-c", "import sys; from ciuic.cli import main; sys.exit(main())", "chat"]
 WAIT_SECONDS = 60
@@ -61,6 +63,15 @@ def test_each_line_of_a_script_is_a_turn(small_model: Write, tmp_path: Path) -> 
         assert "".join(model.generate(model.encode_chat(messages[:-1]), 6)) == second
 
 
+def test_a_turn_reads_what_is_new(small_model: Write) -> None:
+    _, _, err = talk("b\nb\n", str(small_model(90, keys=KEYS)), "--max-tokens", "6", "--verbose")
+    found = re.findall(r"(\d+) tokens read, (\d+) were in the cache, 6 written", err)
+    (first, none), (second, known) = ((int(a), int(b)) for a, b in found)
+    assert none == 0
+    assert known == first + 5  # the prompt and the answer but for its last token
+    assert second == 1 + len("\0\0user: b\0\0assistant: ")  # special tokens stand as \0
+
+
 def test_conversation_is_loaded_and_goes_on(small_model: Write, tmp_path: Path) -> None:
     path, saved = str(small_model(91)), tmp_path / "talk.json"
     options = [path, "--max-tokens", "6", "--system", "a", "--temperature", "0.5", "--seed", "3"]
@@ -93,6 +104,16 @@ def test_lines_that_cannot_be_used_are_told_and_the_rest_goes_on(
     ]
     assert out.startswith("/help         show this\n")
     assert "Traceback" not in err
+
+
+def test_line_that_is_no_text_is_refused(small_model: Write) -> None:
+    with process(str(small_model(92)), "--max-tokens", "3") as running:
+        out, err = running.communicate(b"a\xff\n/\xff\nthe\n", timeout=WAIT_SECONDS)
+    first, second, _ = err.decode().splitlines()
+    assert first.startswith("ciuic: error: a prompt must be valid Unicode text")
+    assert second.startswith("ciuic: error: command must be one of /help, ")
+    assert running.returncode == 2
+    assert out
 
 
 def test_answer_that_fills_the_context_says_so(small_model: Write) -> None:

@@ -92,3 +92,17 @@ def test_a_full_context_is_refused(small_model: Write) -> None:
         model.decode(1, cache)
         with pytest.raises(UsageError, match=r"must be at most 128 tokens, not 129$"):
             model.decode(1, cache)
+
+
+def test_a_cache_stays_on_its_device(small_model: Write) -> None:
+    """One append an array and token, and no copy of what is there, to or from the host."""
+    runtime = Runtime()
+    with StandIn() as device, load_model(small_model(), quantize="int8", runtime=runtime) as model:
+        model.place({0: device})
+        cache = model.new_cache()
+        model.prefill([5, 6], cache)
+        runtime.reset_usage()
+        for token in (7, 8, 9):
+            model.decode(token, cache)
+        appended = {row.device: row.ops["kv_append"] for row in runtime.usage()}
+        assert appended == {"standin": 3 * 2, "cpu": 3 * 2 * (LAYERS - 1)}
