@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ciuic.scheduler.cost import Calibration, Link
 
 EXAMPLES = """
-ciuic calibrate                        every real device of this machine
-ciuic calibrate --devices cpu,opencl   those named
-ciuic calibrate --json                 every figure, for programs
+ciuic calibrate                               every real device of this machine
+ciuic calibrate --device cpu --device opencl  those named
+ciuic calibrate --json                        every figure, for programs
 """
 
 
@@ -50,9 +50,11 @@ class Result:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ciuic calibrate``."""
     parser.add_argument(
-        "--devices",
-        metavar="URI,URI",
-        help="what to measure; every device here that is not emulated by default",
+        "--device",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="a device to measure; may be repeated (all real devices here)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
@@ -61,20 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, keep and print."""
     from ciuic.calibration import calibrate
     from ciuic.devices import DeviceManager
-    from ciuic.errors import UsageError
     from ciuic.runtime import Runtime
-    from ciuic.scheduler.cost_store import CostStore
+    from ciuic.scheduler.cost_store import CostStore, writable_store_path
 
-    named = arguments.devices
-    uris = None if named is None else [uri.strip() for uri in named.split(",")]
-    if uris is not None and not all(uris):
-        raise UsageError(f"--devices must be like 'cpu,opencl', not {named!r}")
+    writable_store_path()  # or a minute's work would be lost
     store = CostStore.load()
     found: dict[str, Calibration] = {}
     with DeviceManager() as manager, output.progress() as report:
         runtime = Runtime(manager)
-        devices = map(runtime.device, uris or manager.list_uris(emulated=False))
-        for device in list(devices):
+        uris = arguments.device or manager.list_uris(emulated=False)
+        for device in [runtime.device(uri) for uri in dict.fromkeys(uris)]:
             found[device.uri] = calibrate(runtime, device, report)
             store.put(device, found[device.uri])
     result = _result(store.save(), store.machine, found)

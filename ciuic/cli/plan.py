@@ -23,7 +23,7 @@ EXAMPLES = """
 ciuic plan
 ciuic plan deepseek-v3
 ciuic plan deepseek-tiny --device "fpga:emulated?board=pynq-z2"
-ciuic plan deepseek-r1-distill-qwen-1.5b --device "fpga:emulated?board=kv260" --context 1024
+ciuic plan deepseek-r1-distill-qwen-1.5b --format int4 --device "fpga:emulated?board=kv260"
 ciuic plan my-folder --place "0-9=opencl,*=cpu" --cap GPU=4GiB --operators
 ciuic plan my-model.gguf --device cpu --device opencl --format float32 --json
 """
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="int8",
         metavar="FORMAT",
-        help="of linear layers: int8, float32 or auto (int8 on FPGAs, float32 elsewhere) "
+        help="of linear layers: int8, int4, float32 or auto (int8 on FPGAs, float32 elsewhere) "
         "(%(default)s)",
     )
     parser.add_argument(
@@ -139,7 +139,10 @@ def _print_size(plan: ModelPlan, *, operators: bool) -> None:
         f"{_count(size.active_parameters)} active and {_count(size.flops)} operations a token; "
         f"{plan.format}"
     )
-    print(f"KV cache: {size.cache_bytes:,} bytes a token{_expanded(size)}\n")
+    print(f"KV cache: {size.cache_bytes:,} bytes a token{_expanded(size)}")
+    for what in plan.left_out:
+        print(f"left out, as when it is loaded: {what}")
+    print()
     output.print_table(
         [
             {
@@ -198,6 +201,8 @@ def _print_times(plan: ModelPlan) -> None:
         f"memory limit {times.limit_tokens_per_second:.3g}"
     )
     output.print_table(list(_time_rows(plan)))
+    if times.transfer_seconds:
+        print(f"activations between devices: {1e3 * times.transfer_seconds:.3g} ms a token")
     if len(plan.single_devices) > 1 or plan.single_devices[0].device != plan.placement[0].device:
         print("\nall on one device, estimated:")
         output.print_table(

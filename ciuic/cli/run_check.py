@@ -17,7 +17,7 @@ from ciuic.models.progress import Report
 from ciuic.models.sampling import SamplingOptions
 from ciuic.ops.linear import rescale
 from ciuic.ops.linear_int4 import add_offsets
-from ciuic.quantize import Float32Array, quantize_rows
+from ciuic.quantize import Float32Array, quantize_rows, rotate
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 ON_CPU = "the same on the CPU alone"
@@ -167,10 +167,11 @@ def _check_layer(
 
 def _golden(x: Float32Array, weight: Quantized) -> Float32Array:
     """Return x (t, k) times a weight (k, n) by the golden model."""
-    values, scales = quantize_rows(x)
     if isinstance(weight, GroupQuantizedMatrix):
+        values, scales = quantize_rows(x)
         products = reference.gemm_w4(values, weight.values, weight.scales)
         return rescale(add_offsets(products, values, weight.offsets), scales, weight.units, None)
+    values, scales = quantize_rows(rotate(x, weight.block))
     products = reference.gemm(values, weight.values)
     return rescale(products.astype(np.float32), scales, weight.scales, None)
 

@@ -308,6 +308,25 @@ int ciuic_silu_mul(const struct call *call, long offset) {
     return 0;
 }
 
+// y, x (count); count, block. A block of y is x's times a Hadamard matrix.
+int ciuic_hadamard(const struct call *call, long offset) {
+    float *y = call->arrays[0];
+    const long count = call->sizes[0], block = call->sizes[1];
+    (void)offset;
+    memcpy(y, call->arrays[1], count * sizeof *y);
+    for (long half = 1; half < block; half *= 2) {
+        for (long start = 0; start < count; start += 2 * half) {
+            float *restrict first = y + start, *restrict second = first + half;
+            for (long i = 0; i < half; i++) {
+                const float sum = first[i] + second[i];
+                second[i] = first[i] - second[i];
+                first[i] = sum;
+            }
+        }
+    }
+    return 0;
+}
+
 // y, x (t, d), weight (d); t, d; eps.
 int ciuic_rms_norm(const struct call *call, long offset) {
     float *y = call->arrays[0];

@@ -51,6 +51,10 @@ def _linear(x: Array, weight: RowWeight, bias: Array | None = None) -> Arguments
     return Arguments((x, weight.values, weight.scales, bias), (x.shape[0], k, n))
 
 
+def _hadamard(x: Array, *, block: int) -> Arguments:
+    return Arguments((x,), (x.size, block))
+
+
 def _rms_norm(x: Array, weight: Array, *, eps: float) -> Arguments:
     return Arguments((x, weight), x.shape, (eps,))
 
@@ -91,6 +95,7 @@ def _kv_append(rows: Array, *, offset: int = 0) -> Arguments:
 
 ARGUMENTS: dict[str, Callable[..., Arguments]] = {
     "linear": _linear,
+    "hadamard": _hadamard,
     "rms_norm": _rms_norm,
     "rope": _rope,
     "attention": _attention,

@@ -20,6 +20,7 @@ from ciuic.abi.numerics import W4_GROUP, W4_SHIFT
 from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
 from ciuic.expression import Program
 from ciuic.ops.rope import RopeScaling, frequencies
+from ciuic.quantize import LARGEST_BLOCK
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
@@ -36,7 +37,16 @@ KIND: Kind = "GPU"
 ROWS = 8  # of a work-item, in products with more than one token
 CORRECTLY_ROUNDED = "-cl-fp32-correctly-rounded-divide-sqrt"
 OPS = (
-    *("linear", "linear_int4", "linear_float32", "rms_norm", "rope", "attention", "softmax"),
+    *(
+        "linear",
+        "linear_int4",
+        "linear_float32",
+        "hadamard",
+        "rms_norm",
+        "rope",
+        "attention",
+        "softmax",
+    ),
     *("silu_mul", "add", "embedding", "kv_append", "slice_rows", "expression"),
     *DEEPSEEK_OPS,
 )
@@ -98,7 +108,7 @@ class OpenclDevice(DeepseekKernels, Device):
         self._options = [
             *_definitions(**self.tuning._asdict()),
             *_definitions(rows=ROWS, exact_terms=EXACT_FLOAT32_TERMS),
-            *_definitions(w4_group=W4_GROUP, w4_shift=W4_SHIFT),
+            *_definitions(w4_group=W4_GROUP, w4_shift=W4_SHIFT, largest_block=LARGEST_BLOCK),
             *([CORRECTLY_ROUNDED] if rounded else []),
         ]
         with device_errors(uri):
@@ -296,6 +306,12 @@ class OpenclDevice(DeepseekKernels, Device):
             name, size = "float32_rows", (groups, -(-t // ROWS))
         has_bias = int(len(inputs) > 2)
         self._launch(name, size, x.data, weight.data, bias.data, result, t, k, n, has_bias)
+        return result
+
+    def _hadamard(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
+        result, block = self._new(output.nbytes), attributes["block"]
+        count = output.nbytes // 4 // block
+        self._launch("hadamard", (count,), inputs[0].data, result, block)
         return result
 
     def _rms_norm(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:

@@ -99,6 +99,23 @@ kernel LONE void linear_rows(global const float *x, global const float *row_scal
                 y + (size_t)(first + r) * n, col, n, has_bias);
 }
 
+// A work-item has a block.
+kernel void hadamard(global const float *x, global float *y, const int block) {
+    float part[LARGEST_BLOCK];
+    x += get_global_id(0) * block;
+    y += get_global_id(0) * block;
+    for (int i = 0; i < block; i++) part[i] = x[i];
+    for (int distance = 1; distance < block; distance *= 2) {
+        for (int i = 0; i < block; i++) {
+            if (i & distance) continue;
+            const float first = part[i], second = part[i + distance];
+            part[i] = first + second;
+            part[i + distance] = first - second;
+        }
+    }
+    for (int i = 0; i < block; i++) y[i] = part[i];
+}
+
 // INT4 weights lie as INT8 ones do; scales and offsets of groups as (n / BLOCK, groups, BLOCK).
 // Sums of a group are exact in float32, those of all groups in 64 bits. Work-item (columns, row).
 typedef GLUE(long, COLUMNS) longs;
@@ -203,11 +220,11 @@ kernel void rms_norm(global const float *x, global const float *weight, global f
 // Work-item (pair, head, token).
 kernel void rope(global const float *x, global const int *positions,
                  global const float *frequencies, global float *y, const int heads,
-                 const int half_dim, const int interleaved) {
+                 const int distancedim, const int interleaved) {
     const int pair = get_global_id(0), head = get_global_id(1), token = get_global_id(2);
-    const size_t start = ((size_t)token * heads + head) * 2 * half_dim;
+    const size_t start = ((size_t)token * heads + head) * 2 * distancedim;
     const size_t first = start + (interleaved ? 2 * pair : pair);
-    const size_t second = first + (interleaved ? 1 : half_dim);
+    const size_t second = first + (interleaved ? 1 : distancedim);
     const float angle = (float)positions[token] * frequencies[pair];
     const real c = cos((real)angle), s = sin((real)angle);
     const float a = x[first], b = x[second];

@@ -210,7 +210,9 @@ def deepseek_network(
     """
     config = deepseek_config(source)
     if isinstance(source, GgufFile):
-        checkpoint = gguf_checkpoint(source, config.n_layers, DeepseekTensors(source))
+        checkpoint = gguf_checkpoint(
+            source, config.n_layers, DeepseekTensors(source, config.n_experts)
+        )
     else:
         checkpoint = folder_checkpoint(source)
     layers = []

@@ -124,8 +124,7 @@ class DeepseekConfig:
 
 
 def deepseek_config(source: HuggingFaceFolder | GgufFile) -> DeepseekConfig:
-    """Return the configuration of a folder of type ``deepseek_v2`` or ``deepseek_v3``, or of a
-    GGUF file of architecture ``deepseek2``.
+    """Return the configuration in a folder of either version, or in a GGUF file (``deepseek2``).
 
     Raises
     ------

@@ -14,6 +14,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from ciuic.errors import ModelFormatError
+
 from .gguf_file import GgufFile
 from .tensor_source import Int4Tensor, Shaped
 
@@ -32,19 +34,36 @@ class DerivedTensor:
 class DeepseekTensors:
     """The tensors of a file and those made from them.
 
+    Parameters
+    ----------
+    file
+        The file.
+    n_experts
+        How many experts its layers have.
+
     Attributes
     ----------
     path, tensors
         Of the file; what tensors there are, by name.
+
+    Raises
+    ------
+    ModelFormatError
+        If a tensor holds another number of experts.
     """
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(self, file: GgufFile, n_experts: int) -> None:
         self.path = file.path
         self._file = file
         self._derived: dict[str, DerivedTensor] = {}
         for name, info in file.tensors.items():
             if name.endswith("_exps.weight") and len(info.shape) == 3:
-                for expert in range(info.shape[0]):
+                if info.shape[0] != n_experts:
+                    raise ModelFormatError(
+                        file.path,
+                        f"tensor {name} must hold {n_experts} experts, not {info.shape[0]}",
+                    )
+                for expert in range(n_experts):
                     self._derived[f"{name}[{expert}]"] = DerivedTensor(
                         info.shape[1:],
                         partial(file.tensor, name, expert),

@@ -149,10 +149,8 @@ class HuggingFaceFolder:
                 f"tensor {name} has type F8_E4M3, which must be a matrix in a model whose "
                 f"quantization_config tells the size of its blocks",
             )
-        scales, wanted = (
-            self._tensors.get(name + SCALE_SUFFIX),
-            scales_shape(info.shape, self._block),
-        )
+        scales = self._tensors.get(name + SCALE_SUFFIX)
+        wanted = scales_shape(info.shape, self._block)
         if scales is None or scales.shape != wanted or scales.dtype == "F8_E4M3":
             raise ModelFormatError(
                 self.path, f"tensor {name} must have scales of shape {wanted} for its blocks"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ciuic.devices import Device, DeviceArray, Weight
+from ciuic.devices import Device, DeviceArray, Estimate, Weight
 from ciuic.tensor import CiuicTensor
 
 from .config import ModelConfig
@@ -243,7 +243,7 @@ class CostRules:
         here = step.devices.setdefault(device.uri, Seconds())
         here.overhead += overhead
         here.tasks += 1
-        estimate = device.estimate(call.op, call.inputs, call.attributes)
+        estimate = self._estimate(call)
         if estimate is None or estimate.products_on_host:
             arithmetic = device if estimate is None else self.host
             work = costs.seconds(arithmetic, call.op, call.inputs, call.attributes)
@@ -257,6 +257,13 @@ class CostRules:
             step.streamed[device.uri] += read
         if estimate is not None:
             here.work += estimate.seconds
+
+    def _estimate(self, call: Call) -> Estimate | None:
+        """Return what the device's own model says, unless real hardware has been measured."""
+        task = (call.op, call.inputs, call.attributes)
+        if not call.device.emulated and self.runtime.costs.is_measured(call.device, *task):
+            return None
+        return call.device.estimate(*task)
 
     def _weights(self, weights: LayerWeights, device: Device, recording: Recording) -> Counter[str]:
         """Return the bytes of weights where they are loaded to, and where they are used."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from functools import lru_cache
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -9,8 +11,8 @@ import numpy as np
 from ciuic.abi.numerics import W4_GROUP
 from ciuic.devices import Weight
 from ciuic.errors import UsageError
-from ciuic.quantize import QuantizedMatrix
-from ciuic.quantize_int4 import GroupQuantizedMatrix
+from ciuic.quantize import QuantizedMatrix, block_of
+from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from ciuic.tensor import CiuicTensor
 
 
@@ -27,13 +29,24 @@ class _Nothing:
 
 
 def outline(shape: tuple[int, ...], form: Literal["int8", "int4"] | None) -> Weight:
-    """Return a weight that takes no memory: a matrix (k, n) of a form, or float32 if None."""
+    """Return a weight (k, n) or (d,) that takes no memory, in the form named or float32.
+
+    Raises
+    ------
+    ShapeError
+        If there is no matrix of this shape in the form.
+    """
     if form is None:
         return CiuicTensor.from_device(_Nothing(shape))
-    # Arrays without strides: one element, whatever the shape.
+    return copy(_quantized(shape, form))  # one of its own, as devices tell weights by identity
+
+
+@lru_cache(maxsize=1024)
+def _quantized(shape: tuple[int, ...], form: Literal["int8", "int4"]) -> Quantized:
+    """Return a matrix whose arrays have no strides: one element, whatever the shape."""
     values = np.broadcast_to(np.zeros((), np.int8), shape)
     columns = np.broadcast_to(np.ones((), np.float32), shape[1:])
     if form == "int8":
-        return QuantizedMatrix(values, columns)
+        return QuantizedMatrix(values, columns, block_of(shape[0]))
     groups = (-(-shape[0] // W4_GROUP), shape[1])
     return GroupQuantizedMatrix(values, np.broadcast_to(np.ones((), np.int16), groups), columns)

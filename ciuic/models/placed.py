@@ -22,6 +22,7 @@ class Placed:
     def __init__(self, runtime: Runtime, device: Device | str) -> None:
         self.runtime = runtime
         self.device = runtime.device(device)
+        self._rotated: tuple[Value, int, DeviceArray] | None = None  # the last: layers share it
 
     def run(self, op: str, *inputs: Value | Weight, **attributes: Any) -> DeviceArray:
         """Submit an operator and return the handle of its result."""
@@ -37,7 +38,14 @@ class Placed:
 
     def linear(self, x: Value, weight: Weight, bias: Weight | None = None) -> DeviceArray:
         """Submit a linear layer: x (t, k), weight (k, n), bias (n,) -> (t, n)."""
+        if isinstance(weight, QuantizedMatrix) and weight.block > 1:
+            x = self._rotate(x, weight.block)
         return self.run(_linear(weight), x, weight, *(() if bias is None else (bias,)))
+
+    def _rotate(self, x: Value, block: int) -> DeviceArray:
+        if self._rotated is None or self._rotated[0] is not x or self._rotated[1] != block:
+            self._rotated = x, block, self.run("hadamard", x, block=block)
+        return self._rotated[2]
 
     def home(self, op: str) -> Device:
         """Return the device that will run an operator: this one or the host."""

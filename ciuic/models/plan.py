@@ -51,6 +51,7 @@ FORMATS: dict[str, Quantize | None] = {
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_CONTEXT, DEFAULT_PROMPT = 2048, 256  # tokens, where the model's context allows
 FLOAT32_NBYTES = 4
+STORED_NBYTES = {"bfloat16": 2, "float16": 2, "float8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def plan_model(request: PlanRequest, manager: DeviceManager) -> ModelPlan:
         capacity_bytes=None,
         nbytes={"weights": stored_bytes(source, plan.size.parameters)},
     )
-    return replace(plan, memory=(*plan.memory, disk))
+    return replace(plan, memory=(*plan.memory, disk), left_out=_left_out(source))
 
 
 def _plan(request: PlanRequest, source: Source, manager: DeviceManager) -> ModelPlan:
@@ -154,8 +155,20 @@ def stored_bytes(source: Source, parameters: int) -> int:
     files = list(source.path.glob("*.safetensors"))
     if files:
         return sum(file.stat().st_size for file in files)
-    dtype = source.config.get("torch_dtype", source.config.get("dtype"))
-    return parameters * {"bfloat16": 2, "float16": 2}.get(str(dtype), FLOAT32_NBYTES)
+    dtype = str(source.config.get("torch_dtype", source.config.get("dtype")))
+    if source.keys.inside("quantization_config").get("quant_method") == "fp8":
+        dtype = "float8"
+    return parameters * STORED_NBYTES.get(dtype, FLOAT32_NBYTES)
+
+
+def _left_out(source: Source) -> tuple[str, ...]:
+    """Return what of a model is not loaded, in words."""
+    if isinstance(source, GgufFile):
+        return ()
+    count = source.config.get("num_nextn_predict_layers", 0)
+    if type(count) is not int or count < 1:
+        return ()
+    return (f"layers for multi-token prediction: {count}",)
 
 
 class _Planner:
@@ -179,6 +192,7 @@ class _Planner:
             if not any(name in (device.uri, device.kind) for device in self.devices.values()):
                 raise UsageError(f"--cap must name a device of the plan, not {name!r}")
         self.embedding = self.rules.embedding(network)
+        self._kinds = [layer_kind(layer) for layer in network.layers]
         self._costs: dict[tuple[object, str], PartCost] = {}
 
     def plan(self) -> ModelPlan:
@@ -210,7 +224,7 @@ class _Planner:
     def _cost(self, index: int, uri: str) -> PartCost:
         """Return what a layer, or the head behind the last, takes on a device."""
         is_head = index == self._n
-        kind = "head" if is_head else layer_kind(self.network.layers[index])
+        kind = "head" if is_head else self._kinds[index]
         if (kind, uri) not in self._costs:
             device = self.devices[uri]
             self._costs[kind, uri] = (
@@ -270,7 +284,7 @@ class _Planner:
     def _placed(self, chosen: list[str], reasons: list[str]) -> list[PlacedPart]:
         """Return runs of like layers on one device, then the head."""
         placed = []
-        for first, last in layer_groups(self.network.layers):
+        for first, last in layer_groups(self._kinds):
             start = first
             for index in range(first, last + 1):
                 at_end = index == last or (chosen[index + 1], reasons[index + 1]) != (
@@ -431,7 +445,7 @@ class _Planner:
         """Return counts; operators are those of the host, one token after the prompt."""
         network = self.network
         sizes = [part_size("embedding", 1, network.embedding, self.embedding.calls)]
-        for first, last in layer_groups(network.layers):
+        for first, last in layer_groups(self._kinds):
             weights, calls = network.layers[first].weights, self._cost(first, HOST).calls
             sizes.append(part_size(_layers_name(first, last), last - first + 1, weights, calls))
         sizes.append(part_size("head", 1, network.head, self._cost(self._n, HOST).calls))

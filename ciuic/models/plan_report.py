@@ -153,6 +153,8 @@ class ModelPlan:
         The same with everything on one device, for comparison.
     problems, would_fit
         What does not fit, with its numbers, and what would.
+    left_out
+        What of the model is not loaded, and so not planned.
     """
 
     model: str
@@ -166,6 +168,7 @@ class ModelPlan:
     single_devices: tuple[SingleDevice, ...]
     problems: tuple[str, ...]
     would_fit: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:

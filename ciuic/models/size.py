@@ -114,9 +114,9 @@ def layer_kind(layer: Layer) -> object:
     return type(layer), tuple((role, shape) for role, (_, shape) in layer.weights.stored.items())
 
 
-def layer_groups(layers: Sequence[Layer]) -> Iterator[tuple[int, int]]:
-    """Yield first and last index of runs of layers that are alike."""
-    for _, run in groupby(range(len(layers)), key=lambda index: layer_kind(layers[index])):
+def layer_groups(kinds: Sequence[object]) -> Iterator[tuple[int, int]]:
+    """Yield first and last index of runs of layers of one kind."""
+    for _, run in groupby(range(len(kinds)), key=kinds.__getitem__):
         indices = list(run)
         yield indices[0], indices[-1]
 

@@ -9,72 +9,22 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import numpy as np
-from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models
 
 from ciuic.errors import ModelFormatError, UsageError
 
 from .gguf_file import GgufFile, Strings
+from .pre_tokenizers import IGNORE_MERGES, PRE_TOKENIZERS
 
 logger = logging.getLogger(__name__)
 
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # values of tokenizer.ggml.token_type
 SURROGATE_TEXT = "a prompt must be valid Unicode text, not one with lone surrogates"
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _smollm() -> pre_tokenizers.PreTokenizer:
-    """Every digit is a word of its own, the rest splits as GPT-2's."""
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-def _words(*patterns: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
-    """Return what splits text by each pattern in turn, as tokenizer.json files spell them."""
-
-    def make() -> pre_tokenizers.PreTokenizer:
-        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-        as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([*splits, as_bytes])
-
-    return make
-
-
-SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def _modern(digits: str) -> Callable[[], pre_tokenizers.PreTokenizer]:
-    """Return the splitting of GPT-4 and its kin, which differ in how many digits are a word."""
-    contractions = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-    letters, others = r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*"
-    return _words("|".join((contractions, letters, digits, others, SPACES)))
-
-
-_deepseek_v3 = _words(
-    r"\p{N}{1,3}",
-    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",  # Chinese characters, Japanese syllables
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
-    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
-    r"| ?[\p{P}\p{S}]+[\r\n]*|" + SPACES,
-)
-
-PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    "gpt-2": _gpt2,
-    "smollm": _smollm,
-    "llama-bpe": _modern(r"\p{N}{1,3}"),
-    "qwen2": _modern(r"\p{N}"),
-    "deepseek-r1-qwen": _modern(r"\p{N}"),
-    "deepseek-v3": _deepseek_v3,
-}
-"""How text splits into words before BPE, by ``tokenizer.ggml.pre``."""
-IGNORE_MERGES = {"llama-bpe"}
-"""Those where a word that is a token is that token, whatever the merges would make of it."""
 
 
 def byte_characters() -> dict[str, int]:
@@ -227,7 +177,8 @@ def byte_level_bpe(
     words = {token: id_ for id_, token in enumerate(tokens) if token not in steering}
     pairs = [cast("tuple[str, str]", tuple(merge.split(" "))) for merge in merges]
     for pair in pairs:
-        if len(pair) != 2 or not {*pair, "".join(pair)} <= words.keys():
+        known = len(pair) == 2 and all(word in words for word in (*pair, "".join(pair)))
+        if not known:
             raise ValueError(f"merge must be of two tokens and give a third, not {pair!r}")
     bpe = FastTokenizer(models.BPE(vocab=words, merges=pairs, ignore_merges=pre in IGNORE_MERGES))
     bpe.pre_tokenizer = PRE_TOKENIZERS[pre]()

@@ -1,9 +1,10 @@
 """The file of a converted model: weights in the very form that devices take, in one safetensors.
 
-A weight is one tensor or two: a vector, table or float32 matrix as it is; an INT8 matrix by rows
-n, I8 (n, k), and its scales under its name and `SCALES`. Weights read from it are the mapped file
-itself: nothing is computed, and nothing is read before it is used. So such a file must not be
-changed in place while a model is loaded from it; replacing it by another is safe.
+A weight is one tensor or three: a vector, table or float32 matrix as it is; an INT8 matrix by rows
+n, I8 (n, k), its scales under its name and `SCALES`, and the block of its rotation, I8 (1,), under
+its name and `BLOCK`. Weights read from it are the mapped file itself: nothing is computed, and
+nothing is read before it is used. So such a file must not be changed in place while a model is
+loaded from it; replacing it by another is safe.
 
 The format of the file is described in https://github.com/huggingface/safetensors.
 """
@@ -24,11 +25,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from ciuic.devices import Weight
-from ciuic.errors import ModelFormatError
+from ciuic.errors import ModelFormatError, ShapeError
 from ciuic.quantize import QuantizedMatrix
 from ciuic.tensor import CiuicTensor
 
-SCALES = ".scales"
+SCALES, BLOCK = ".scales", ".block"
 DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype("i1"), "F32": np.dtype("<f4")}
 ALIGNMENT = 64  # bytes; of the first tensor
 ENTRY_NBYTES = 128  # of a tensor in the header, its name and shape left out, at most
@@ -43,6 +44,7 @@ def parts_of(name: str, weight: Weight) -> Iterator[tuple[str, Array]]:
     elif isinstance(weight, QuantizedMatrix):
         yield name, weight.values.T
         yield name + SCALES, weight.scales
+        yield name + BLOCK, np.array([weight.block], np.int8)
     else:
         raise NotImplementedError(f"no form in the file for {weight!r}")
 
@@ -60,7 +62,7 @@ class WeightWriter:
 
     def __init__(self, file: BinaryIO, names: list[str]) -> None:
         self._file = file
-        most = sum(2 * len(name) + len(SCALES) + 2 * ENTRY_NBYTES for name in names)
+        most = sum(3 * (len(name) + len(SCALES) + ENTRY_NBYTES) for name in names)
         self._data_start = -(-(8 + most) // ALIGNMENT) * ALIGNMENT
         self._entries: dict[str, dict[str, Any]] = {}
         file.seek(self._data_start)
@@ -156,7 +158,13 @@ class WeightFile:
                 raise ModelFormatError(self.path, f"the scales of {name} do not fit it")
             if not np.isfinite(scales).all():
                 raise ModelFormatError(self.path, f"scales of {name} are not finite")
-            weight = QuantizedMatrix(values.T, scales)
+            block = self._array(name + BLOCK)
+            if block.dtype != np.int8 or block.shape != (1,):
+                raise ModelFormatError(self.path, f"the block of {name} must be one INT8 number")
+            try:
+                weight = QuantizedMatrix(values.T, scales, int(block[0]))
+            except ShapeError as error:
+                raise ModelFormatError(self.path, f"{name}: {error}") from error
         elif values.dtype == np.float32:
             weight = CiuicTensor.adopt(values)
         else:

@@ -15,7 +15,7 @@ from ciuic.abi.numerics import W4_MAX_K
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError
 from ciuic.memory.blocks import BLOCKS
-from ciuic.quantize import QuantizedMatrix, quantize_columns
+from ciuic.quantize import QuantizedMatrix, block_of, quantize_columns
 from ciuic.quantize_int4 import GroupQuantizedMatrix, quantize_groups
 from ciuic.tensor import CiuicTensor
 
@@ -37,8 +37,8 @@ class StoredShape(NamedTuple):
 class LayerWeights:
     """The weights of one layer, by their role.
 
-    Matrices are held transposed to (k, n), as `ciuic.ops` wants them: INT8 with a scale per column
-    (`ciuic.quantize.QuantizedMatrix`), INT4 with a scale per group
+    Matrices are held transposed to (k, n), as `ciuic.ops` wants them: INT8 with a scale per column,
+    rotated (`ciuic.quantize.QuantizedMatrix`), INT4 with a scale per group
     (`ciuic.quantize_int4.GroupQuantizedMatrix`), or float32.
 
     Parameters
@@ -189,11 +189,11 @@ def _quantized(
     """
     n, k = shape
     values, scales = BLOCKS.take(n * k).reshape(n, k), np.empty(n, np.float32)
-    step = max(1, BLOCK_ELEMENTS // k)
+    step, block = max(1, BLOCK_ELEMENTS // k), block_of(k)
     for start in range(0, n, step):
-        part = quantize_columns(read(start, min(start + step, n)).T)
+        part = quantize_columns(read(start, min(start + step, n)).T, block=block)
         values[start : start + step], scales[start : start + step] = part.values.T, part.scales
-    return QuantizedMatrix(values.T, scales)
+    return QuantizedMatrix(values.T, scales, block)
 
 
 def head_form(quantize: Quantize | None) -> Quantize | None:

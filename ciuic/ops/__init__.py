@@ -4,6 +4,7 @@
 linear           x (t, k), w INT8 (k, n), bias? (n,)                  -> (t, n)
 linear_int4      x (t, k), w INT4 (k, n), bias? (n,)                  -> (t, n)
 linear_float32   x (t, k), w (k, n), bias? (n,)                       -> (t, n)
+hadamard         x (t, k); block                                      -> (t, k)
 rms_norm         x (t, d), weight (d,); eps                           -> (t, d)
 rope             x (t, heads, hd), positions int32 (t,);
                  theta, interleaved=False, scaling=None               -> (t, heads, hd)

@@ -5,8 +5,8 @@ labels (layer, device, bytes used on each device): labels that agree in all thre
 goes no further when its time and a lower bound of the rest exceed the best chain known. The bound
 is the Lagrangian relaxation of the caps: a price per byte on each device makes it a shortest path
 again (Handler and Zang, "A dual algorithm for the constrained shortest path problem", Networks 10,
-1980). Real models have equal layers, so that labels merge and the search is exact; should more
-than `WIDTH` remain at a layer, only the most promising go on, and the answer carries the bound.
+1980). Real models have equal layers, so that many labels merge. Should more than `LABELS` remain,
+only the most promising go on, and the answer carries the bound.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any
 
 from .problem import Assignment, ChainProblem, milliseconds, too_little_room
 
-WIDTH = 1000  # labels that go on from a layer
+LABELS = 40_000  # that go on from one layer to the next, of all layers together
 PRICE_STEPS = 60  # of the subgradient method
-SWEEPS = 20  # of local improvement
+SWEEPS = 5  # of local improvement
+NEARBY = 64  # layers back, with which one is exchanged
 SAME = 1e-12  # relative; sums in another order are no improvement
 
 
-class _Label(NamedTuple):
-    """A way to run the first layers."""
-
-    seconds: float
-    bound: float  # no chain that begins like this takes less
-    path: tuple[object, str] | None  # (path of the layers before, device)
+# A way to run the first layers: seconds that no chain that begins like this can beat, its seconds,
+# the bytes that it uses at their prices, and its path: (path of the layers before, device).
+_Label = tuple[float, float, float, "tuple[Any, str] | None"]
 
 
 def place_chain(problem: ChainProblem) -> Assignment:
@@ -188,33 +186,52 @@ def _repaired(problem: ChainProblem, path: Sequence[str]) -> list[str] | None:
 
 
 def _polished(problem: ChainProblem, path: Sequence[str]) -> list[str]:
-    """Return a path that no move of a layer, and no exchange of two, makes faster."""
+    """Return a path that few moves of a layer, or exchanges with one nearby, make faster."""
     path = list(path)
     used = problem.used(path)
     for _ in range(SWEEPS):
         before = list(path)
         for index, here in enumerate(problem.seconds):
             for other in here:
-                _try(problem, path, used, {index: other})
-            for second in range(index):
+                if other != path[index]:
+                    _try(problem, path, used, ((index, other),))
+            for second in range(max(0, index - NEARBY), index):
                 on, there = path[index], path[second]
                 if on != there and on in problem.seconds[second] and there in here:
-                    _try(problem, path, used, {index: there, second: on})
+                    _try(problem, path, used, ((index, there), (second, on)))
         if path == before:
             break
     return path
 
 
 def _try(
-    problem: ChainProblem, path: list[str], used: Counter[str], changes: Mapping[int, str]
+    problem: ChainProblem,
+    path: list[str],
+    used: Counter[str],
+    changes: Sequence[tuple[int, str]],
 ) -> None:
     """Make changes, layer by layer, that fit and make the chain faster; otherwise none."""
-    before = [(index, path[index]) for index in changes]
-    extra = sum(_changed(problem, path, used, *change) for change in changes.items())
-    fits = all(used[on] <= problem.room.get(on, used[on]) for on in changes.values())
-    if not fits or extra > -SAME:
-        for index, device in before:
-            _changed(problem, path, used, index, device)
+    grown: dict[str, int] = {}
+    for index, device in changes:
+        on = path[index]
+        grown[on] = grown.get(on, 0) - problem.bytes_of(index, on)
+        grown[device] = grown.get(device, 0) + problem.bytes_of(index, device)
+    if any(
+        size > 0 and used[device] + size > problem.room.get(device, math.inf)
+        for device, size in grown.items()
+    ):
+        return
+    before = [path[index] for index, _ in changes]
+    extra = 0.0
+    for index, device in changes:
+        extra -= _around(problem, path, index)
+        path[index] = device
+        extra += _around(problem, path, index)
+    if extra < -SAME:
+        used.update(grown)
+        return
+    for (index, _), device in zip(changes, before, strict=True):
+        path[index] = device
 
 
 def _changed(
@@ -246,9 +263,10 @@ def _search(
     room = [problem.room[device] for device in capped]
     rent = sum(prices[device] * problem.room[device] for device in capped)
     limit = math.inf if known is None else problem.time(known) * (1 - SAME)
+    width = -(-LABELS // max(1, len(problem.seconds)))
     left_out = math.inf  # the least bound of labels that did not go on
     labels: dict[tuple[str, tuple[int, ...]], _Label] = {
-        (problem.home, (0,) * len(capped)): _Label(0.0, bound, None)
+        (problem.home, (0,) * len(capped)): (bound, 0.0, -rent, None)
     }
     for index, here in enumerate(problem.seconds):
         following: dict[tuple[str, tuple[int, ...]], _Label] = {}
@@ -261,26 +279,25 @@ def _search(
             for source in {source for source, _ in labels}
             for device in here
         }
-        for (source, used), label in labels.items():
-            paid = sum(prices[device] * used[position] for device, position in capped.items())
+        for (source, used), (_, before, paid, path) in labels.items():
             for device, seconds, position, size in options:
-                holds, price = used, 0.0
+                holds, owes = used, paid
                 if position is not None:
                     if used[position] + size > room[position]:
                         continue
                     holds = (*used[:position], used[position] + size, *used[position + 1 :])
-                    price = prices[device] * size
-                total = label.seconds + moves[source, device] + seconds
-                least = total + paid + price + remaining[index + 1][device] - rent
+                    owes += prices[device] * size
+                total = before + moves[source, device] + seconds
+                least = total + owes + remaining[index + 1][device]
                 if least >= limit:
                     continue
                 old = following.get((device, holds))
-                if old is None or total < old.seconds * (1 - SAME):
-                    following[device, holds] = _Label(total, least, (label.path, device))
-        if len(following) > WIDTH:
-            ordered = sorted(following.items(), key=lambda item: item[1].bound)
-            left_out = min(left_out, ordered[WIDTH][1].bound)
-            following = dict(ordered[:WIDTH])
+                if old is None or total < old[1] * (1 - SAME):
+                    following[device, holds] = (least, total, owes, (path, device))
+        if len(following) > width:
+            ordered = sorted(following.items(), key=lambda item: item[1][0])
+            left_out = min(left_out, ordered[width][1][0])
+            following = dict(ordered[:width])
         labels = following
     paths = [_unwound(label) for label in labels.values()]
     known = _best(problem, paths if known is None else [known, *paths])
@@ -291,10 +308,10 @@ def _search(
 
 def _unwound(label: _Label) -> list[str]:
     path: list[str] = []
-    at = label.path
+    at = label[-1]
     while at is not None:
         path.append(at[1])
-        at = at[0]  # type: ignore[assignment]
+        at = at[0]
     return path[::-1]
 
 

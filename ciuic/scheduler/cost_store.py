@@ -7,6 +7,7 @@ its name, driver and overlay. A calibration with another fingerprint is left alo
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import numpy as np
 
 from ciuic.cache import cache_folder
 from ciuic.devices import Device
+from ciuic.errors import UsageError
 
 from .cost import Calibrated, Calibration, Link
 
@@ -27,6 +29,24 @@ FORMAT = 1  # of the file; others are not read
 def store_path() -> Path:
     """Return the file of this user's calibrations."""
     return cache_folder() / "calibration.json"
+
+
+def writable_store_path() -> Path:
+    """Return the file of this user's calibrations, its folder made.
+
+    Raises
+    ------
+    UsageError
+        If the folder cannot be written to.
+    """
+    path = store_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the cache folder {path.parent} cannot be made: {error}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"the cache folder {path.parent} cannot be written to")
+    return path
 
 
 def machine_fingerprint() -> str:
@@ -69,14 +89,14 @@ class CostStore:
     devices: dict[str, tuple[str, Calibration]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path | None = None) -> CostStore:
+    def load(cls) -> CostStore:
         """Return what a file holds for this machine: nothing if it is absent or for another one.
 
         A file that cannot be understood is as good as none: it is there to be written again.
         """
         here = cls(machine_fingerprint())
         try:
-            found = json.loads((path or store_path()).read_text(encoding="utf-8"))
+            found = json.loads(store_path().read_text(encoding="utf-8"))
             if found["format"] != FORMAT or found["machine"] != here.machine:
                 return here
             here.devices = {uri: _from_json(one) for uri, one in found["devices"].items()}
@@ -93,10 +113,15 @@ class CostStore:
         """Keep what was measured of a device."""
         self.devices[device.uri] = (device.fingerprint, calibration)
 
-    def save(self, path: Path | None = None) -> Path:
-        """Write the file, whole or not at all, and return its path."""
-        path = path or store_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def save(self) -> Path:
+        """Write the file, whole or not at all, and return its path.
+
+        Raises
+        ------
+        UsageError
+            If the cache folder cannot be written to.
+        """
+        path = writable_store_path()
         draft = path.with_name(f"{path.name}.{os.getpid()}.part")
         content = {
             "format": FORMAT,
@@ -130,19 +155,22 @@ def _from_json(found: Mapping[str, Any]) -> tuple[str, Calibration]:
         Calibrated(
             op=str(task["op"]),
             inputs=tuple(tuple(map(int, shape)) for shape in task["inputs"]),
-            offset=int(task["offset"]),
-            seconds=_positive(task["seconds"]),
-            roofline=_positive(task["roofline"]),
+            offset=int(_checked(task["offset"])),
+            seconds=_checked(task["seconds"], positive=True),
+            roofline=_checked(task["roofline"], positive=True),
         )
         for task in found["tasks"]
     )
     link = found["link"]
     if link is not None:
-        link = Link(float(link["latency"]), _positive(link["seconds_per_byte"]))
+        per_byte = _checked(link["seconds_per_byte"], positive=True)
+        link = Link(_checked(link["latency"]), per_byte)
     return str(found["fingerprint"]), Calibration(tasks, link)
 
 
-def _positive(value: Any) -> float:
-    if not 0 < float(value) < float("inf"):
-        raise ValueError(f"a time must be positive, not {value!r}")
-    return float(value)
+def _checked(value: Any, *, positive: bool = False) -> float:
+    """Return a figure that can be: finite, and not below 0, or 0 if it must be ``positive``."""
+    figure = float(value)
+    if not 0 <= figure < math.inf or (positive and figure == 0):
+        raise ValueError(f"a figure must be positive, not {value!r}")
+    return figure

@@ -137,8 +137,10 @@ class Split:
         For each stage and part, device -> pieces, none of them 0.
     homes
         For each stage, where its result is gathered.
-    seconds, bound
-        As for `ciuic.scheduler.problem.Assignment`.
+    seconds
+        Predicted time of the whole.
+    bound
+        Seconds that no answer can beat; with parts taken in groups, no answer of the groups.
     reasons
         For each stage, why its work is where it is.
     """

@@ -117,7 +117,9 @@ class FpgaDevice(Device):
         accumulators = 2 * config.accumulator_rows * config.cols * INT32_NBYTES
         return config.activation_words * config.rows + accumulators
 
-    def estimate(self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]) -> Estimate:
+    def estimate(
+        self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]
+    ) -> Estimate | None:
         """Return what a task takes of the overlay at its board's clock."""
         return estimate(self.overlay.config, self.overlay.timing, op, inputs, attributes)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ciuic.abi import Format, OverlayConfig
 from ciuic.devices import Estimate
 
-from . import cycle_model
+from . import cycle_model, gemm_cycles
 from .gemm_cycles import Job
 from .memory_timing import MemoryTiming
 from .staging import staging_bytes
@@ -32,23 +32,19 @@ def estimate(
     op: str,
     inputs: Sequence[Shape],
     attributes: Mapping[str, Any],
-) -> Estimate:
-    """Return what a task takes of an overlay; ``inputs`` are the shapes of its inputs.
-
-    Raises
-    ------
-    KeyError
-        If the overlay has no kernel for the operator.
-    """
+) -> Estimate | None:
+    """Return what a task takes of an overlay; None if the overlay has no kernel for it."""
     if op in ("linear", "linear_int4"):
         (m, k), n = inputs[0], inputs[1][-1]
         job = Job(m=m, k=k, n=n, w4=op == "linear_int4")
-        cycles = _alone(config, timing, cycle_model.gemm(config, timing, job))
+        cycles = _alone(config, timing, gemm_cycles.spans(config, timing, (job,))[0].finished)
         return Estimate(cycles / config.clock_hz)
     if op == "softmax":
         lengths = np.full(inputs[0][0], inputs[0][1])
         cycles = _softmax_cycles(config, timing, lengths, inputs[0][1])
         return Estimate(cycles / config.clock_hz)
+    if op not in ("attention", "latent_attention"):
+        return None
     t, heads = inputs[0][:2]
     visible = attributes["offset"] + t
     if t == 1:  # one descriptor, its rows are the heads
@@ -84,9 +80,9 @@ def _softmax_cycles(
     config: OverlayConfig, timing: MemoryTiming, lengths: npt.NDArray[np.int64], cols: int
 ) -> int:
     work = cycle_model.softmax(config, timing, lengths, cols, SCORES, FRACTIONS)
-    return _alone(config, timing, work)
+    return _alone(config, timing, work.cycles)
 
 
-def _alone(config: OverlayConfig, timing: MemoryTiming, work: cycle_model.Work) -> int:
-    """Return the cycles of a descriptor from the doorbell to its record."""
-    return cycle_model.fetch(config, timing) + work.cycles + cycle_model.complete(config, timing)
+def _alone(config: OverlayConfig, timing: MemoryTiming, cycles: int) -> int:
+    """Return the cycles from the doorbell to the record of a descriptor that takes ``cycles``."""
+    return cycle_model.fetch(config, timing) + cycles + cycle_model.complete(config, timing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ciuic import Runtime, calibration, cli
 from ciuic.calibration import Kind, calibrate
 from ciuic.errors import DeviceError
+from ciuic.scheduler import cost_store
 from ciuic.scheduler.cost_store import CostStore
 
 from .standin import StandIn
@@ -90,7 +92,7 @@ def test_smallest_kind_of_each_operator_runs_on_the_cpu(op: str) -> None:
 def test_command_keeps_what_it_found(
     capsys: pytest.CaptureFixture[str], calibration_file: Path
 ) -> None:
-    assert cli.main(["calibrate", "--devices", "cpu", "--json"]) == 0
+    assert cli.main(["calibrate", "--device", "cpu", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["file"] == str(calibration_file)
     assert [row["op"] for row in printed["tasks"]] == [kind.op for kind in KINDS]
@@ -102,12 +104,22 @@ def test_command_keeps_what_it_found(
     # The next runtime knows it.
     fresh = Runtime()
     assert fresh.costs.is_measured(cpu, "linear", [(1, 32), (32, 16)])
-    assert cli.main(["calibrate", "--devices", "cpu"]) == 0
+    assert cli.main(["calibrate", "--device", "cpu"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:2] == ["device", "operator"]
 
 
-def test_devices_that_cannot_be_read_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["calibrate", "--devices", "cpu,,"]) == 2
-    assert capsys.readouterr().err == (
-        "ciuic: error: --devices must be like 'cpu,opencl', not 'cpu,,'\n"
+def test_devices_that_are_not_here_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calibrate", "--device", "cpu", "--device", "npu"]) == 2
+    assert capsys.readouterr().err.startswith("ciuic: error: no device 'npu': ")
+    assert not cost_store.store_path().exists()
+
+
+def test_cache_folder_that_cannot_be_made_is_told_before_work(
+    capsys: pytest.CaptureFixture[str], calibration_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration_file.parent.write_text("a file where the folder must be")
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("it measured"))
+    assert cli.main(["calibrate", "--device", "cpu"]) == 2
+    assert re.match(
+        r"^ciuic: error: the cache folder .*/calibration cannot be made: ", capsys.readouterr().err
     )

@@ -18,7 +18,7 @@ from ciuic.cli import main
 from ciuic.devices import DeviceManager
 from ciuic.models.fetch import FETCH_COMMAND, smollm2_file
 from ciuic.models.loading import load_model
-from ciuic.models.names import SMOLLM2
+from ciuic.models.names import DEFAULT_MODEL, SMOLLM2
 
 PROMPT = "Explain in two sentences what a compiler does."
 pytestmark = pytest.mark.model
@@ -32,8 +32,10 @@ def smollm2_path() -> Path:
     return path
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert main(["run", SMOLLM2, "--check", "--json", *arguments]) == 0
+def run(
+    capsys: pytest.CaptureFixture[str], *arguments: str, model: str = SMOLLM2
+) -> dict[str, Any]:
+    assert main(["run", model, "--check", "--json", *arguments]) == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
     return report
 
@@ -75,6 +77,21 @@ def test_rtl_of_the_overlay_writes_what_the_cpu_writes(
     assert layer["equal"]
     (fpga,) = report["fpga"]
     assert fpga["cycles"] > 100_000
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "place"),
+    [(DEFAULT_MODEL, 6, "0-5=fpga:emulated"), (SMOLLM2, 30, "0-27=cpu,28-29=fpga:emulated")],
+)
+def test_int4_weights_on_the_overlay_write_what_the_cpu_writes(
+    capsys: pytest.CaptureFixture[str], model: str, layers: int, place: str
+) -> None:
+    arguments = ["--prompt", "It was", "--raw", "--max-tokens", "4", "--quantize", "int4"]
+    report = run(capsys, *arguments, "--place", place, model=model)
+    assert report["check"]["same_tokens"]
+    checks = report["check"]["layers"]
+    assert checks[-1]["layer"] == layers - 1
+    assert all(check["equal"] and check["tasks"]["linear_int4"] > 0 for check in checks)
 
 
 def test_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ciuic.devices import native
 from ciuic.devices.cpu import CpuDevice
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize import QuantizedMatrix, block_of
 
 FORMS = {
     "native": (),
@@ -132,6 +132,8 @@ def test_the_smaller_kernels(cpu: CpuDevice, seed: int) -> None:
         ("add", (x, y), {}),
         ("silu_mul", (x, y), {}),
         ("rms_norm", (x, y[0]), {"eps": 1e-5}),
+        ("hadamard", (x,), {"block": block_of(shape[1])}),
+        ("hadamard", (draw(rng, 3, 192),), {"block": 2 ** int(rng.integers(0, 7))}),
         ("kv_append", (np.concatenate([x, y]), y[:2]), {"offset": 1}),
     ):
         want = OPERATORS[op].kernel(*(value.copy() for value in inputs), **attributes)

@@ -118,6 +118,13 @@ def test_rows_and_elements(tuned: OpenclDevice, seed: int) -> None:
     check(tuned, "slice_rows", x, start=t // 2, stop=t, note=note)
 
 
+@pytest.mark.parametrize("block", [1, 2, 32, 64])
+def test_hadamard_has_the_bits_of_the_cpu(tuned: OpenclDevice, cpu: CpuDevice, block: int) -> None:
+    x = normal(block, 5, 192)
+    got, want = (run(device, "hadamard", x, block=block) for device in (tuned, cpu))
+    assert got.tobytes() == want.tobytes()
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rope(tuned: OpenclDevice, interleaved: bool) -> None:
     positions = np.array([0, 1, 77, 2047], np.int32)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -21,6 +21,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|turn|>{% endif %}"
 )
 Write = Callable[..., Path]
+Rewrite = Callable[[Path, bytes], None]
 
 
 def vocabulary() -> list[str]:
@@ -135,6 +136,22 @@ def small_model(tmp_path: Path) -> Write:
         return write_gguf(tmp_path / "small.gguf", chosen, tensors)
 
     return write
+
+
+@pytest.fixture
+def rewrite() -> Iterator[Rewrite]:
+    """Return a function that gives a file other content: a disk makes a new one far slower."""
+    opened: dict[Path, BinaryIO] = {}
+
+    def write(path: Path, content: bytes) -> None:
+        if path not in opened:
+            opened[path] = path.open("w+b", buffering=0)
+        opened[path].seek(0)
+        opened[path].truncate(opened[path].write(content))
+
+    yield write
+    for file in opened.values():
+        file.close()
 
 
 @pytest.fixture(scope="session")

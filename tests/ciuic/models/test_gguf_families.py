@@ -90,7 +90,7 @@ def test_tokenizer_is_that_of_the_folder(tmp_path: Path) -> None:
 def test_only_the_experts_that_are_needed_are_read(tmp_path: Path) -> None:
     path, stored = small_gguf.write(tmp_path / "m.gguf", "base")
     with GgufFile(path) as file:
-        tensors = DeepseekTensors(file)
+        tensors = DeepseekTensors(file, 8)
         experts = stored["blk.1.ffn_up_exps.weight"]
         for expert, wanted in enumerate(experts):
             assert np.array_equal(tensors.tensor(f"blk.1.ffn_up_exps.weight[{expert}]"), wanted)
@@ -102,7 +102,7 @@ def test_only_the_experts_that_are_needed_are_read(tmp_path: Path) -> None:
     [
         ({"expert_gating_func": 7}, "", "expert_gating_func must be 1 (softmax) or 2 (sigmoid)"),
         ({"expert_count": 9}, "", "n_groups must divide 9 experts"),
-        ({"expert_count": 12}, "", "tensor blk.1.ffn_gate_exps.weight[8] is missing"),
+        ({"expert_count": 12}, "", "ffn_gate_exps.weight must hold 12 experts, not 8"),
         (
             {"attention.kv_lora_rank": 16},
             "",
@@ -112,6 +112,11 @@ def test_only_the_experts_that_are_needed_are_read(tmp_path: Path) -> None:
         ({"rope.scaling.type": "longrope"}, "", "rotary scaling (longrope) is not supported"),
         ({"rope.scaling.factor": 0.5}, "", "rotary scaling do not work together"),
         ({"rope.scaling.yarn_attn_factor": 2.0}, "", "yarn_attn_factor must be 1.0, not 2.0"),
+        (
+            {"rope.scaling.yarn_ext_factor": [1.0, 2.0]},
+            "",
+            "yarn_ext_factor must be 1.0, not array(",
+        ),
         ({"nextn_predict_layers": 3}, "", "n_layers must be at least 1, not 0"),
         ({}, "blk.1.attn_v_b.weight", "tensor blk.1.attn_kv_b.weight is missing"),
         ({}, "blk.2.ffn_down_exps.weight", "tensor blk.2.ffn_down_exps.weight[0] is missing"),

@@ -17,7 +17,8 @@ from ciuic.errors import ModelFormatError
 from ciuic.models.huggingface import HuggingFaceFolder
 from ciuic.models.loading import load_model
 
-from . import small_deepseek
+from . import small_deepseek, small_dense, small_folder
+from .conftest import Rewrite
 
 CASES = 10_000  # of random changes to a header or a config
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -30,11 +31,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """Return a folder with two tensors and no tokenizer."""
-    (tmp_path / "config.json").write_text("{}")
-    tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
-    save_file(tensors, tmp_path / WEIGHTS)
-    return tmp_path
+    """Return a folder with a tensor of float32, one of float16 and one of FP8 with its scales."""
+    tensors = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.ones(4, np.float16),
+        "c": np.arange(12, dtype=np.uint8).reshape(3, 4),
+        "c_scale_inv": np.ones((1, 1), np.float32),
+    }
+    keys = {"quantization_config": small_deepseek.FLOAT8}
+    return small_folder.write_model(tmp_path, keys, tensors)
 
 
 def read_all(path: Path) -> None:
@@ -72,16 +77,16 @@ def test_values_come_back_in_every_type(tmp_path: Path) -> None:
     source.close()
 
 
-def test_every_truncation_is_refused(plain: Path) -> None:
+def test_every_truncation_is_refused(plain: Path, rewrite: Rewrite) -> None:
     whole = (plain / WEIGHTS).read_bytes()
     for cut in range(len(whole)):
-        (plain / WEIGHTS).write_bytes(whole[:cut])
+        rewrite(plain / WEIGHTS, whole[:cut])
         with pytest.raises(ModelFormatError):
             HuggingFaceFolder(plain)
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_random_changes_are_refused_or_read(plain: Path, part: int) -> None:
+def test_random_changes_are_refused_or_read(plain: Path, part: int, rewrite: Rewrite) -> None:
     """Bits flipped, bytes replaced, pieces cut out or doubled, up to eight changes a file."""
     whole = (plain / WEIGHTS).read_bytes()
     rng = np.random.default_rng(part)
@@ -100,7 +105,7 @@ def test_random_changes_are_refused_or_read(plain: Path, part: int) -> None:
                     del broken[at : at + int(rng.integers(1, 9))]
                 case _:
                     broken[at:at] = broken[at : at + int(rng.integers(1, 9))]
-        (plain / WEIGHTS).write_bytes(broken)
+        rewrite(plain / WEIGHTS, bytes(broken))
         try:
             read_all(plain)
         except ModelFormatError:
@@ -241,9 +246,19 @@ def test_config_that_does_not_fit_is_refused(
         load_model(path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_random_changes_of_json_are_refused_or_work(folder: Path, name: str) -> None:
-    """One value anywhere in the file becomes another; the model loads or is refused."""
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("base", "tokenizer.json"),
+        *((variant, "config.json") for variant in ("float8", "v2", "llama3", "qwen2-yarn")),
+    ],
+)
+def test_changes_of_json_are_refused_or_work(
+    tmp_path: Path, variant: str, name: str, rewrite: Rewrite
+) -> None:
+    """Each value anywhere in the file becomes another; the model computes or is refused."""
+    family = small_dense if variant in small_dense.VARIANTS else small_deepseek
+    folder = family.write_folder(tmp_path, variant)
     spec = json.loads((folder / name).read_text())
     others = [None, -1, 0, 1.5, "", "x", [], {}, [1], {"a": 1}, True, 1 << 70, 1e300]
     places: list[tuple[Any, Any]] = []
@@ -260,10 +275,12 @@ def test_random_changes_of_json_are_refused_or_work(folder: Path, name: str) -> 
         before = holder[key]
         for other in others:
             holder[key] = other
-            (folder / name).write_text(json.dumps(spec))
+            rewrite(folder / name, json.dumps(spec).encode())
             try:
                 with load_model(folder) as model:
                     model.encode("the a", raw=True)
+                    if name == "config.json":
+                        assert np.isfinite(model.logits([5])).all()
             except ModelFormatError:
                 pass
             except Exception as error:

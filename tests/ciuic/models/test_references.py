@@ -11,6 +11,7 @@ from ciuic.models.loading import load_model
 from ciuic.models.model import Model
 from ciuic.models.names import DEFAULT_MODEL
 from ciuic.ops import latent_attention
+from ciuic.runtime import Runtime
 
 from . import small_deepseek, small_dense
 
@@ -59,6 +60,23 @@ def test_trained_model_equals_transformers() -> None:
     ids, want = RECORDED["deepseek-tiny-ids"].tolist(), RECORDED["deepseek-tiny"]
     with load_model(DEFAULT_MODEL, quantize=None) as model:
         check(model, ids, want)
+
+
+@pytest.mark.parametrize("variant", ["v2", "llama3", "llama-every-bias", "qwen2"])
+def test_the_overlay_computes_every_linear_layer(tmp_path: Path, variant: str) -> None:
+    """In its number formats all devices give the same bits, biases included."""
+    family = small_dense if variant in small_dense.VARIANTS else small_deepseek
+    ids, runtime = family.token_ids(variant)[:9], Runtime()
+    with load_model(family.write_folder(tmp_path, variant), runtime=runtime) as model:
+        model.place(dict.fromkeys(range(len(model.layers)), "fpga:emulated?config=tiny"))
+        got = model.logits(ids)
+        assert {"linear", "attention", "latent_attention"}.isdisjoint(
+            op for _, op in runtime.fallbacks
+        )
+        for layer in model.layers:
+            layer.device, layer.as_fpga = "cpu", True
+        assert np.array_equal(model.logits(ids), got)
+    assert 1e-4 < error(got, RECORDED[variant][:9]) < 0.3
 
 
 def test_every_recorded_model_is_compared() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.models.gguf_file import GgufFile
+from ciuic.models.pre_tokenizers import PRE_TOKENIZERS
 from ciuic.models.tokenizer import (
-    PRE_TOKENIZERS,
     StreamDecoder,
     Tokenizer,
     byte_characters,
@@ -173,6 +173,17 @@ def test_text_splits_as_the_vocabulary_was_made(pre: str, words: list[str]) -> N
     if pre not in ("gpt-2", "smollm"):
         assert found[len(words) + len(asian) :] == [" .", "foo", "(bar", ")", "  "]
     assert "".join(found) == TEXT
+
+
+def test_text_splits_as_deepseek_llm_was_made() -> None:
+    """Letters with case and signs take a space before them; Georgian letters are not among them."""
+    byte_of = byte_characters()
+    found = [
+        bytes(byte_of[character] for character in word).decode()
+        for word, _ in PRE_TOKENIZERS["deepseek-llm"]().pre_tokenize_str(TEXT + "é აბ")
+    ]
+    start = ["I", "'", "M", " don", "'", "t", " ", "12345", " a", "+", "b", "\n", "\n", " ", " x"]
+    assert found == [*start, " ", "ひらテ日", " .", "foo", "(", "bar", ")", " ", " é", " ", "აბ"]
 
 
 def test_distilled_qwen_splits_as_qwen() -> None:

@@ -114,6 +114,16 @@ def test_linear_float32_is_a_product() -> None:
     np.testing.assert_allclose(got, exact + bias, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [1, 2, 16, 64])
+def test_hadamard_is_a_product_with_its_matrix(block: int) -> None:
+    matrix = np.ones((1, 1))
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    x = draw(block, 3, 192)
+    want = (x.reshape(3, -1, block).astype(float) @ matrix).reshape(3, 192)
+    np.testing.assert_allclose(run("hadamard", x, block=block), want, rtol=1e-5, atol=1e-5)
+
+
 def test_rms_norm() -> None:
     x, weight = draw(3, 5, 70, scale=20), draw(4, 70)
     square = (x.astype(float) ** 2).mean(axis=1, keepdims=True)

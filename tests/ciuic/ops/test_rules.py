@@ -55,6 +55,10 @@ INT8, INT32 = np.dtype(np.int8), np.dtype(np.int32)
                 "(T, kv_heads, head_dim) with T >= 8 + t"
             ),
         ),
+        ("hadamard", [Spec((2, 12))], {"block": 8}, "block must be a power of two up to 64 that"),
+        ("hadamard", [Spec((2, 12))], {"block": 3}, "block must be a power of two up to 64 that"),
+        ("hadamard", [Spec((2, 128))], {"block": 128}, "block must be a power of two up to 64"),
+        ("hadamard", [Spec((12,))], {"block": 4}, "inputs of hadamard must"),
         ("softmax", [Spec((2, 3))], {"scale": 0.0}, "inputs of softmax must"),
         ("silu_mul", [Spec((2, 3)), Spec((2, 4))], {}, "inputs of silu_mul must"),
         ("add", [Spec((2, 3)), Spec((2, 3), INT32)], {}, "inputs of add must"),

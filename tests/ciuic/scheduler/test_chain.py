@@ -37,18 +37,54 @@ def test_small_chains_are_the_optimum(seed: int) -> None:
     assert found.exact
 
 
+def unaided(problem: ChainProblem, patch: pytest.MonkeyPatch) -> Assignment | None:
+    """Return what the search finds with prices, but with no chain to begin from; None if none."""
+    prices = chain._prices
+    patch.setattr(chain, "_prices", lambda *given: (*prices(*given)[:2], None))
+    patch.setattr(chain, "_repaired", lambda *_: None)
+    try:
+        return place_chain(problem)
+    except PlacementError:
+        return None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_search_alone_finds_the_optimum(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_chain(np.random.default_rng(seed), layers=6, devices=4)
+    found = unaided(problem, monkeypatch)
+    assert found is not None
+    assert found.seconds == pytest.approx(chain_optimum(problem)), seed
+    assert found.exact
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_narrow_search_knows_how_good_it_is(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "LABELS", 1)
+    problem = random_chain(np.random.default_rng(seed), layers=6, devices=4)
+    found, optimum = unaided(problem, monkeypatch), chain_optimum(problem)
+    if found is not None:
+        assert problem.fits(found.devices)
+        assert found.bound <= optimum * (1 + 1e-9) <= found.seconds * (1 + 2e-9)
+
+
 @pytest.mark.parametrize("seed", range(10))
-def test_narrow_search_keeps_its_bound_and_its_guard(
+def test_prices_prove_a_bound(seed: int) -> None:
+    problem = random_chain(np.random.default_rng(seed), layers=40, devices=4)
+    path, _ = chain._shortest(problem, {})
+    _, bound, _ = chain._prices(problem, problem.time(path))
+    best = place_chain(problem).seconds  # the optimum, or a little more
+    assert 0.9 * best <= bound <= best * (1 + 1e-9), seed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_narrow_search_is_never_worse_than_one_device(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "WIDTH", 2)
-    problem = random_chain(np.random.default_rng(seed), layers=7, devices=3)
-    found, optimum = place_chain(problem), chain_optimum(problem)
-    assert problem.fits(found.devices)
-    assert found.bound <= optimum * (1 + 1e-9)
-    assert found.seconds >= optimum * (1 - 1e-9)
-    whole = [[on] * 7 for on in problem.devices if all(on in here for here in problem.seconds)]
-    assert found.seconds <= min(problem.time(path) for path in whole if problem.fits(path))
+    monkeypatch.setattr(chain, "LABELS", 1)
+    problem = random_chain(np.random.default_rng(seed), layers=40, devices=3)
+    whole = [[on] * 40 for on in problem.devices if all(on in here for here in problem.seconds)]
+    best = min(problem.time(path) for path in whole if problem.fits(path))
+    assert place_chain(problem).seconds <= best
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -76,10 +76,12 @@ def test_files_that_cannot_be_understood_are_as_good_as_none(change: Any) -> Non
     assert stored_calibration(device()) is None
 
 
-@pytest.mark.parametrize("seconds", [0, -1, "NaN", "Infinity"])
-def test_impossible_times_are_not_believed(seconds: object) -> None:
+@pytest.mark.parametrize("figure", [-1, float("nan"), float("inf"), "soon", None])
+@pytest.mark.parametrize("where", ["seconds", "offset", "latency", "seconds_per_byte"])
+def test_impossible_figures_are_not_believed(where: str, figure: object) -> None:
     path = saved()
     content = json.loads(path.read_text())
-    content["devices"]["gpu"]["tasks"][0]["seconds"] = seconds
+    found = content["devices"]["gpu"]
+    (found["tasks"][0] if where in ("seconds", "offset") else found["link"])[where] = figure
     path.write_text(json.dumps(content))
     assert stored_calibration(device()) is None
