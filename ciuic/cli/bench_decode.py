@@ -3,8 +3,9 @@
 Decode reads every weight and the whole cache once a token, so it can be no faster than memory:
 ``limit`` is the share of the read bandwidth, measured in the same run, that the bytes of a token
 take. ``numpy`` is how many times faster that is than a plain loop of float32 numpy over the same
-model (models of the Llama family only), run in turns with it. Prefill is bound by arithmetic; its
-share of the bandwidth is there for completeness. All are medians; one thread computes.
+model, run in turns with it (of the Llama family, if its float32 weights are at hand). Prefill is
+bound by arithmetic; its share of the bandwidth is there for completeness. All are medians; one
+thread computes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import resource
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -72,7 +74,8 @@ class Row:
     fraction_of_limit
         Of the bandwidth, what the tokens' bytes take.
     ratio_to_numpy
-        Times the speed of the numpy loop; None for a family that it does not know.
+        Times the speed of the numpy loop; None for a family that it does not know, or a converted
+        model.
     peak_rss_bytes
         Most memory of the process, files that it has mapped included, before the numpy loop.
     """
@@ -152,13 +155,14 @@ def measure(
     UsageError
         If the tokens are more than the model's context holds.
     """
-    from ciuic.models.loading import load_model
+    from ciuic.models.converted import is_converted
+    from ciuic.models.loading import find_model, load_model
     from ciuic.models.names import SMOLLM2
 
     from .numpy_llama import NumpyLlama
 
     path = name or SMOLLM2
-    with load_model(path, quantize="int8") as model, load_model(path, quantize=None) as floats:
+    with load_model(path, quantize="int8") as model, ExitStack() as stack:
         if prompt_tokens + tokens > model.config.max_seq_len:
             raise UsageError(
                 f"a prompt and its answer must be at most {model.config.max_seq_len} tokens, "
@@ -169,7 +173,10 @@ def measure(
         prompt = rng.integers(0, model.config.vocab_size, prompt_tokens).tolist()
         _rates(model, prompt, 2)  # what happens only once
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        plain = NumpyLlama(floats) if NumpyLlama.knows(floats) else None
+        plain = None
+        if not is_converted(find_model(path)):  # which has no float32 weights
+            floats = stack.enter_context(load_model(path, quantize=None))
+            plain = NumpyLlama(floats) if NumpyLlama.knows(floats) else None
         bandwidths, fast, slow = [], [], []
         for done in range(rounds):
             report("measuring", done, rounds)

@@ -248,15 +248,19 @@ static inline doubles widened(const float *x) {
     return __builtin_convertvector(v, doubles);
 }
 
-static double dot(const float *a, const float *b, long count) {
+// a is widened already: it is multiplied with many b.
+static inline double dot(const double *a, const float *b, long count) {
     doubles even = {0}, odd = {0};
     long i = 0;
     for (; i + 2 * WIDE <= count; i += 2 * WIDE) {
-        even += widened(a + i) * widened(b + i);
-        odd += widened(a + i + WIDE) * widened(b + i + WIDE);
+        doubles first, second;
+        memcpy(&first, a + i, sizeof first);
+        memcpy(&second, a + i + WIDE, sizeof second);
+        even += first * widened(b + i);
+        odd += second * widened(b + i + WIDE);
     }
     double rest = 0;
-    for (; i < count; i++) rest += (double)a[i] * b[i];
+    for (; i < count; i++) rest += a[i] * b[i];
     const doubles s = even + odd;
     return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7])) + rest;
 }
@@ -329,11 +333,15 @@ int ciuic_rms_norm(const struct call *call, long offset) {
     const float *x = call->arrays[1], *weight = call->arrays[2];
     const long t = call->sizes[0], d = call->sizes[1];
     (void)offset;
-    for (long row = 0; row < t; row++, x += d, y += d) {
-        const double root = sqrt(dot(x, x, d) / d + (float)call->numbers[0]);
-        for (long i = 0; i < d; i++) y[i] = (float)(x[i] / root * weight[i]);
+    double *exact = malloc(d * sizeof *exact);
+    for (long row = 0; exact && row < t; row++, x += d, y += d) {
+        for (long i = 0; i < d; i++) exact[i] = x[i];
+        const double root = sqrt(dot(exact, x, d) / d + (float)call->numbers[0]);
+        for (long i = 0; i < d; i++) y[i] = (float)(exact[i] / root * weight[i]);
     }
-    return 0;
+    const int failed = !exact;
+    free(exact);
+    return failed;
 }
 
 // y, x (t, heads, 2 * half), positions int32 (t), frequencies (half); t, heads, half, interleaved.
@@ -365,14 +373,34 @@ int ciuic_kv_append(const struct call *call, long offset) {
     return 0;
 }
 
-// Scores (visible) in place of which come their shares, not yet divided by their sum: returned.
-static double exponentials(double *shares, const float *scores, long visible) {
+// shares (visible): the softmax of scores (visible).
+static void softmax(double *shares, const float *scores, long visible) {
     float largest = scores[0];
     for (long j = 1; j < visible; j++) largest = scores[j] > largest ? scores[j] : largest;
     for (long j = 0; j < visible; j++) shares[j] = exponential((double)scores[j] - largest);
     double sum = 0;
     for (long j = 0; j < visible; j++) sum += shares[j];
-    return sum;
+    for (long j = 0; j < visible; j++) shares[j] /= sum;
+}
+
+// y (width) = shares (visible) times values (visible, width), rows ``stride`` apart; in registers.
+#define REGISTERS 8
+static void mix(float *y, const double *shares, const float *values, long stride, long visible,
+                long width) {
+    long i = 0;
+    for (; i + REGISTERS * WIDE <= width; i += REGISTERS * WIDE) {
+        doubles sums[REGISTERS] = {{0}};
+        for (long j = 0; j < visible; j++)
+            for (int r = 0; r < REGISTERS; r++)
+                sums[r] += shares[j] * widened(values + j * stride + i + r * WIDE);
+        for (int r = 0; r < REGISTERS; r++)
+            for (int lane = 0; lane < WIDE; lane++) y[i + r * WIDE + lane] = (float)sums[r][lane];
+    }
+    for (; i < width; i++) {
+        double sum = 0;
+        for (long j = 0; j < visible; j++) sum += shares[j] * values[j * stride + i];
+        y[i] = (float)sum;
+    }
 }
 
 // y (t, heads * head_dim), q (t, heads, head_dim), keys, values (slots, kv_heads, head_dim);
@@ -385,24 +413,19 @@ int ciuic_attention(const struct call *call, long offset) {
     const float scale = (float)call->numbers[0];
     float *scores = malloc((offset + t) * sizeof *scores);
     double *shares = malloc((offset + t) * sizeof *shares);
-    double *mixed = malloc(head_dim * sizeof *mixed);
-    const int failed = !scores || !shares || !mixed;
+    double *query = malloc(head_dim * sizeof *query);
+    const int failed = !scores || !shares || !query;
     for (long row = 0; !failed && row < t * heads; row++, q += head_dim, y += head_dim) {
         const long visible = offset + row / heads + 1, shared = row % heads / group * head_dim;
+        for (long i = 0; i < head_dim; i++) query[i] = q[i];
         for (long j = 0; j < visible; j++)
-            scores[j] = (float)(dot(q, keys + j * stride + shared, head_dim) * scale);
-        const double sum = exponentials(shares, scores, visible);
-        for (long i = 0; i < head_dim; i++) mixed[i] = 0;
-        for (long j = 0; j < visible; j++) {
-            const float *value = values + j * stride + shared;
-            const double share = shares[j] / sum;
-            for (long i = 0; i < head_dim; i++) mixed[i] += share * value[i];
-        }
-        for (long i = 0; i < head_dim; i++) y[i] = (float)mixed[i];
+            scores[j] = (float)(dot(query, keys + j * stride + shared, head_dim) * scale);
+        softmax(shares, scores, visible);
+        mix(y, shares, values + shared, stride, visible, head_dim);
     }
     free(scores);
     free(shares);
-    free(mixed);
+    free(query);
     return failed;
 }
 

@@ -3,7 +3,8 @@
 A weight is one tensor or three: a vector, table or float32 matrix as it is; an INT8 matrix by rows
 n, I8 (n, k), its scales under its name and `SCALES`, and the block of its rotation, I8 (1,), under
 its name and `BLOCK`. Weights read from it are the mapped file itself: nothing is computed, and
-nothing is read before it is used.
+nothing is read before it is used. So such a file must not be changed in place while a model is
+loaded from it; replacing it by another is safe.
 
 The format of the file is described in https://github.com/huggingface/safetensors.
 """

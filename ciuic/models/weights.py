@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ciuic.abi.numerics import W4_MAX_K
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError
+from ciuic.memory.blocks import BLOCKS
 from ciuic.quantize import QuantizedMatrix, block_of, quantize_columns
 from ciuic.quantize_int4 import GroupQuantizedMatrix, quantize_groups
 from ciuic.tensor import CiuicTensor
@@ -187,7 +188,7 @@ def _quantized(
     ``read(start, stop)`` gives some of its rows: a few are float32 at a time, never the matrix.
     """
     n, k = shape
-    values, scales = np.empty((n, k), np.int8), np.empty(n, np.float32)
+    values, scales = BLOCKS.take(n * k).reshape(n, k), np.empty(n, np.float32)
     step, block = max(1, BLOCK_ELEMENTS // k), block_of(k)
     for start in range(0, n, step):
         part = quantize_columns(read(start, min(start + step, n)).T, block=block)

@@ -112,7 +112,7 @@ def test_rope(cpu: CpuDevice, seed: int, interleaved: bool) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_attention(cpu: CpuDevice, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    t, kv_heads, group, head_dim = (int(n) for n in rng.integers(1, (7, 4, 4, 70)))
+    t, kv_heads, group, head_dim = (int(n) for n in rng.integers(1, (7, 4, 4, 150)))
     offset = int(rng.integers(0, 60))
     cache = (offset + t + int(rng.integers(0, 5)), kv_heads, head_dim)
     inputs = draw(rng, t, kv_heads * group, head_dim), draw(rng, *cache), draw(rng, *cache)

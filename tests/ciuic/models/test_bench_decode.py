@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ciuic.cli import bench_decode, main
 from ciuic.cli.numpy_llama import NumpyLlama
+from ciuic.models.converted import convert
 from ciuic.models.loading import load_model
 from ciuic.models.names import DEFAULT_MODEL
 
@@ -54,9 +56,15 @@ def test_figures_hang_together(small_model: Write, capsys: pytest.CaptureFixture
         assert row["peak_rss_bytes"] > nbytes
 
 
-def test_a_family_without_a_loop_has_no_ratio(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "decode", DEFAULT_MODEL, "--json", *SHORT]) == 0
-    assert [row["ratio_to_numpy"] for row in json.loads(capsys.readouterr().out)] == [None, None]
+def test_models_without_a_loop_have_no_ratio(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with load_model(small_model(), quantize="int8") as model:
+        convert(model, tmp_path / "c")
+    for path in (DEFAULT_MODEL, str(tmp_path / "c")):
+        assert main(["bench", "decode", path, "--json", *SHORT]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["ratio_to_numpy"] for row in rows] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,12 @@ def folder(small_model: Write, tmp_path: Path) -> Path:
     return path
 
 
+def replace(path: Path, contents: bytes) -> None:
+    """Write another file in place of one that may still be mapped."""
+    path.unlink()
+    path.write_bytes(contents)
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_gguf_model_has_the_same_logits(
@@ -96,7 +102,7 @@ def test_truncated_files_are_refused(folder: Path) -> None:
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     for length in (0, 7, 8, 100, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()):
-        path.write_bytes(whole[:length])
+        replace(path, whole[:length])
         with pytest.raises(ModelFormatError):
             load_model(folder)
 
@@ -110,7 +116,7 @@ def test_flipped_header_bytes_are_refused_or_read(folder: Path) -> None:
     for _ in range(300):
         contents = bytearray(whole)
         contents[rng.integers(0, end)] ^= 1 << rng.integers(0, 8)
-        path.write_bytes(contents)
+        replace(path, contents)
         try:
             with load_model(folder) as model:
                 model.load()
