@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -226,9 +227,18 @@ class FpgaDevice(Device):
         lengths: npt.NDArray[np.int32] | None,
     ) -> npt.NDArray[np.uint16]:
         """Return the softmax of scores (rows, cols), of the first ``lengths`` of each row."""
-        fractions = self.overlay.softmax(scores, scale=scale, lengths=lengths)
-        result = fractions.astype(np.uint16, copy=False)
-        self._count(self.overlay.completions[-1])
+        parts = []
+        for rows, offset in _causal_runs(lengths, *scores.shape):
+            parts.append(
+                self.overlay.softmax(
+                    scores[rows],
+                    scale=scale,
+                    causal=offset is not None,
+                    row_offset=offset or 0,
+                )
+            )
+            self._count(self.overlay.completions[-1])
+        result = np.concatenate(parts).astype(np.uint16, copy=False)
         if self.verify:
             self._compare("softmax", result, reference_softmax(scores, scale, lengths))
         return result
@@ -254,6 +264,18 @@ class FpgaDevice(Device):
 
 def _operand(array: DeviceArray) -> Any:
     return array.data.reshape(array.shape)
+
+
+def _causal_runs(
+    lengths: npt.NDArray[np.int32] | None, rows: int, cols: int
+) -> Iterator[tuple[slice, int | None]]:
+    """Yield runs of rows that one descriptor can take, and their row offset (None: no mask)."""
+    if lengths is None or (lengths == cols).all():
+        yield slice(0, rows), None
+        return
+    starts = [0, *(np.flatnonzero(np.diff(lengths) != 1) + 1), rows]
+    for start, stop in pairwise(starts):
+        yield slice(start, stop), int(lengths[start]) - 1
 
 
 def open_device(uri: str) -> FpgaDevice:

@@ -198,21 +198,24 @@ class Overlay:
         if not 0 <= row_offset < 1 << 32:
             raise ShapeError(f"row_offset must be from 0 to 2**32 - 1, not {row_offset!r}")
         encoded = scale if isinstance(scale, SoftmaxScale) else _encode(scale)
-        listed = None if lengths is None else _lengths(lengths, rows, cols)
-        operand, result, list_ = self._staging.matrices(
-            (rows, cols * scores.itemsize), (rows, cols * out.nbytes), (1, 4 * rows)
+        # No matrix at all, or one of a single row.
+        lists = [] if lengths is None else [_lengths(lengths, rows, cols)]
+        operand, result, *listed = self._staging.matrices(
+            (rows, cols * scores.itemsize),
+            (rows, cols * out.nbytes),
+            *((1, one.nbytes) for one in lists),
         )
         operand.put(scores)
         flags = Flag.CAUSAL if causal else Flag(0)
-        if listed is not None:
-            list_.put(listed)
+        for matrix, one in zip(listed, lists, strict=True):
+            matrix.put(one)
             flags |= Flag.LENGTHS
         self._run(
             Opcode.SOFTMAX,
             operand,
             result,
             flags=flags,
-            p_addr=0 if listed is None else list_.address,
+            p_addr=listed[0].address if listed else 0,
             m=rows,
             n=cols,
             in_format=SCORE_FORMATS[scores.dtype.name],
