@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,20 +24,28 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 12  # around the beats of a record
-SOFTMAX = 46  # around the stages of a softmax
+SOFTMAX = 42  # around the stages of a softmax
+SOFTMAX_READ = 4  # around the latency of its scores
 SOFTMAX_TREE = 3  # for each doubling of the lanes
-SOFTMAX_ROW = 2  # between two rows of scores, at least
+SOFTMAX_ROW = 2  # between the requests of two rows of scores
+SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
+LENGTHS = 9  # around the latency of the lengths of rows
+LENGTH_BYTES = 4  # of the length of a row in memory
 COPY = 10  # around the beats of a copy
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one descriptor costs: cycles, beats, and cycles in which its engine took data."""
+    """What one descriptor costs: cycles, beats, and cycles in which its engine took data.
+
+    ``following`` is the cycles if its engine still works at one that needs no result of it.
+    """
 
     cycles: int
     beats_read: int = 0
     beats_written: int = 0
     busy: int = 0
+    following: int | None = None
 
 
 def fetch(config: OverlayConfig, timing: MemoryTiming) -> int:
@@ -77,29 +86,47 @@ def softmax(
     cols: int,
     in_format: Format,
     out_format: Format,
+    *,
+    listed: bool = False,
 ) -> Work:
     """Return the work of a softmax; only the ``lengths`` (rows,) valid elements are read.
 
     A row passes three stages one after the other: it comes in, it is exponentiated, it goes out.
-    Rows follow one another at the pace of the slowest stage.
+    Rows follow one another, those of the next descriptor too; but its results wait until the
+    memory has acknowledged the last ones, and its own record and the descriptors to come take
+    beats. With ``listed`` the lengths are read first.
     """
     rows = lengths.size
     beats = -(-lengths * in_format.nbytes // config.bus_bytes)
-    steps = -(-lengths // config.lanes)
+    steps = np.maximum(1, -(-lengths // config.lanes))
     row_written = _blocks(cols * out_format.nbytes, config.bus_bytes)
     read, busy, written = int(beats.sum()), int(steps.sum()), rows * row_written
-    longest = int(steps.max())
     beat = timing.beat
-    stages = (  # cycles of all rows and of one row
-        (max(read * beat, busy, rows * SOFTMAX_ROW), max(int(beats.max()) * beat, longest)),
-        (busy, longest),
-        (max(written * beat, busy), max(row_written * beat, longest)),
-    )
-    slowest = max(range(len(stages)), key=lambda stage: stages[stage][0])
-    others = sum(row for stage, (_, row) in enumerate(stages) if stage != slowest)
+    requested = _leave(np.zeros(rows), np.where(beats > 0, SOFTMAX_ROW, 0)) - SOFTMAX_ROW
+    arrived = _leave(requested, np.maximum(beats * beat, steps))
+    exponentiated = _leave(arrived, steps)
+    words = _blocks(cols, config.lanes)
+    gone = _leave(exponentiated, np.full(rows, max(row_written * beat, words)))
     start = SOFTMAX + SOFTMAX_TREE * (config.lanes.bit_length() - 1)
-    start += timing.read_latency + timing.write_latency
-    return Work(round(start + stages[slowest][0] + others), read, written, busy)
+    start += timing.write_latency + (SOFTMAX_READ + timing.read_latency if read else 0)
+    lengths_read = _blocks(LENGTH_BYTES * rows, config.bus_bytes) if listed else 0
+    if listed:
+        start += LENGTHS + timing.read_latency
+    following = max(
+        (read + lengths_read + DESCRIPTOR.nbytes // config.bus_bytes) * beat,
+        rows * SOFTMAX_ROW,
+        busy,
+        (written + COMPLETION.nbytes // config.bus_bytes) * beat
+        + timing.write_latency
+        + SOFTMAX_NEXT,
+    )
+    return Work(
+        round(start + float(gone[-1])),
+        read + lengths_read,
+        written,
+        busy,
+        round(following),
+    )
 
 
 def copy(config: OverlayConfig, timing: MemoryTiming, nbytes: int) -> Work:
@@ -109,6 +136,12 @@ def copy(config: OverlayConfig, timing: MemoryTiming, nbytes: int) -> Work:
     beats = _blocks(nbytes, config.bus_bytes)
     latency = COPY + timing.read_latency + timing.write_latency
     return Work(round(latency + beats * timing.beat), beats, beats, beats)
+
+
+def _leave(arrivals: npt.NDArray[Any], cycles: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return when rows leave a stage that takes one after the other, ``cycles`` (rows,) each."""
+    total = np.cumsum(cycles, dtype=np.float64)
+    return total + np.maximum.accumulate(arrivals - (total - cycles))
 
 
 def _blocks(size: int, block: int) -> int:

@@ -201,6 +201,7 @@ class EmulatedTransport(Transport):
         self._pace.forget()
         self._counters = dict.fromkeys(registers.COUNTERS, 0)
         self._planned: deque[tuple[int, int]] = deque()
+        self._following = False  # the next descriptor's rows come right behind those of the last
 
     def _interrupted(self) -> bool:
         self._settle()
@@ -246,7 +247,9 @@ class EmulatedTransport(Transport):
             started, finished = self._planned.popleft()
         else:
             self._planned.clear()
-            started, finished = fetched, fetched + work.cycles
+            cycles = work.following if self._following and work.following else work.cycles
+            started, finished = fetched, fetched + cycles
+        self._following = status is Status.OK and self._next_follows(descriptor)
         self._account(descriptor, work, finished)
         record = COMPLETION.pack(
             status=status,
@@ -260,9 +263,20 @@ class EmulatedTransport(Transport):
             tag=descriptor["tag"] if descriptor else 0,
         )
         self._count(beats_written=COMPLETION.nbytes // self.config.bus_bytes)
-        if not self._planned:  # otherwise the engine goes on meanwhile
+        if not (self._planned or self._following):  # otherwise the engine goes on meanwhile
             self._count(cycles=cycle_model.complete(self.config, self._timing))
         return self._answer(record, status)
+
+    def _next_follows(self, descriptor: dict[str, int] | None) -> bool:
+        """Return whether the next descriptor is a softmax as this one, and need not wait for it."""
+        index = self._executed + 1 & WORD
+        if descriptor is None or descriptor["opcode"] != Opcode.SOFTMAX or index == self._doorbell:
+            return False
+        try:
+            following = self._descriptor(index)
+        except AccessError:
+            return False
+        return following["opcode"] == Opcode.SOFTMAX and following["after"] == 0
 
     def _plan(self, fetched: int) -> None:
         """Find when the GEMMs that follow one another from here on start and end."""

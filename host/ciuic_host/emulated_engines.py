@@ -216,9 +216,12 @@ class Engines:
         raw = self._read(
             descriptor["a_addr"], rows, cols * in_format.nbytes, descriptor["a_stride"]
         )
-        causal = descriptor["flags"] & Flag.CAUSAL
-        offset = descriptor["row_offset"] if causal else cols
-        lengths = reference.causal_lengths(rows, cols, offset)
+        lengths = reference.valid_lengths(
+            rows,
+            cols,
+            row_offset=descriptor["row_offset"] if descriptor["flags"] & Flag.CAUSAL else None,
+            lengths=self._lengths(descriptor),
+        )
         result = reference.softmax(
             raw.view(dtype),
             scale=scale,
@@ -226,7 +229,21 @@ class Engines:
             lengths=lengths,
         )
         self._write(descriptor["o_addr"], descriptor["o_stride"], result.view(np.uint8))
-        return cycle_model.softmax(self._config, self._timing, lengths, cols, in_format, out_format)
+        return cycle_model.softmax(
+            self._config,
+            self._timing,
+            lengths,
+            cols,
+            in_format,
+            out_format,
+            listed=bool(descriptor["flags"] & Flag.LENGTHS),
+        )
+
+    def _lengths(self, descriptor: Descriptor) -> npt.NDArray[np.uint32] | None:
+        if not descriptor["flags"] & Flag.LENGTHS:
+            return None
+        nbytes = 4 * descriptor["m"]
+        return self._read(descriptor["p_addr"], 1, nbytes, nbytes).view(np.uint32).reshape(-1)
 
     def _unpacked(self, key: WeightKey) -> Weights:
         if key not in self._weights:

@@ -169,6 +169,7 @@ class Overlay:
         scale: float | SoftmaxScale = 1.0,
         causal: bool = False,
         row_offset: int = 0,
+        lengths: npt.ArrayLike | None = None,
         out: Format = Format.Q0_16,
     ) -> npt.NDArray[np.uint16 | np.uint8]:
         """Return softmax(scale * scores) along the rows, as unsigned fractions.
@@ -183,6 +184,8 @@ class Overlay:
             Whether row i sees its first ``row_offset + i + 1`` elements only; the others give 0.
         row_offset
             Elements before the first row's own.
+        lengths
+            Elements that each row (rows,) sees at most, 0 to cols; a row that sees none is zeros.
         out
             ``Format.Q0_16`` (uint16, units of 2**-16) or ``Format.Q0_8`` (uint8, units of 2**-8).
         """
@@ -195,15 +198,24 @@ class Overlay:
         if not 0 <= row_offset < 1 << 32:
             raise ShapeError(f"row_offset must be from 0 to 2**32 - 1, not {row_offset!r}")
         encoded = scale if isinstance(scale, SoftmaxScale) else _encode(scale)
-        operand, result = self._staging.matrices(
-            (rows, cols * scores.itemsize), (rows, cols * out.nbytes)
+        # No matrix at all, or one of a single row.
+        lists = [] if lengths is None else [_lengths(lengths, rows, cols)]
+        operand, result, *listed = self._staging.matrices(
+            (rows, cols * scores.itemsize),
+            (rows, cols * out.nbytes),
+            *((1, one.nbytes) for one in lists),
         )
         operand.put(scores)
+        flags = Flag.CAUSAL if causal else Flag(0)
+        for matrix, one in zip(listed, lists, strict=True):
+            matrix.put(one)
+            flags |= Flag.LENGTHS
         self._run(
             Opcode.SOFTMAX,
             operand,
             result,
-            flags=Flag.CAUSAL if causal else 0,
+            flags=flags,
+            p_addr=listed[0].address if listed else 0,
             m=rows,
             n=cols,
             in_format=SCORE_FORMATS[scores.dtype.name],
@@ -395,6 +407,18 @@ def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_repo
     except BaseException:
         transport.close()
         raise
+
+
+def _lengths(lengths: npt.ArrayLike, rows: int, cols: int) -> npt.NDArray[np.uint32]:
+    """Return lengths of rows as the overlay reads them (1, rows)."""
+    array = np.asarray(lengths)
+    if array.shape != (rows,) or array.dtype.kind not in "iu":
+        raise ShapeError(f"lengths must be {rows} integers, not {array.dtype} {array.shape}")
+    if array.min() < 0 or array.max() > cols:
+        raise ShapeError(
+            f"lengths must be from 0 to {cols}, not from {array.min()} to {array.max()}"
+        )
+    return array.astype(np.uint32).reshape(1, rows)
 
 
 def _encode(scale: float) -> SoftmaxScale:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ciuic.abi import CONFIGS, Flag, Format, OverlayConfig
 from ciuic.abi.numerics import SoftmaxScale
-from ciuic.reference import causal_lengths, gemm, pack_weights, softmax
+from ciuic.reference import gemm, pack_weights, softmax, valid_lengths
 
 from .hls_header import COSIM_DEPTH
 
@@ -109,13 +109,19 @@ def _softmax(rng: np.random.Generator, config: OverlayConfig) -> bytes:
     m = int(rng.integers(1, max(2, min(20, 12_000 // n))))
     a_stride = _stride(rng, n * in_format.nbytes, config)
     o_stride = _stride(rng, n * out_format.nbytes, config)
-    flags = Flag(int(rng.integers(2)))
-    row_offset = int(rng.choice([0, rng.integers(n), 2**32 - 1])) if flags & Flag.CAUSAL else 0
+    flags = Flag(0)
+    row_offset = listed = None
+    if rng.integers(2):
+        flags |= Flag.CAUSAL
+        row_offset = int(rng.choice([0, rng.integers(n), 2**32 - 1]))
+    if rng.integers(2):
+        flags |= Flag.LENGTHS
+        listed = rng.choice([0, 1, rng.integers(n), n, 2**32 - 1], m).astype("<u4")
 
     scores = _scores(rng, m, n, DTYPES[in_format])
     span = float(scores.max()) - float(scores.min()) + 1
     scale = SoftmaxScale.encode(float(np.exp(rng.uniform(np.log(0.01), np.log(200)))) / span)
-    lengths = causal_lengths(m, n, row_offset) if flags & Flag.CAUSAL else np.full(m, n)
+    lengths = valid_lengths(m, n, row_offset=row_offset, lengths=listed)
     results = softmax(scores, scale=scale, out=out_format, lengths=lengths)
 
     used = int(lengths[-1]) * in_format.nbytes
@@ -126,9 +132,10 @@ def _softmax(rng: np.random.Generator, config: OverlayConfig) -> bytes:
     return _case(
         [
             *(m, n, a_stride, o_stride, in_format, out_format, flags),
-            *(scale.shift, scale.multiplier, row_offset),
+            *(scale.shift, scale.multiplier, row_offset or 0),
         ],
         _readable(_place(_noise(rng, m, a_stride), scores), used, config),
+        np.empty(0, np.uint32) if listed is None else listed,
         before,
         _place(after, results),
     )

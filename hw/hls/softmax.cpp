@@ -48,20 +48,34 @@ using Window = ap_uint<8 * WINDOW_BYTES>;
 
 struct Rows {
     uint32_t count, cols, offset;
-    bool causal;
-
-    uint32_t valid(uint32_t row) const {
-        const uint64_t reach = uint64_t(offset) + row + 1;
-        return causal && reach < cols ? uint32_t(reach) : cols;
-    }
-    uint32_t words(uint32_t row) const { return blocks(valid(row), LANES); }
+    bool causal, listed;
 };
 
-void read_scores(const Beat *memory, hls::stream<Beat> &out, Rows rows, uint8_t format,
-                 uint32_t stride) {
+// The valid elements of each row, one after the other; zero if it has none.
+using Lengths = hls::stream<uint32_t>;
+
+void find_lengths(const ap_uint<32> *memory, Lengths &to_read, Lengths &to_unpack,
+                  Lengths &to_compare, Lengths &to_exponentiate, Lengths &to_normalize,
+                  Rows rows) {
+    for (uint32_t row = 0; row < rows.count; row++) {
+#pragma HLS PIPELINE II=1
+        const uint64_t reach = uint64_t(rows.offset) + row + 1;
+        uint32_t valid = rows.causal && reach < rows.cols ? uint32_t(reach) : rows.cols;
+        if (rows.listed)
+            valid = smaller(valid, memory[row]);
+        to_read.write(valid);
+        to_unpack.write(valid);
+        to_compare.write(valid);
+        to_exponentiate.write(valid);
+        to_normalize.write(valid);
+    }
+}
+
+void read_scores(const Beat *memory, hls::stream<Beat> &out, Lengths &lengths, Rows rows,
+                 uint8_t format, uint32_t stride) {
     for (uint32_t row = 0; row < rows.count; row++) {
         const Beat *source = memory + uint64_t(row) * (stride / BUS_BYTES);
-        const uint32_t count = blocks(rows.valid(row) * FORMAT_NBYTES[format], BUS_BYTES);
+        const uint32_t count = blocks(lengths.read() * FORMAT_NBYTES[format], BUS_BYTES);
         for (uint32_t beat = 0; beat < count; beat++) {
 #pragma HLS PIPELINE II=1
             out.write(source[beat]);
@@ -79,13 +93,15 @@ Score score_at(const Window &window, int lane, uint8_t format) {
 
 // Make words of a row's beats. Each cycle takes a beat or gives a word or both, whichever is the
 // bound; the last word of a row is filled up with zeros.
-void unpack(hls::stream<Beat> &in, hls::stream<Scores> &out, Rows rows, uint8_t format) {
+void unpack(hls::stream<Beat> &in, hls::stream<Scores> &out, Lengths &lengths, Rows rows,
+            uint8_t format) {
     const uint32_t nbytes = LANES * FORMAT_NBYTES[format];
     for (uint32_t row = 0; row < rows.count; row++) {
-        uint32_t beats = blocks(rows.valid(row) * FORMAT_NBYTES[format], BUS_BYTES);
+        const uint32_t valid = lengths.read();
+        uint32_t beats = blocks(valid * FORMAT_NBYTES[format], BUS_BYTES);
         uint32_t held = 0;
         Window window = 0;
-        for (uint32_t word = 0; word < rows.words(row);) {
+        for (uint32_t word = 0; word < blocks(valid, LANES);) {
 #pragma HLS PIPELINE II=1
             if (held < nbytes) {
                 if (beats > 0) {
@@ -108,15 +124,16 @@ void unpack(hls::stream<Beat> &in, hls::stream<Scores> &out, Rows rows, uint8_t 
 }
 
 void find_maximum(hls::stream<Scores> &in, hls::stream<Scores> &out, hls::stream<Score> &maxima,
-                  Rows rows) {
+                  Lengths &lengths, Rows rows) {
     for (uint32_t row = 0; row < rows.count; row++) {
+        const uint32_t valid = lengths.read();
         Score maximum = INT32_MIN;
-        for (uint32_t word = 0; word < rows.words(row); word++) {
+        for (uint32_t word = 0; word < blocks(valid, LANES); word++) {
 #pragma HLS PIPELINE II=1
             const Scores scores = in.read();
             Score largest = INT32_MIN;
             for (int lane = 0; lane < LANES; lane++)
-                if (word * LANES + lane < rows.valid(row) && scores[lane] > largest)
+                if (word * LANES + lane < valid && scores[lane] > largest)
                     largest = scores[lane];
             if (largest > maximum)
                 maximum = largest;
@@ -161,19 +178,20 @@ Reciprocal reciprocal(Total total) {
 }
 
 void exponentiate(hls::stream<Scores> &in, hls::stream<Score> &maxima,
-                  hls::stream<Exponentials> &out, hls::stream<Reciprocal> &reciprocals, Rows rows,
-                  Multiplier multiplier, Shift shift) {
+                  hls::stream<Exponentials> &out, hls::stream<Reciprocal> &reciprocals,
+                  Lengths &lengths, Rows rows, Multiplier multiplier, Shift shift) {
     for (uint32_t row = 0; row < rows.count; row++) {
+        const uint32_t valid = lengths.read();
         const Score maximum = maxima.read();
         Total total = 0;
-        for (uint32_t word = 0; word < rows.words(row); word++) {
+        for (uint32_t word = 0; word < blocks(valid, LANES); word++) {
 #pragma HLS PIPELINE II=1
             const Scores scores = in.read();
             Exponentials exponentials;
             Total sum = 0;
             for (int lane = 0; lane < LANES; lane++) {
                 const Distance distance = maximum - scores[lane];
-                const bool inside = word * LANES + lane < rows.valid(row);
+                const bool inside = word * LANES + lane < valid;
                 exponentials[lane] =
                     inside ? exponential(distance, multiplier, shift) : Exponential{0, 0};
                 sum += (Total(exponentials[lane].mantissa) << (SUM_FRACTION - MANTISSA_FRACTION)) >>
@@ -205,18 +223,19 @@ Probability snap(Probability probability) {
 // Round so that the results of a row sum to what its probabilities sum to: each result is what the
 // running sum grows by in whole units, and the remainder is carried to the next word.
 void normalize(hls::stream<Exponentials> &in, hls::stream<Reciprocal> &reciprocals,
-               hls::stream<Results> &out, Rows rows, uint8_t format) {
+               hls::stream<Results> &out, Lengths &lengths, Rows rows, uint8_t format) {
     const bool narrow = format == FORMAT_Q0_8;
     const int fraction = narrow ? RESULT_FRACTION_8 : RESULT_FRACTION_16;
     const int unit_bits = PROBABILITY_FRACTION - fraction;
     const uint32_t largest = (1u << fraction) - 1;
     for (uint32_t row = 0; row < rows.count; row++) {
+        const uint32_t valid = lengths.read();
         const Reciprocal scale = reciprocals.read();
         Running remainder = 1u << (unit_bits - 1);
         for (uint32_t word = 0; word < blocks(rows.cols, LANES); word++) {
 #pragma HLS PIPELINE II=1
             Exponentials exponentials;
-            if (word < rows.words(row))
+            if (word < blocks(valid, LANES))
                 exponentials = in.read();
             else
                 for (int lane = 0; lane < LANES; lane++)
@@ -286,9 +305,15 @@ void write_results(hls::stream<Beat> &in, Beat *memory, Rows rows, uint8_t forma
     }
 }
 
-void stages(const Beat *scores, Beat *results, Rows rows, uint32_t a_stride, uint32_t o_stride,
-            uint8_t in_format, uint8_t out_format, Multiplier multiplier, Shift shift) {
+void stages(const Beat *scores, const ap_uint<32> *lengths, Beat *results, Rows rows,
+            uint32_t a_stride, uint32_t o_stride, uint8_t in_format, uint8_t out_format,
+            Multiplier multiplier, Shift shift) {
 #pragma HLS DATAFLOW
+    hls::stream<uint32_t> to_read("to_read");
+    hls::stream<uint32_t> to_unpack("to_unpack");
+    hls::stream<uint32_t> to_compare("to_compare");
+    hls::stream<uint32_t> to_exponentiate("to_exponentiate");
+    hls::stream<uint32_t> to_normalize("to_normalize");
     hls::stream<Beat> score_beats("score_beats");
     hls::stream<Scores> arriving("arriving");
     hls::stream<Scores> waiting("waiting");
@@ -297,6 +322,11 @@ void stages(const Beat *scores, Beat *results, Rows rows, uint32_t a_stride, uin
     hls::stream<Reciprocal> reciprocals("reciprocals");
     hls::stream<Results> words("words");
     hls::stream<Beat> result_beats("result_beats");
+#pragma HLS STREAM variable=to_read depth=64
+#pragma HLS STREAM variable=to_unpack depth=64
+#pragma HLS STREAM variable=to_compare depth=64
+#pragma HLS STREAM variable=to_exponentiate depth=64
+#pragma HLS STREAM variable=to_normalize depth=64
 #pragma HLS STREAM variable=score_beats depth=64
 #pragma HLS STREAM variable=arriving depth=4
 #pragma HLS STREAM variable=waiting depth=ROW_DEPTH
@@ -306,23 +336,27 @@ void stages(const Beat *scores, Beat *results, Rows rows, uint32_t a_stride, uin
 #pragma HLS STREAM variable=words depth=4
 #pragma HLS STREAM variable=result_beats depth=64
 
-    read_scores(scores, score_beats, rows, in_format, a_stride);
-    unpack(score_beats, arriving, rows, in_format);
-    find_maximum(arriving, waiting, maxima, rows);
-    exponentiate(waiting, maxima, exponentials, reciprocals, rows, multiplier, shift);
-    normalize(exponentials, reciprocals, words, rows, out_format);
+    find_lengths(lengths, to_read, to_unpack, to_compare, to_exponentiate, to_normalize, rows);
+    read_scores(scores, score_beats, to_read, rows, in_format, a_stride);
+    unpack(score_beats, arriving, to_unpack, rows, in_format);
+    find_maximum(arriving, waiting, maxima, to_compare, rows);
+    exponentiate(waiting, maxima, exponentials, reciprocals, to_exponentiate, rows, multiplier,
+                 shift);
+    normalize(exponentials, reciprocals, words, to_normalize, rows, out_format);
     pack(words, result_beats, rows, out_format);
     write_results(result_beats, results, rows, out_format, o_stride);
 }
 
 }  // namespace
 
-void softmax(const Beat *scores, Beat *results, uint32_t m, uint32_t n, uint32_t a_stride,
-             uint32_t o_stride, uint8_t in_format, uint8_t out_format, uint8_t flags,
-             uint8_t shift, uint32_t multiplier, uint32_t row_offset) {
+void softmax(const Beat *scores, const ap_uint<32> *lengths, Beat *results, uint32_t m, uint32_t n,
+             uint32_t a_stride, uint32_t o_stride, uint8_t in_format, uint8_t out_format,
+             uint8_t flags, uint8_t shift, uint32_t multiplier, uint32_t row_offset) {
 #pragma HLS INTERFACE m_axi port=scores bundle=scores offset=slave depth=COSIM_DEPTH
+#pragma HLS INTERFACE m_axi port=lengths bundle=lengths offset=slave depth=COSIM_DEPTH
 #pragma HLS INTERFACE m_axi port=results bundle=results offset=slave depth=COSIM_DEPTH
 #pragma HLS INTERFACE s_axilite port=scores
+#pragma HLS INTERFACE s_axilite port=lengths
 #pragma HLS INTERFACE s_axilite port=results
 #pragma HLS INTERFACE s_axilite port=m
 #pragma HLS INTERFACE s_axilite port=n
@@ -335,6 +369,8 @@ void softmax(const Beat *scores, Beat *results, uint32_t m, uint32_t n, uint32_t
 #pragma HLS INTERFACE s_axilite port=multiplier
 #pragma HLS INTERFACE s_axilite port=row_offset
 #pragma HLS INTERFACE s_axilite port=return
-    const Rows rows = {m, n, row_offset, (flags & FLAG_CAUSAL) != 0};
-    stages(scores, results, rows, a_stride, o_stride, in_format, out_format, multiplier, shift);
+    const Rows rows = {m, n, row_offset, (flags & FLAG_CAUSAL) != 0,
+                       (flags & FLAG_LENGTHS) != 0};
+    stages(scores, lengths, results, rows, a_stride, o_stride, in_format, out_format, multiplier,
+           shift);
 }

@@ -132,8 +132,15 @@ def softmax(
     in_format: Format = Format.INT32,
     out_format: Format = Format.Q0_16,
     causal: bool = False,
+    listed: bool = False,
 ) -> Fields:
-    """Return a softmax of random scores, with random gaps between its rows."""
+    """Return a softmax of random scores, with random gaps between its rows.
+
+    Parameters
+    ----------
+    listed
+        Whether each row has a length of its own, some of them zero or too long.
+    """
     a_stride = _stride(bench, cols * in_format.nbytes)
     o_stride = _stride(bench, cols * out_format.nbytes)
     scores = _noise(bench, rows * a_stride).view(DTYPES[in_format])
@@ -141,9 +148,9 @@ def softmax(
         scores >>= 16  # otherwise one element has it all
     spread = float(bench.rng.uniform(1, 12)) / float(np.ptp(scores.astype(np.int64)) + 1)
     scale = SoftmaxScale.encode(spread)
-    return {
+    fields = {
         "opcode": Opcode.SOFTMAX,
-        "flags": Flag.CAUSAL if causal else 0,
+        "flags": (Flag.CAUSAL if causal else 0) | (Flag.LENGTHS if listed else 0),
         "tag": _tag(bench),
         "a_addr": bench.place(scores),
         "o_addr": bench.space(rows * o_stride),
@@ -157,6 +164,9 @@ def softmax(
         "shift": scale.shift,
         "row_offset": int(bench.rng.integers(0, cols + 2)) if causal else 0,
     }
+    if listed:
+        fields["p_addr"] = bench.place(bench.rng.integers(0, cols + 2, rows).astype(np.uint32))
+    return fields
 
 
 def copy(bench: MemoryBench, nbytes: int) -> Fields:
@@ -190,6 +200,7 @@ def random_job(bench: MemoryBench) -> Fields:
             in_format=list(DTYPES)[draw(3)],
             out_format=(Format.Q0_16, Format.Q0_8)[draw(2)],
             causal=bool(draw(2)),
+            listed=bool(draw(2)),
         )
     return copy(bench, int(draw(1, 5000))) if kind == "copy" else nop(bench)
 

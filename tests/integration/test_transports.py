@@ -154,6 +154,40 @@ def test_softmax_equals_the_reference(
         np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_softmax_of_rows_with_lengths_equals_the_reference(
+    overlay: Overlay, rng: np.random.Generator, causal: bool
+) -> None:
+    for rows in (1, 2, 7, 40):
+        cols = int(rng.integers(1, 120))
+        scores = rng.integers(-500, 500, (rows, cols)).astype(np.int16)
+        lengths = rng.choice([0, 1, cols, int(rng.integers(cols))], rows)
+        offset = int(rng.integers(0, cols + 1))
+        result = overlay.softmax(
+            scores, scale=0.01, causal=causal, row_offset=offset, lengths=lengths
+        )
+        valid = reference.valid_lengths(
+            rows, cols, row_offset=offset if causal else None, lengths=lengths
+        )
+        expected = reference.softmax(scores, scale=SoftmaxScale.encode(0.01), lengths=valid)
+        np.testing.assert_array_equal(result, expected)
+        assert not result[lengths == 0].any()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([1], "lengths must be 2 integers, not int64 (1,)"),
+        ([1.0, 2.0], "lengths must be 2 integers, not float64 (2,)"),
+        ([-1, 2], "lengths must be from 0 to 3, not from -1 to 2"),
+        ([0, 4], "lengths must be from 0 to 3, not from 0 to 4"),
+    ],
+)
+def test_lengths_must_fit_the_scores(overlay: Overlay, lengths: list[int], message: str) -> None:
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        overlay.softmax(np.zeros((2, 3), np.int8), lengths=lengths)
+
+
 def test_softmax_of_the_longest_row(overlay: Overlay, rng: np.random.Generator) -> None:
     scores = rng.integers(-1000, 1000, (2, overlay.config.max_row), dtype=np.int32)
     expected = reference.softmax(scores, scale=SoftmaxScale.encode(0.004))
@@ -245,16 +279,17 @@ def test_the_emulated_cycles_of_gemms_are_right_in_the_mean(
 
 @pytest.mark.rtl
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1024), (64, 64), (32, 197), (50, 7)])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("options", ["whole", "causal", "lengths"])
 def test_the_emulated_cycles_of_a_softmax_are_those_of_the_rtl(
     pair: tuple[Overlay, Overlay],
     rng: np.random.Generator,
     shape: tuple[int, int],
-    causal: bool,
+    options: str,
 ) -> None:
     scores = rng.integers(-100, 100, shape, dtype=np.int32)
+    lengths = rng.integers(0, shape[1], shape[0], endpoint=True) if options == "lengths" else None
     for overlay in pair:
-        overlay.softmax(scores, scale=0.1, causal=causal)
+        overlay.softmax(scores, scale=0.1, causal=options == "causal", lengths=lengths)
     assert cycle_error(pair) <= USUAL_TOLERANCE
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 GEMM = "sim/benches/test_gemm.py::test_gemm_engine[plain]"
 SINGLE = "sim/benches/test_gemm.py::test_gemm_engine[one-beat-tiles]"
 OVERLAY = "sim/benches/test_overlay.py"
-BENCHES = (GEMM, SINGLE, OVERLAY)
+SOFTMAX = "tests/hw/test_softmax_engine.py"
+BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX)
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
 TESTS = {
     GEMM: "every_option|tiles_of_rows|long_rows|random_products|chained_products",
     SINGLE: "random_products|chained_products",
     OVERLAY: ".*",
+    SOFTMAX: "",  # in Amaranth's simulator; stops at the first test that fails
 }
 
 
@@ -68,4 +70,71 @@ MUTATIONS = (
     Mutation("gemm/output.py", "beat_done, 0, quarter + 1", "0, 0, quarter + 1"),
     Mutation("gemm/output.py", "summed.eq(exact + held", "summed.eq(exact - held"),
     Mutation("gemm/drain.py", "left.eq(left - 1), place", "left.eq(left - 1), row"),
+    # Softmax engine.
+    Mutation("softmax/rows.py", "(length <= reach)", "(length < reach)", SOFTMAX),
+    Mutation("softmax/rows.py", "Mux(length == 0, 0, length - 1)", "length - 1", SOFTMAX),
+    Mutation("softmax/rows.py", "reach.eq(reach + 1)", "reach.eq(reach + 2)", SOFTMAX),
+    Mutation("softmax/rows.py", "lane <= self.last[", "lane < self.last[", SOFTMAX),
+    Mutation(
+        "softmax/rows.py",
+        "self.addr.eq(self.addr + self.stride)",
+        "self.addr.eq(self.addr)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "softmax/reader.py",
+        "request.valid.eq(ready & ~length.empty)",
+        "request.valid.eq(ready)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "softmax/reader.py",
+        "score_bytes.w_en.eq(step & ~length.empty)",
+        "score_bytes.w_en.eq(step)",
+        SOFTMAX,
+    ),
+    Mutation("softmax/reader.py", "m.d.sync += error.eq(1)", "m.d.sync += error.eq(0)", SOFTMAX),
+    Mutation("softmax/gearbox.py", "Mux(final, 0, chunk + 1)", "chunk + 1", SOFTMAX),
+    Mutation("softmax/datapath.py", "(inside & refused)", "refused", SOFTMAX),
+    Mutation("softmax/datapath.py", "m.If(error & ~row.empty)", "m.If(error)", SOFTMAX),
+    Mutation("softmax/datapath.py", "words[normalize.narrow]", "words[0]", SOFTMAX),
+    Mutation(
+        "softmax/maximum.py",
+        "Mux(one > other, one, other)",
+        "Mux(one > other, other, one)",
+        SOFTMAX,
+    ),
+    Mutation("softmax/maximum.py", "Mux(final, numerics.INT32_MIN, largest)", "largest", SOFTMAX),
+    Mutation("softmax/exponential.py", "delay(m, self.multiplier, 4)", "self.multiplier", SOFTMAX),
+    Mutation("softmax/exponential.py", "delay(m, shift[:3], 1)", "shift[:3]", SOFTMAX),
+    Mutation(
+        "softmax/exponential.py", "words.valid[index] & ~row.empty", "words.valid[index]", SOFTMAX
+    ),
+    Mutation(
+        "softmax/exponential.py", "beyond | fine[numerics.SCALED_BITS :].any()", "beyond", SOFTMAX
+    ),
+    Mutation("softmax/exponential.py", "Mux(final, 0, total)", "total", SOFTMAX),
+    Mutation("softmax/exponential.py", "Mux(far, 0, table.value)", "table.value", SOFTMAX),
+    Mutation("softmax/normalize.py", "Mux(final, half, reached[-1])", "reached[-1]", SOFTMAX),
+    Mutation("softmax/normalize.py", "| (narrow & result[NARROW])", "| 0", SOFTMAX),
+    Mutation("softmax/normalize.py", "close.all() | ~close.any(), 0", "close.all(), 0", SOFTMAX),
+    Mutation(
+        "softmax/normalize.py",
+        "self.i.ready.eq(taken & ~masked)",
+        "self.i.ready.eq(taken)",
+        SOFTMAX,
+    ),
+    Mutation(
+        "softmax/reciprocal.py", "norm_1, 1 + table.latency", "norm_1, table.latency", SOFTMAX
+    ),
+    Mutation("softmax/table.py", "entry.slope * step + half", "entry.slope * step", SOFTMAX),
+    Mutation("softmax/writer.py", "self.i.valid & left.any()", "self.i.valid", SOFTMAX),
+    Mutation("softmax/writer.py", "busy.eq(busy + words)", "busy.eq(busy + 1)", SOFTMAX),
+    Mutation("softmax/writer.py", "~left.any() & ~self.write.busy", "~left.any()", SOFTMAX),
+    Mutation(
+        "softmax/pipeline.py",
+        "self.depth - self.latency - MARGIN)",
+        "self.depth - MARGIN)",
+        SOFTMAX,
+    ),
 )

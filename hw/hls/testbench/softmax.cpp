@@ -18,9 +18,10 @@ Bytes run_case(Vectors &vectors) {
     const uint32_t multiplier = vectors.number();
     const uint32_t row_offset = vectors.number();
     BeatMemory scores(vectors.block());
+    Memory<ap_uint<32>, 32> lengths(vectors.block());
     BeatMemory results(vectors.block());
-    softmax(scores.data(), results.data(), m, n, a_stride, o_stride, in_format, out_format, flags,
-            shift, multiplier, row_offset);
+    softmax(scores.data(), lengths.data(), results.data(), m, n, a_stride, o_stride, in_format,
+            out_format, flags, shift, multiplier, row_offset);
     return results.bytes();
 }
 

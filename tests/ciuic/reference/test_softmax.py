@@ -13,7 +13,7 @@ import pytest
 from ciuic.abi import Format, numerics
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.errors import ShapeError
-from ciuic.reference import causal_lengths, softmax
+from ciuic.reference import causal_lengths, softmax, valid_lengths
 from ciuic.reference.softmax import MAX_ERROR, MAX_SUM_ERROR, exponential, reciprocal
 
 Floats = npt.NDArray[np.float64]
@@ -184,6 +184,14 @@ def test_masked_elements_are_zero_and_do_not_count() -> None:
 
 def test_causal_lengths_grow_by_one_up_to_the_row() -> None:
     assert causal_lengths(5, 4, 1).tolist() == [2, 3, 4, 4, 4]
+
+
+def test_valid_lengths_are_the_shorter_of_mask_and_list() -> None:
+    lengths = [0, 9, 3, 2**32 - 1]
+    assert valid_lengths(4, 5).tolist() == [5] * 4
+    assert valid_lengths(4, 5, row_offset=1).tolist() == [2, 3, 4, 5]
+    assert valid_lengths(4, 5, lengths=np.array(lengths, np.uint32)).tolist() == [0, 5, 3, 5]
+    assert valid_lengths(4, 5, row_offset=1, lengths=lengths).tolist() == [0, 3, 3, 5]
 
 
 def test_a_large_matrix_equals_its_rows() -> None:
