@@ -194,7 +194,7 @@ class CostModel:
         0 until it has done work that was to take `DRIFT_SECONDS`.
         """
         work = self._work.get(uri)
-        if work is None or max(work.planned, work.actual) < DRIFT_SECONDS:
+        if work is None or work.planned < DRIFT_SECONDS:
             return 0.0
         return work.actual / work.planned - 1
 

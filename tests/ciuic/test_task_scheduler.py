@@ -261,15 +261,32 @@ def test_device_that_becomes_slower_is_left(layers: list[Layer], hidden: CiuicTe
     with StandIn("a", seconds=SLOW / 2) as a, StandIn("b", seconds=2 * SLOW) as b:
         tasks = scheduler(layers[:2], devices=[a, b])
         tasks.run(hidden).numpy()
-        a._seconds = 5 * SLOW
-        tasks.run(hidden).numpy()
-        assert placed(tasks) == ["a"] * 2  # not known yet
-        tasks.run(hidden).numpy()
+        assert placed(tasks) == ["a"] * 2
+        a._seconds = 10 * SLOW
+        notes = ""
+        for _ in range(2):  # one to find out, one to know better
+            tasks.run(hidden).numpy()
+            assert tasks.plan is not None
+            notes += tasks.plan.note
         assert placed(tasks) == ["b"] * 2
-        assert tasks.plan is not None
-        assert re.match(r"^placed anew: a took \d+\.\d\d times what was planned", str(tasks.plan))
-        tasks.run(hidden).numpy()
-        assert placed(tasks) == ["b"] * 2
+        assert re.search(r"placed anew: a took \d+\.\d\d times what was planned", notes)
+
+
+@pytest.mark.parametrize(("drift", "anew"), [(0.19, False), (0.21, True), (-0.21, True)])
+def test_more_than_a_fifth_is_a_drift(
+    drift: float, anew: bool, layers: list[Layer], slow: StandIn, hidden: CiuicTensor
+) -> None:
+    tasks = scheduler(layers, devices=["cpu", slow])
+    tasks.run(hidden)
+    for layer in layers:
+        layer.runs.clear()
+    costs = tasks._runtime.costs
+    costs.drift = {"cpu": 0.0, "slow": drift}.__getitem__  # type: ignore[method-assign]
+    tasks.run(hidden)
+    assert [layer.runs.count("slow") for layer in layers] == [3 if anew else 0, 0, 0, 0]
+    assert tasks.plan is not None
+    expected = f"placed anew: slow took {1 + drift:.2f} times what was planned"
+    assert tasks.plan.note == (expected if anew else "")
 
 
 def test_device_that_was_asked_for_is_kept_however_slow(

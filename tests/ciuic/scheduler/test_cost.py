@@ -151,8 +151,8 @@ SHAPES = ((4, 4), (4, 4))
         (0.01, 0.01, 100, 0.0),
         (0.01, 0.013, 100, 0.3),
         (0.01, 0.005, 100, -0.5),
-        (0.01, 0.05, 1, 0.0),  # one slow task is noise
-        (0.01, 2 * DRIFT_SECONDS, 1, 2 * DRIFT_SECONDS / 0.01 - 1),
+        (0.01, 9.0, 1, 0.0),  # one slow task is noise
+        (2 * DRIFT_SECONDS, 3 * DRIFT_SECONDS, 1, 0.5),
     ],
 )
 def test_drift_is_what_tasks_take_over_what_was_planned(
