@@ -130,7 +130,7 @@ class ControlRegisters(Component):
         with m.If(self.clear):
             m.d.sync += [self.doorbell.eq(0), interrupt_status.eq(0)]
 
-        # Reads: the answer one cycle after the address.
+        # Reads: the register is chosen in one cycle and read in the next.
         values = {
             regs.CONTROL: self.enable << control["enable"].low,
             regs.STATUS: status,
@@ -146,24 +146,26 @@ class ControlRegisters(Component):
             regs.WATCHDOG: self.watchdog,
             **regs.identity(self.config, self.build_hash),
         }
-        read = Signal()
+        for name in regs.COUNTERS:
+            low, high = regs.counter(name)
+            values[low] = getattr(self, f"count_{name}")[:32]
+            values[high] = latched
+        read, reading = Signal(), Signal()
         m.d.comb += [
-            read.eq(bus.arvalid & (~bus.rvalid | bus.rready)),
+            read.eq(bus.arvalid & ~reading & (~bus.rvalid | bus.rready)),
             bus.arready.eq(read),
             bus.rresp.eq(0),
         ]
-        m.d.sync += bus.rvalid.eq(read | bus.rvalid & ~bus.rready)
-        with m.If(read):
-            m.d.sync += bus.rdata.eq(0)
-            with m.Switch(bus.araddr[2:]):
-                for register, value in values.items():
-                    with m.Case(register.offset // 4):
-                        m.d.sync += bus.rdata.eq(value)
-                for name in regs.COUNTERS:
-                    low, high = regs.counter(name)
-                    value = getattr(self, f"count_{name}")
-                    with m.Case(low.offset // 4):
-                        m.d.sync += [bus.rdata.eq(value[:32]), latched.eq(value[32:])]
-                    with m.Case(high.offset // 4):
-                        m.d.sync += bus.rdata.eq(latched)
+        m.d.sync += [reading.eq(read), bus.rvalid.eq(reading | bus.rvalid & ~bus.rready)]
+        chosen = {register: Signal(name=f"r_{register.name}") for register in values}
+        for register, one in chosen.items():
+            m.d.sync += one.eq(bus.araddr[2:] == register.offset // 4)
+        for name in regs.COUNTERS:
+            with m.If(reading & chosen[regs.counter(name)[0]]):
+                m.d.sync += latched.eq(getattr(self, f"count_{name}")[32:])
+        answer = Const(0, 32)
+        for register, value in values.items():
+            answer |= Mux(chosen[register], value, 0)
+        with m.If(reading):
+            m.d.sync += bus.rdata.eq(answer)
         return m

@@ -78,6 +78,9 @@ class Complete(Component):
         words = Signal(COMPLETION.nbytes * 8)
         left = Signal(range(beats + 1))
         seen_read, seen_written = Signal(32), Signal(32)
+        refused = Signal()
+        final = Signal()  # no further descriptor was submitted
+        m.d.sync += final.eq(self.completed + 1 == self.doorbell)
         offset = ring_position(self.completed, self.log2) << exact_log2(COMPLETION.nbytes)
         write = self.write
 
@@ -105,13 +108,15 @@ class Complete(Component):
 
         with m.FSM():
             with m.State("WAIT"):
-                with m.If(self.note.valid & (note.status != Status.PENDING)):
+                m.d.sync += refused.eq(note.status != Status.PENDING)
+                with m.If(self.note.valid):
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                with m.If(refused):
                     answer(note.status, 0)
                 for number, name in enumerate(self.engines):
                     port = getattr(self, name)
-                    mine = (
-                        self.note.valid & (note.status == Status.PENDING) & (note.engine == number)
-                    )
+                    mine = ~refused & (note.engine == number)
                     m.d.comb += port.ready.eq(mine)
                     with m.If(mine & port.valid):
                         answer(port.p.status, port.p.busy)
@@ -136,7 +141,7 @@ class Complete(Component):
                     m.d.sync += [self.halted.eq(1), self.code.eq(record.status)]
                     m.d.comb += self.error.eq(1)
                     m.next = "HALTED"
-                with m.Elif(self.completed + 1 == self.doorbell):
+                with m.Elif(final):
                     m.d.comb += self.done.eq(1)
             with m.State("HALTED"):
                 pass
