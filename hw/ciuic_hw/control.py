@@ -160,12 +160,17 @@ class ControlRegisters(Component):
         chosen = {register: Signal(name=f"r_{register.name}") for register in values}
         for register, one in chosen.items():
             m.d.sync += one.eq(bus.araddr[2:] == register.offset // 4)
-        for name in regs.COUNTERS:
-            with m.If(reading & chosen[regs.counter(name)[0]]):
-                m.d.sync += latched.eq(getattr(self, f"count_{name}")[32:])
-        answer = Const(0, 32)
-        for register, value in values.items():
-            answer |= Mux(chosen[register], value, 0)
+        counting = {
+            regs.counter(name)[0]: getattr(self, f"count_{name}")[32:] for name in regs.COUNTERS
+        }
+        with m.If(reading & Cat(chosen[register] for register in counting).any()):
+            m.d.sync += latched.eq(_chosen(chosen, counting))
         with m.If(reading):
-            m.d.sync += bus.rdata.eq(answer)
+            m.d.sync += bus.rdata.eq(_chosen(chosen, values))
         return m
+
+
+def _chosen(chosen, values):
+    """Return the value whose register is chosen, of 32 bits."""
+    masked = [Mux(chosen[register], value, 0) for register, value in values.items()]
+    return Cat(Cat(one[bit : bit + 1] for one in masked).any() for bit in range(32))

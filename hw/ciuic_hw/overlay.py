@@ -181,9 +181,7 @@ class Overlay(Component):
         command_written = 1 << WRITE_PORTS.index("command")
         engine_beats, engine_beat = Signal(range(config.ports + 1)), Signal()
         m.d.sync += [
-            engine_beats.eq(
-                sum(channel.beat.any() for channel in readers) - reader.beat[command]
-            ),
+            engine_beats.eq(sum(channel.beat.any() for channel in readers) - reader.beat[command]),
             engine_beat.eq((writer.beat & ~command_written).any()),
             complete.beats_read.eq(complete.beats_read + engine_beats),
             complete.beats_written.eq(complete.beats_written + engine_beat),

@@ -18,10 +18,14 @@ __all__ = ["PipelineFifo", "SkidBuffer", "StreamRegister", "delay"]
 MARGIN = 2
 
 
-def delay(m, value, cycles):
-    """Return ``value`` as it was ``cycles`` cycles ago."""
+def delay(m, value, cycles, *, reset_less=False):
+    """Return ``value`` as it was ``cycles`` cycles ago.
+
+    Data that something else says to be valid can be ``reset_less``: that saves the routing of the
+    reset, and a block RAM or a multiplier can take the registers as its own.
+    """
     for _ in range(cycles):
-        register = Signal(value.shape())
+        register = Signal(value.shape(), reset_less=reset_less)
         m.d.sync += register.eq(value)
         value = register
     return value
@@ -50,9 +54,10 @@ class StreamRegister(Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.d.comb += self.i.ready.eq(~self.o.valid | self.o.ready)
+        held = Signal(self.i.p.shape(), reset_less=True)
+        m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.p.eq(held)]
         with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.p.eq(self.i.p)]
+            m.d.sync += [self.o.valid.eq(self.i.valid), held.eq(self.i.p)]
         return m
 
 
@@ -79,14 +84,16 @@ class SkidBuffer(Component):
 
     def elaborate(self, platform):
         m = Module()
-        aside, waiting = Signal(self.i.p.shape()), Signal()
-        m.d.comb += self.i.ready.eq(~waiting)
+        shape = self.i.p.shape()
+        held, aside = Signal(shape, reset_less=True), Signal(shape, reset_less=True)
+        waiting = Signal()
+        m.d.comb += [self.i.ready.eq(~waiting), self.o.p.eq(held)]
         with m.If(self.i.ready):
             m.d.sync += aside.eq(self.i.p)
         with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [
                 self.o.valid.eq(waiting | self.i.valid),
-                self.o.p.eq(Mux(waiting, aside, self.i.p)),
+                held.eq(Mux(waiting, aside, self.i.p)),
                 waiting.eq(0),
             ]
         with m.Elif(self.i.valid):

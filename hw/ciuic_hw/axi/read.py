@@ -10,7 +10,7 @@ from ciuic.abi import OverlayConfig
 
 from ..streams import StreamRegister
 from .bus import BURST_INCR, MAX_BURST_BEATS
-from .ports import ReadPort, beat_layout
+from .ports import ReadPort, beat_layout, lowest
 from .splitter import BurstSplitter, burst_layout
 
 __all__ = ["ReadChannel", "ReadQueue", "connect_axi_read"]
@@ -162,18 +162,18 @@ class ReadChannel(Component):
             m.d.sync += issue.valid.eq(0)
 
         # In turn: the first port behind the one that was served last.
-        served, turn = Signal(range(len(queues))), Signal(len(queues))
+        behind, turn = Signal(len(queues)), Signal(len(queues))
         wanting, after = Signal(len(queues)), Signal(len(queues))
         chosen = Signal(entry)
         m.d.comb += [
             order.w_data.eq(chosen),
             order.w_en.eq(free & turn.any()),
             wanting.eq(Cat(queue.burst.valid for queue in queues)),
-            after.eq(wanting & ~((2 << served) - 1)),  # ports behind the last one
+            after.eq(wanting & behind),
         ]
         later = Mux(after.any(), after, wanting)
         with m.If(~turn.any()):
-            m.d.sync += turn.eq(later & (~later + 1))  # the lowest of them
+            m.d.sync += turn.eq(lowest(later))
         with m.Elif(free):
             m.d.sync += [turn.eq(0), issue.valid.eq(1)]
         for index, queue in enumerate(queues):
@@ -182,7 +182,7 @@ class ReadChannel(Component):
                 m.d.comb += [chosen.port.eq(index), chosen.last.eq(queue.burst.p.last)]
                 with m.If(free):
                     m.d.sync += [
-                        served.eq(index),
+                        behind.eq(~((2 << index) - 1)),
                         issue.addr.eq(queue.burst.p.addr),
                         issue.len.eq(queue.burst.p.beats - 1),
                     ]

@@ -92,7 +92,7 @@ class BurstSplitter(Component):
             with m.State("COMPARE"):
                 m.next = "OFFER"
             with m.State("OFFER"):
-                with m.If(~burst.valid | burst.ready):
+                with m.If(~burst.valid):
                     m.d.sync += [
                         burst.valid.eq(1),
                         burst.p.addr.eq(addr),

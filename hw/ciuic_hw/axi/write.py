@@ -10,7 +10,7 @@ from ciuic.abi import OverlayConfig
 
 from ..streams import SkidBuffer
 from .bus import BURST_INCR, MAX_BURST_BEATS
-from .ports import WritePort
+from .ports import WritePort, lowest
 from .splitter import BurstSplitter
 
 __all__ = ["WriteChannel", "connect_axi_write"]
@@ -107,7 +107,7 @@ class WriteChannel(Component):
         with m.If(self.addr_ready):
             m.d.sync += self.addr_valid.eq(0)
         with m.If(~turn.any()):
-            m.d.sync += turn.eq(wanting & (~wanting + 1))  # the lowest of them
+            m.d.sync += turn.eq(lowest(wanting))
         with m.Elif(free):
             m.d.sync += [turn.eq(0), self.addr_valid.eq(1)]
         for index, splitter in enumerate(splitters):

@@ -80,8 +80,13 @@ class Complete(Component):
         seen_read, seen_written = Signal(32), Signal(32)
         refused = Signal()
         final = Signal()  # no further descriptor was submitted
-        m.d.sync += final.eq(self.completed + 1 == self.doorbell)
-        offset = ring_position(self.completed, self.log2) << exact_log2(COMPLETION.nbytes)
+        following = Signal(32)
+        m.d.sync += [following.eq(self.completed + 1), final.eq(following == self.doorbell)]
+        offset, addr = Signal(32), Signal(self.config.address_bits)
+        m.d.sync += [
+            offset.eq(ring_position(self.completed, self.log2) << exact_log2(COMPLETION.nbytes)),
+            addr.eq(self.base + offset),
+        ]
         write = self.write
 
         def answer(status, busy):
@@ -123,7 +128,7 @@ class Complete(Component):
             with m.State("REQUEST"):
                 m.d.comb += [
                     write.request.valid.eq(1),
-                    write.request.p.addr.eq(self.base + offset),
+                    write.request.p.addr.eq(addr),
                     write.request.p.nbytes.eq(COMPLETION.nbytes),
                 ]
                 with m.If(write.request.ready):

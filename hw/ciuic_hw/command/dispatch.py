@@ -97,29 +97,31 @@ class Dispatch(Component):
         # it stays so: what it waits for only gets done.
         started, flying = Signal(32), Signal(32)
         working = Signal.like(engine)
-        free, due, turn, good = Signal(), Signal(), Signal(), Signal()
+        free, good = Signal(), Signal()
+        offered = Signal(len(self.engines))
+        refused = Signal()
         m.d.comb += [
             good.eq(status == Status.PENDING),
             free.eq((flying == 0) | (good & (engine == working))),
-            turn.eq(due & self.run & self.note.ready),
         ]
+        m.d.sync += flying.eq(started - self.completed)
+        due = Signal()
+        m.d.comb += due.eq(
+            checked
+            & ~taken
+            & self.run
+            & self.note.ready
+            & free
+            & ((descriptor.after == 0) | (flying < descriptor.after))
+        )
         m.d.sync += [
-            flying.eq(started - self.completed),
-            due.eq(
-                checked
-                & ~taken
-                & free
-                & ((descriptor.after == 0) | (flying < descriptor.after))
-            ),
+            offered.eq(Mux(taken, 0, offered | Mux(due & good, 1 << engine, 0))),
+            refused.eq(due & ~good),
         ]
-
-        m.d.comb += taken.eq(turn & ~good)
+        m.d.comb += taken.eq(refused)
         for number, name in enumerate(self.engines):
             port = getattr(self, name)
-            m.d.comb += [
-                port.p.eq(descriptor),
-                port.valid.eq(turn & good & (engine == number)),
-            ]
+            m.d.comb += [port.p.eq(descriptor), port.valid.eq(offered[number])]
             with m.If(port.valid & port.ready):
                 m.d.comb += taken.eq(1)
         m.d.comb += [

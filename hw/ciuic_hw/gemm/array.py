@@ -32,7 +32,7 @@ class PeArray(Component):
 
     Weights arrive in beats into a second set of registers, in the order of `pack_weights`, while
     the first set computes; ``swap`` makes them current, for the row that comes with it. A beat that
-    arrives together with ``swap`` belongs to the next tile. A beat of INT4 weights fills two places.
+    arrives together with ``swap`` belongs to the next tile; one of INT4 weights fills two places.
 
     With ``products_per_dsp`` = 2 neighbouring columns share a multiplier: their weights are packed
     as w1 * 2**16 + w0 when they become current, and the two products are taken apart behind it.
@@ -81,33 +81,40 @@ class PeArray(Component):
         activations = Signal(self.activations.shape(), reset_less=True)
         with m.If(self.valid):
             m.d.sync += activations.eq(self.activations)
-        valid = self.valid
+        valid = self._next(m, self.valid, "inputs")
+        products = self._products(weights, activations)
+        for name in ("within", "product"):
+            products = self._hold(m, valid, products, name)
+            valid = self._next(m, valid, name)
+        terms = self._columns(products)
         level = 0
-        stage = self._products(weights, activations)  # for each column, the terms of its sum
-        # A stage moves only when it holds something.
-        for name in ("within", "product", *(f"sum_{i}" for i in range(1, 8))):
-            moved = Signal(name=f"{name}_valid")
-            m.d.sync += moved.eq(valid)
-            valid = moved
-            bits = 16 + level
-            held = []
-            with m.If(valid):
-                for col, terms in enumerate(stage):
-                    registers = [
-                        Signal(signed(bits), name=f"{name}_{col}_{i}", reset_less=True)
-                        for i in range(len(terms))
-                    ]
-                    m.d.sync += [reg.eq(term) for reg, term in zip(registers, terms, strict=True)]
-                    held.append(registers)
-            if name == "within":
-                stage = held
-                continue
-            if len(held[0]) == 1:
-                break
-            stage = [[a + b for a, b in zip(h[::2], h[1::2], strict=True)] for h in held]
+        while len(terms[0]) > 1:
+            terms = [[a + b for a, b in zip(t[::2], t[1::2], strict=True)] for t in terms]
+            terms = self._hold(m, valid, terms, f"sum_{level}")
+            valid = self._next(m, valid, f"sum_{level}")
             level += 1
-        m.d.comb += self.sums.eq(Cat(*(registers[0] for registers in held)))
+        m.d.comb += self.sums.eq(Cat(*(one for (one,) in terms)))
         return m
+
+    @staticmethod
+    def _next(m, valid, name):
+        after = Signal(name=f"{name}_valid")
+        m.d.sync += after.eq(valid)
+        return after
+
+    @staticmethod
+    def _hold(m, valid, terms, name):
+        """Register lists of terms; a stage moves only when it holds something."""
+        held = []
+        with m.If(valid):
+            for outer, several in enumerate(terms):
+                registers = [
+                    Signal(term.shape(), name=f"{name}_{outer}_{inner}", reset_less=True)
+                    for inner, term in enumerate(several)
+                ]
+                m.d.sync += [reg.eq(term) for reg, term in zip(registers, several, strict=True)]
+                held.append(registers)
+        return held
 
     def _weights(self, m):
         """Load the second set of weights; return the current one as [row][pair or column]."""
@@ -147,15 +154,24 @@ class PeArray(Component):
         return rows
 
     def _products(self, weights, activations):
-        """Return for each column the products of all rows, signed 16 bits."""
-        columns = [[] for _ in range(self.config.cols)]
+        """Return the products of each row, one for each multiplier."""
+        rows = []
         for row, current in enumerate(weights):
             activation = activations.word_select(row, 8).as_signed()
-            for group, weight in enumerate(current):
-                product = activation * weight
+            bits = signed(16 * self.config.products_per_dsp)
+            rows.append([(activation * weight)[: bits.width].as_signed() for weight in current])
+        return rows
+
+    def _columns(self, products):
+        """Return for each column the products of all rows, signed 16 bits."""
+        columns = [[] for _ in range(self.config.cols)]
+        for row in products:
+            for group, product in enumerate(row):
                 if self.config.products_per_dsp == 1:
                     columns[group].append(product)
                 else:
                     columns[2 * group].append(product[:16].as_signed())
-                    columns[2 * group + 1].append(product[16:32].as_signed() + product[15])
+                    columns[2 * group + 1].append(
+                        (product[16:].as_signed() + product[15])[:16].as_signed()
+                    )
         return columns

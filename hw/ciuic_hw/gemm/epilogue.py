@@ -142,10 +142,10 @@ class ResidualLoader(Component):
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready & self.job.p.residual),
-            self.request.valid.eq(active),
+            self.request.valid.eq(active & walk.ready),
             self.request.p.addr.eq(walk.addr),
             self.request.p.nbytes.eq(walk.nbytes),
-            walk.step.eq(active & self.request.ready),
+            walk.step.eq(self.request.valid & self.request.ready),
         ]
         with m.If(walk.start):
             m.d.sync += active.eq(1)
