@@ -142,12 +142,16 @@ class PipelineFifo(Component):
         m = Module()
         width = Shape.cast(self.signature.members["payload"].shape).width
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=self.depth)
+        m.submodules.output = output = StreamRegister(width)  # block RAM is slow to answer
         m.d.comb += [
             fifo.w_data.eq(self.payload),
             fifo.w_en.eq(self.valid),
-            Value.cast(self.o.payload).eq(fifo.r_data),
-            self.o.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(self.o.ready),
+            output.i.p.eq(fifo.r_data),
+            output.i.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(output.i.ready),
+            Value.cast(self.o.p).eq(output.o.p),
+            self.o.valid.eq(output.o.valid),
+            output.o.ready.eq(self.o.ready),
         ]
         m.d.sync += self.room.eq(fifo.level < self.depth - self.latency - MARGIN)
         return m

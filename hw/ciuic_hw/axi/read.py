@@ -151,12 +151,13 @@ class ReadChannel(Component):
             width=Shape.cast(entry).width, depth=self.config.outstanding
         )
         issue = Signal(data.StructLayout({"valid": 1, "addr": self.config.address_bits, "len": 8}))
-        free = Signal()
+        free, found, room = Signal(), Signal(), Signal()
+        m.d.sync += room.eq(order.w_rdy)
         m.d.comb += [
             self.addr.eq(issue.addr),
             self.len.eq(issue.len),
             self.addr_valid.eq(issue.valid),
-            free.eq((~issue.valid | self.addr_ready) & order.w_rdy & ~self.drain),
+            free.eq((~issue.valid | self.addr_ready) & room & ~self.drain & found),
         ]
         with m.If(self.addr_ready):
             m.d.sync += issue.valid.eq(0)
@@ -167,15 +168,15 @@ class ReadChannel(Component):
         chosen = Signal(entry)
         m.d.comb += [
             order.w_data.eq(chosen),
-            order.w_en.eq(free & turn.any()),
+            order.w_en.eq(free),
             wanting.eq(Cat(queue.burst.valid for queue in queues)),
             after.eq(wanting & behind),
         ]
         later = Mux(after.any(), after, wanting)
-        with m.If(~turn.any()):
-            m.d.sync += turn.eq(lowest(later))
+        with m.If(~found):
+            m.d.sync += [turn.eq(lowest(later)), found.eq(wanting.any())]
         with m.Elif(free):
-            m.d.sync += [turn.eq(0), issue.valid.eq(1)]
+            m.d.sync += [found.eq(0), issue.valid.eq(1)]
         for index, queue in enumerate(queues):
             m.d.comb += queue.burst.ready.eq(turn[index] & free)
             with m.If(turn[index]):

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from ciuic.abi import OverlayConfig
 
-from ..streams import SkidBuffer
+from ..streams import SkidBuffer, delay
 from .bus import BURST_INCR, MAX_BURST_BEATS
 from .ports import WritePort, lowest
 from .splitter import BurstSplitter
@@ -90,15 +90,13 @@ class WriteChannel(Component):
         m.submodules.order = order = SyncFIFOBuffered(width=port_bits, depth=config.outstanding)
 
         # AW: choose a burst in one cycle, issue it in the next or later.
-        free, issue = Signal(), Signal()
+        free, issue, chosen, room = Signal(), Signal(), Signal(), Signal()
         wanting, turn = Signal(len(splitters)), Signal(len(splitters))
         new = Signal(burst)
         m.d.comb += [
-            free.eq(
-                (~self.addr_valid | self.addr_ready) & issued.w_rdy & order.w_rdy & ~self.drain
-            ),
+            free.eq((~self.addr_valid | self.addr_ready) & room & ~self.drain),
             wanting.eq(Cat(splitter.burst.valid for splitter in splitters)),
-            issue.eq(free & turn.any()),
+            issue.eq(free & chosen),
             issued.w_data.eq(new),
             issued.w_en.eq(issue),
             order.w_data.eq(new.port),
@@ -106,12 +104,13 @@ class WriteChannel(Component):
         ]
         with m.If(self.addr_ready):
             m.d.sync += self.addr_valid.eq(0)
-        with m.If(~turn.any()):
-            m.d.sync += turn.eq(lowest(wanting))
+        m.d.sync += room.eq(issued.w_rdy & order.w_rdy)
+        with m.If(~chosen):
+            m.d.sync += [turn.eq(lowest(wanting)), chosen.eq(wanting.any())]
         with m.Elif(free):
-            m.d.sync += [turn.eq(0), self.addr_valid.eq(1)]
+            m.d.sync += [chosen.eq(0), self.addr_valid.eq(1)]
         for index, splitter in enumerate(splitters):
-            m.d.comb += splitter.burst.ready.eq(turn[index] & free)
+            m.d.comb += splitter.burst.ready.eq(turn[index] & issue)
             with m.If(turn[index]):
                 m.d.comb += [
                     new.port.eq(index),
@@ -119,7 +118,7 @@ class WriteChannel(Component):
                     new.tail.eq(splitter.burst.p.tail),
                     new.last.eq(splitter.burst.p.last),
                 ]
-                with m.If(free):
+                with m.If(issue):
                     m.d.sync += [self.addr.eq(splitter.burst.p.addr), self.len.eq(new.len)]
 
         # W: move the burst's beats.
@@ -161,11 +160,11 @@ class WriteChannel(Component):
         for index, (name, splitter) in enumerate(zip(self.names, splitters, strict=True)):
             port = getattr(self, name)
             owed = Signal(range(config.outstanding + 8), name=f"{name}_owed")
-            owes = issue & turn[index]
+            owes = delay(m, issue & turn[index], 1)
             answer = self.resp_valid & order.r_rdy & (order.r_data == index)
             m.d.sync += owed.eq(owed + owes - answer)
             m.d.comb += [
-                port.busy.eq(~splitter.request.ready | splitter.burst.valid | owed.any()),
+                port.busy.eq(~splitter.request.ready | splitter.burst.valid | owes | owed.any()),
                 port.error.eq(answer & self.resp[1]),  # A3.4.4: SLVERR, DECERR
             ]
 

@@ -81,6 +81,7 @@ class Complete(Component):
         refused = Signal()
         final = Signal()  # no further descriptor was submitted
         following = Signal(32)
+        m.d.sync += self.note.ready.eq(0)
         m.d.sync += [following.eq(self.completed + 1), final.eq(following == self.doorbell)]
         offset, addr = Signal(32), Signal(self.config.address_bits)
         m.d.sync += [
@@ -91,8 +92,8 @@ class Complete(Component):
 
         def answer(status, busy):
             """Fill the record and take the note."""
-            m.d.comb += self.note.ready.eq(1)
             m.d.sync += [
+                self.note.ready.eq(1),
                 record.status.eq(status),
                 record.index.eq(self.completed),
                 record.fetched.eq(note.fetched),

@@ -72,6 +72,7 @@ class Fetch(Component):
             ahead.eq(index != self.doorbell),
         ]
 
+        m.d.comb += beat.ready.eq(1)
         with m.If(out.ready):
             m.d.sync += out.valid.eq(0)
         with m.FSM():
@@ -85,7 +86,6 @@ class Fetch(Component):
                 with m.If(self.read.request.valid & self.read.request.ready):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
-                m.d.comb += beat.ready.eq(1)
                 with m.If(beat.valid):
                     m.d.sync += [
                         words.eq(Cat(words[bus_bits:], beat.p.data)),
@@ -94,7 +94,7 @@ class Fetch(Component):
                     with m.If(beat.p.last):
                         m.next = "OFFER"
             with m.State("OFFER"):
-                with m.If(~out.valid | out.ready):
+                with m.If(~out.valid):
                     m.d.sync += [
                         out.valid.eq(1),
                         out.p.descriptor.eq(words),

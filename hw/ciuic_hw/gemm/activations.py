@@ -265,6 +265,7 @@ class ActivationLoader(Component):
         word = Signal(range(self.words))
         lane = Signal(ceil_log2(self.lanes))
         row = Signal(range(1, self.config.accumulator_rows + 1), init=1)  # from one on
+        rows, stride = Signal.like(row), Signal.like(row_word)  # of the bank
         last_slab = Signal()
         arrives = Signal()
         settled = Signal(2)  # what is known of the slab holds
@@ -281,6 +282,8 @@ class ActivationLoader(Component):
             self.write_data.eq(beat.p.data),
             settled.eq((settled << 1) | 1),
             next_slab.eq(slab_word + SLAB_WORDS),
+            rows.eq(self._rows[bank]),
+            stride.eq(self._stride[bank]),
             last_slab.eq(next_slab >= self._stride[bank]),
         ]
         for index, strobe in enumerate(self.release):
@@ -294,9 +297,9 @@ class ActivationLoader(Component):
                     lane.eq(0),
                     word.eq(0),
                     row.eq(row + 1),
-                    row_word.eq(row_word + self._stride[bank]),
+                    row_word.eq(row_word + stride),
                 ]
-                with m.If(row == self._rows[bank]):
+                with m.If(row == rows):
                     m.d.sync += [
                         row.eq(1),
                         row_word.eq(0),

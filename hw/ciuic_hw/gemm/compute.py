@@ -98,14 +98,18 @@ class ComputeSequencer(Component):
         bank, accumulator, slot = Signal(), Signal(), Signal()
 
         first_row, last_row = Signal(init=1), Signal()
+        starting = Signal()
         word_end, slice_end, there = Signal(), Signal(), Signal()
         # Whether the words of the next step are there, too: known a cycle late, this one's are.
         progress = Mux(bank, self.progress_1, self.progress_0)
         m.d.sync += there.eq(
             ~self.bank_release.any() & (self.bank_full.bit_select(bank, 1) | (word + 1 < progress))
         )
+        # Found out a row ahead. Behind the last row of a tile of M nothing is there for a cycle, in
+        # which the rows of the next become known.
+        more = Mux(last_row, walk.rows == 1, rows + 1 == walk.rows)
+        m.d.sync += last_row.eq(Mux(self.issue, more, rows == walk.rows))
         m.d.comb += [
-            last_row.eq(rows == walk.rows),
             word_end.eq(block == self.blocks - 1),
             slice_end.eq(job.sliced & word_end & last_word),
             self.issue.eq(
@@ -129,7 +133,7 @@ class ComputeSequencer(Component):
             finished.eq(walk.step & walk.last),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready),
-            self.job.ready.eq(~active),
+            self.job.ready.eq(~active & ~starting),
         ]
         with m.If(self.swap):
             m.d.sync += slot.eq(~slot)
@@ -165,6 +169,9 @@ class ComputeSequencer(Component):
                 m.d.sync += bank.eq(~bank)
         with m.If(finished):
             m.d.sync += active.eq(0)
+        m.d.sync += starting.eq(walk.start)
+        with m.If(starting):
+            m.d.sync += active.eq(1)
         with m.If(walk.start):
-            m.d.sync += [active.eq(1), parity.eq(~parity), self.busy[~parity].eq(0)]
+            m.d.sync += [parity.eq(~parity), self.busy[~parity].eq(0)]
         return m

@@ -124,8 +124,8 @@ class JobPlanner(Component):
 
         with m.FSM():
             with m.State("TAKE"):
-                m.d.comb += self.descriptor.ready.eq(~pending.any())
-                with m.If(self.descriptor.valid & ~pending.any()):
+                m.d.comb += self.descriptor.ready.eq(1)
+                with m.If(self.descriptor.valid):
                     m.d.sync += [
                         getattr(job, name).eq(getattr(descriptor, name))
                         for name in (*ADDRESSES, *STRIDES, "m", "k", "n")
@@ -162,7 +162,10 @@ class JobPlanner(Component):
                 m.d.sync += pending.eq(
                     Mux(job.refused == Status.PENDING, (1 << len(self.units)) - 1, reporter)
                 )
-                m.next = "TAKE"
+                m.next = "HAND"
+            with m.State("HAND"):
+                with m.If(~pending.any()):
+                    m.next = "TAKE"
 
         for index, unit in enumerate(self.units):
             port = getattr(self, unit)

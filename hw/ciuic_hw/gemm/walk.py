@@ -6,6 +6,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..streams import delay
 from .job import job_layout
 
 __all__ = ["RowWalk", "TileWalk"]
@@ -21,7 +22,8 @@ class TileWalk(Component):
     config
         The overlay's configuration.
     along_k
-        Whether the unit looks at single tiles of K.
+        Whether the unit looks at single tiles of K, and may step in every cycle. Other units step
+        at most in every third, and see the next place two cycles later.
 
     Members
     -------
@@ -67,6 +69,9 @@ class TileWalk(Component):
         blocks_left = Signal(job.n_blocks.shape())
         tiles_left = Signal(job.k_blocks.shape())
         last_m = Signal()
+        step, start = self.step, self.start
+        if not self.along_k:
+            step, start = delay(m, step, 1), delay(m, start, 1)
         rest = job.n[: exact_log2(cols)]  # columns of the last block, zero if it is full
         m.d.comb += [
             self.columns.eq(Mux(self.last_n & rest.any(), rest, cols)),
@@ -74,7 +79,7 @@ class TileWalk(Component):
         ]
         if not self.along_k:
             m.d.comb += [self.first_k.eq(1), self.last_k.eq(1)]
-        with m.If(self.step):
+        with m.If(step):
             if self.along_k:
                 m.d.sync += [
                     self.first_k.eq(self.last_k),
@@ -95,7 +100,7 @@ class TileWalk(Component):
                         rows_left.eq(rows_left - job.tile_m),
                         self.rows.eq(Mux(then_last, left, job.tile_m)),
                     ]
-        with m.If(self.start):
+        with m.If(start):
             only = Signal()  # the job has a single tile of M
             m.d.comb += only.eq(self.job.m <= self.job.tile_m)
             m.d.sync += [
@@ -132,7 +137,7 @@ class RowWalk(Component):
     step : In(1)
         Go on to the next row; only while ``ready``.
     ready : Out(1)
-        The members below hold for the row; low in the cycle behind ``start`` and ``step``.
+        The members below hold for the row; low for two cycles behind ``start`` and ``step``.
     addr : Out
         Where the row's part within the block of columns lies.
     nbytes : Out
@@ -172,6 +177,7 @@ class RowWalk(Component):
         row = Signal(range(config.accumulator_rows))
         tile_addr, row_addr = Signal(config.address_bits), Signal(config.address_bits)
         offset = Signal(config.address_bits)  # of the block in a row
+        settling = Signal()
         next_row, next_offset = Signal(config.address_bits), Signal(config.address_bits)
         m.d.comb += [
             walk.start.eq(self.start),
@@ -181,7 +187,8 @@ class RowWalk(Component):
             self.columns.eq(walk.columns),
         ]
         m.d.sync += [
-            self.ready.eq(~(self.step | self.start)),
+            settling.eq(self.step | self.start),
+            self.ready.eq(~(self.step | self.start | settling)),
             self.nbytes.eq(Mux(job.requantize, walk.columns, walk.columns << 2)),
             self.last_row.eq(row + 1 == walk.rows),
             self.last.eq((row + 1 == walk.rows) & walk.last),

@@ -43,7 +43,7 @@ class WeightLoader(Component):
         m.submodules.walk = walk = TileWalk(config, along_k=False)
         job = walk.current
         active = Signal()
-        settled = Signal(3)  # what is the same for the whole job is known
+        settled = Signal(4)  # what is the same for the whole job is known
         done = Signal(config.ports)  # ports that have this block's request
         offset, nbytes = Signal(32), Signal(32)  # of a stripe
         ready = Signal()
@@ -161,7 +161,8 @@ class WeightFeeder(Component):
         scale_beats = config.scale_bytes // config.stream_bytes
         scales_left = Signal(range(scale_beats + 1))
         tiles_left = Signal(range(W4_GROUP // config.rows + 1))  # of the group
-        place = Signal(range(config.tile_beats))
+        place, next_place = (Signal(range(config.tile_beats)) for _ in range(2))
+        last, starting = Signal(), Signal()
         step = Signal(range(3))
         valid, take, weights = Signal(), Signal(), Signal()
 
@@ -175,21 +176,25 @@ class WeightFeeder(Component):
             waiting.i.p.place.eq(place),
             waiting.i.p.scales.eq(scales_left != 0),
             waiting.i.p.w4.eq(job.w4),
-            waiting.i.p.last.eq((scales_left == 0) & (place + step >= config.tile_beats)),
+            waiting.i.p.last.eq((scales_left == 0) & last),
             self.error.eq(take & Cat(port.p.error for port in ports).any()),
             walk.job.eq(self.job.p),
             walk.step.eq(take & waiting.i.p.last),
             finished.eq(walk.step & walk.last),
-            self.job.ready.eq(~active),
+            self.job.ready.eq(~active & ~starting),
             walk.start.eq(self.job.valid & self.job.ready),
+            next_place.eq(Mux(weights, Mux(last, 0, place + step), place)),
+        ]
+        m.d.sync += [
+            place.eq(next_place),
+            last.eq(next_place + step >= config.tile_beats),
+            starting.eq(walk.start),
         ]
         for port in ports:
             m.d.comb += port.ready.eq(take)
 
         with m.If(take & (scales_left != 0)):
             m.d.sync += scales_left.eq(scales_left - 1)
-        with m.If(weights):
-            m.d.sync += place.eq(Mux(waiting.i.p.last, 0, place + step))
         with m.If(walk.step & job.w4):
             m.d.sync += tiles_left.eq(tiles_left - 1)
             with m.If((tiles_left == 1) | walk.last_k):
@@ -199,9 +204,10 @@ class WeightFeeder(Component):
                 ]
         with m.If(finished):
             m.d.sync += active.eq(0)
+        with m.If(starting):
+            m.d.sync += active.eq(1)
         with m.If(walk.start):
             m.d.sync += [
-                active.eq(1),
                 scales_left.eq(Mux(self.job.p.w4, scale_beats, 0)),
                 tiles_left.eq(W4_GROUP // config.rows),
             ]
