@@ -91,6 +91,7 @@ class WeightLoader(Component):
             with m.If(ready):
                 m.d.sync += [
                     done.eq(0),
+                    settled.eq(settled >> 1),  # the walk shows the next place in two cycles
                     offset.eq(Mux(walk.last_n, 0, offset + nbytes)),
                     active.eq(~walk.last),
                 ]

@@ -24,8 +24,8 @@ from .pipeline import PipelineFifo
 
 __all__ = ["SoftmaxDatapath"]
 
-FIFO_LATENCY = 2  # cycles from an entry's arrival to its departure
-ROWS_WAITING = 32  # rows between two stages: enough for rows of one word
+FIFO_LATENCY = 3  # cycles from an entry's arrival to its departure
+ROWS_WAITING = 64  # rows between two stages: enough for rows of one word
 RESULTS_WAITING = 32  # words of results
 
 
