@@ -111,10 +111,11 @@ class OverlayConfig:
         """Whether the array takes INT4 weights.
 
         A group must be whole tiles, and scales must stay in their slot until the last row that
-        needs them has left the array: the tile after the next may take the slot one tile of beats
-        after that row was issued, so a tile must take as many cycles as the array has stages.
+        needs them has left the array: the tile after the next takes the slot at the earliest one
+        tile of beats after that row was issued, so a tile must take as many cycles as sums are
+        added behind the multipliers, and one.
         """
-        stages = self.rows.bit_length()  # products, then log2(rows) levels of sums
+        stages = self.rows.bit_length()  # log2(rows) levels of sums, and one
         return self.rows <= W4_GROUP and self.tile_bytes >= 2 * stages * self.stream_bytes
 
     @property

@@ -24,11 +24,12 @@ from .transport import PAGE_BYTES
 SLAB_WORDS = 16  # of activations, of every row at a time
 ACTIVATIONS_QUEUE, WEIGHTS_QUEUE, OTHERS_QUEUE = 128, 512, 32  # beats
 MAX_BURST = 256  # beats
-REQUEST = 2  # cycles between two requests of a port
-DISPATCH = 9  # from a descriptor to the first address
-READ = 5  # from an address to its beat in the engine, the memory's own cycles left out
-PLAN = 4  # from the end of a job until the one after the next is taken
-DRAIN = 4  # from a full bank to the first beat of results
+REQUEST = 4  # cycles between two requests of a port
+BURST = 3  # cycles between two bursts of a request
+DISPATCH = 18  # from a descriptor to the first address
+READ = 8  # from an address to its beat in the engine, the memory's own cycles left out
+PLAN = 8  # from the end of a job until the one after the next is taken
+DRAIN = 24  # from a full bank to the first beat of results
 REPORT = 1  # from the last beat of results to the report, the memory's own cycles left out
 LONG = 48  # blocks of columns from which on cycles are extrapolated
 UNKNOWN = math.inf
@@ -198,7 +199,7 @@ class _Engine:
         self.shapes = [Shape(config, job) for job in jobs]
         self.available = [UNKNOWN] * len(jobs)  # from when on requests of a job may be made
         self.finished = [UNKNOWN] * len(jobs)
-        fetch = 9 + timing.read_latency + DESCRIPTOR.nbytes // config.bus_bytes * timing.beat
+        fetch = 18 + timing.read_latency + DESCRIPTOR.nbytes // config.bus_bytes * timing.beat
         for job in range(min(2, len(jobs))):
             self.available[job] = DISPATCH + job * fetch
         self.tiles = self._all_tiles()
@@ -351,7 +352,7 @@ class _Engine:
                 self.consumed[tile] - self.consumed[tile - 1]
             )
             free = self.first[tile] + inside * (self.last[tile] - self.first[tile])
-        return max(self.available[job], self.weights_issued + 2, free, self._outstanding())
+        return max(self.available[job], self.weights_issued + BURST, free, self._outstanding())
 
     def _carry(self, beats: int, issued: float) -> float:
         """Return when the first beat of a burst is there."""
@@ -416,7 +417,7 @@ class _Engine:
             self.tile = next(self.tiles, None)
 
     def _drain(self, tile: Tile) -> None:
-        latency = self.config.rows.bit_length() + 4
+        latency = self.config.rows.bit_length() + 10
         full = self.start + tile.rows + latency
         begin = max(full, self.drained)
         pace = max(tile.row_steps, tile.row_beats * self.timing.beat, REQUEST)

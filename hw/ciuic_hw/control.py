@@ -130,7 +130,7 @@ class ControlRegisters(Component):
         with m.If(self.clear):
             m.d.sync += [self.doorbell.eq(0), interrupt_status.eq(0)]
 
-        # Reads: the answer one cycle after the address.
+        # Reads: the register is chosen in one cycle and read in the next.
         values = {
             regs.CONTROL: self.enable << control["enable"].low,
             regs.STATUS: status,
@@ -146,24 +146,31 @@ class ControlRegisters(Component):
             regs.WATCHDOG: self.watchdog,
             **regs.identity(self.config, self.build_hash),
         }
-        read = Signal()
+        for name in regs.COUNTERS:
+            low, high = regs.counter(name)
+            values[low] = getattr(self, f"count_{name}")[:32]
+            values[high] = latched
+        read, reading = Signal(), Signal()
         m.d.comb += [
-            read.eq(bus.arvalid & (~bus.rvalid | bus.rready)),
+            read.eq(bus.arvalid & ~reading & (~bus.rvalid | bus.rready)),
             bus.arready.eq(read),
             bus.rresp.eq(0),
         ]
-        m.d.sync += bus.rvalid.eq(read | bus.rvalid & ~bus.rready)
-        with m.If(read):
-            m.d.sync += bus.rdata.eq(0)
-            with m.Switch(bus.araddr[2:]):
-                for register, value in values.items():
-                    with m.Case(register.offset // 4):
-                        m.d.sync += bus.rdata.eq(value)
-                for name in regs.COUNTERS:
-                    low, high = regs.counter(name)
-                    value = getattr(self, f"count_{name}")
-                    with m.Case(low.offset // 4):
-                        m.d.sync += [bus.rdata.eq(value[:32]), latched.eq(value[32:])]
-                    with m.Case(high.offset // 4):
-                        m.d.sync += bus.rdata.eq(latched)
+        m.d.sync += [reading.eq(read), bus.rvalid.eq(reading | bus.rvalid & ~bus.rready)]
+        chosen = {register: Signal(name=f"r_{register.name}") for register in values}
+        for register, one in chosen.items():
+            m.d.sync += one.eq(bus.araddr[2:] == register.offset // 4)
+        counting = {
+            regs.counter(name)[0]: getattr(self, f"count_{name}")[32:] for name in regs.COUNTERS
+        }
+        with m.If(reading & Cat(chosen[register] for register in counting).any()):
+            m.d.sync += latched.eq(_chosen(chosen, counting))
+        with m.If(reading):
+            m.d.sync += bus.rdata.eq(_chosen(chosen, values))
         return m
+
+
+def _chosen(chosen, values):
+    """Return the value whose register is chosen, of 32 bits."""
+    masked = [Mux(chosen[register], value, 0) for register, value in values.items()]
+    return Cat(Cat(one[bit : bit + 1] for one in masked).any() for bit in range(32))

@@ -6,7 +6,7 @@ memory  ◄──────────────────── ReadChan
 """
 
 from amaranth.hdl import *
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ciuic.abi import Opcode, OverlayConfig
@@ -104,7 +104,7 @@ class Overlay(Component):
         writer = WriteChannel(config, WRITE_PORTS)
         fetch, dispatch = Fetch(config), Dispatch(config, ENGINES)
         complete = Complete(config, tuple(ENGINES))
-        notes = SyncFIFO(width=Shape.cast(dispatch.note.p.shape()).width, depth=NOTES)
+        notes = SyncFIFOBuffered(width=Shape.cast(dispatch.note.p.shape()).width, depth=NOTES)
         for port, channel in enumerate(readers):
             m.submodules[f"reader_{port}"] = reset(channel)
             axi = getattr(self, f"memory_{port}") if port else self.memory
@@ -165,8 +165,8 @@ class Overlay(Component):
         with m.If(control.reset_request):
             m.d.sync += control.resetting.eq(1)
         quiet = Cat(channel.quiet for channel in (*readers, writer)).all()
-        with m.If(control.resetting & quiet):
-            m.d.comb += soft.eq(1)
+        m.d.sync += soft.eq(control.resetting & quiet & ~soft)
+        with m.If(soft):
             m.d.sync += control.resetting.eq(0)
         m.d.comb += [
             control.clear.eq(soft),
@@ -179,27 +179,30 @@ class Overlay(Component):
         # Records count the engines' beats, not those of descriptors and records.
         command = tuple(READ_DEPTHS).index("command")
         command_written = 1 << WRITE_PORTS.index("command")
-        m.d.sync += complete.beats_read.eq(
-            complete.beats_read
-            + sum(channel.beat.any() for channel in readers)
-            - reader.beat[command]
-        )
-        with m.If((writer.beat & ~command_written).any()):
-            m.d.sync += complete.beats_written.eq(complete.beats_written + 1)
+        engine_beats, engine_beat = Signal(range(config.ports + 1)), Signal()
+        m.d.sync += [
+            engine_beats.eq(sum(channel.beat.any() for channel in readers) - reader.beat[command]),
+            engine_beat.eq((writer.beat & ~command_written).any()),
+            complete.beats_read.eq(complete.beats_read + engine_beats),
+            complete.beats_written.eq(complete.beats_written + engine_beat),
+        ]
         with m.If(soft):
             m.d.sync += [complete.beats_read.eq(0), complete.beats_written.eq(0)]
 
         idle_cycles = Signal(32)
-        moving = (
-            Cat(channel.beat for channel in readers).any()
-            | writer.beat.any()
-            | ~control.busy
-            | soft
-        )
-        m.d.sync += idle_cycles.eq(Mux(moving, 0, idle_cycles + 1))
-        m.d.comb += complete.watchdog_expired.eq(
-            (control.watchdog != 0) & (idle_cycles >= control.watchdog)
-        )
+        moving = Signal()
+        m.d.sync += [
+            moving.eq(
+                Cat(channel.beat for channel in readers).any()
+                | writer.beat.any()
+                | ~control.busy
+                | soft
+            ),
+            idle_cycles.eq(Mux(moving, 0, idle_cycles + 1)),
+            complete.watchdog_expired.eq(
+                ~moving & (control.watchdog != 0) & (idle_cycles >= control.watchdog)
+            ),
+        ]
         return m
 
     def _counters(self, m, control, readers, writer, engines, complete, soft):
@@ -226,6 +229,11 @@ class Overlay(Component):
         counters = {}
         for name in regs.COUNTERS:
             counters[name] = Signal(64, name=f"count_{name}")
-            m.d.sync += counters[name].eq(Mux(soft, 0, counters[name] + events[name]))
+            event = Value.cast(events[name])
+            seen = Signal.like(event, name=f"seen_{name}")
+            m.d.sync += [
+                seen.eq(event),
+                counters[name].eq(Mux(soft, 0, counters[name] + seen)),
+            ]
             m.d.comb += getattr(control, f"count_{name}").eq(counters[name])
         return counters

@@ -13,8 +13,8 @@ pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[dev]'
 
 from amaranth.asserts import AnyConst, AnySeq
 from amaranth.hdl import Assert, Assume, Elaboratable, Module, Signal
-from ciuic_hw.softmax import pipeline
-from ciuic_hw.softmax.pipeline import PipelineFifo, delay
+from ciuic_hw import streams
+from ciuic_hw.streams import PipelineFifo, delay
 
 from .prove import Counterexample, prove
 
@@ -72,7 +72,7 @@ def test_pipeline_fifo_keeps_every_entry(depth: int, latency: int, tmp_path: Pat
 def test_a_fifo_without_room_to_spare_is_refuted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "MARGIN", 0)
+    monkeypatch.setattr(streams, "MARGIN", 0)
     with pytest.raises(Counterexample) as found:
         prove(FifoProperties(4, 2), depth=DEPTH, folder=tmp_path)
     assert "self.depth" in found.value.line

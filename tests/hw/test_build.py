@@ -45,14 +45,13 @@ def test_an_array_is_synthesized_placed_and_timed(
     )
     used = {use.resource: use.used for use in found.uses}
     assert used["DSP"] == SMALL.macs_per_cycle
-    assert used["FF"] > 2 * 8 * SMALL.macs_per_cycle  # both sets of weights
+    assert used["FF"] > 8 * SMALL.macs_per_cycle  # weights to come; the multipliers hold the others
     assert used["BRAM (18 Kb)"] == 0
     assert found.fits
     assert found.clock is not None
     assert 20e6 < found.clock.hz < 400e6
     assert found.clock.slack == pytest.approx(1 / 20e6 - 1 / found.clock.hz)
     assert found.clock.source
-    assert found.clock.sink.startswith("sum_")
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 

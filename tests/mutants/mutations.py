@@ -55,20 +55,20 @@ MUTATIONS = (
     Mutation("control.py", "interrupt_status & ~cleared | Cat", "interrupt_status | Cat", OVERLAY),
     Mutation("copy.py", "failed_read | read.data.p.error", "failed_read", OVERLAY),
     # GEMM engine.
-    Mutation("gemm/walk.py", "self.first_k.eq(self.k == 0)", "self.first_k.eq(self.k <= 1)"),
-    Mutation("gemm/walk.py", "next_row - (block_addr - tile_addr)", "next_row - block_addr"),
-    Mutation("gemm/array.py", "Mux(self.w4, 2, 1)", "1"),
+    Mutation("gemm/walk.py", "self.first_k.eq(self.last_k)", "self.first_k.eq(0)"),
+    Mutation("gemm/walk.py", "tile_addr.eq(next_row)", "tile_addr.eq(row_addr)"),
+    Mutation("gemm/weights.py", "Mux(job.w4, 2, 1)", "1"),
     Mutation("gemm/array.py", "nibble[3].replicate(4)", "C(0, 4)"),
     Mutation("gemm/weights.py", "Mux(walk.last_n, 0, offset + nbytes)", "offset + nbytes"),
-    Mutation("gemm/activations.py", "slab_word.eq(slab_word + SLAB_WORDS)", "slab_word.eq(0)"),
+    Mutation("gemm/activations.py", "slab_word.eq(next_slab)", "slab_word.eq(0)"),
     Mutation("gemm/compute.py", "self.swap.eq(self.issue & first_row)", "self.swap.eq(self.issue)"),
     Mutation(
         "gemm/scales.py", "self.sums_slot, slots[1], slots[0]", "self.sums_slot, slots[0], slots[1]"
     ),
-    Mutation("gemm/accumulators.py", "transparent_for=(write,)", "transparent_for=()", SINGLE),
+    Mutation("gemm/accumulators.py", "last_again.eq(again[0])", "last_again.eq(0)", SINGLE),
     Mutation("gemm/epilogue.py", "Mux(walk.last_n, 0, offset + block)", "offset + block"),
-    Mutation("gemm/output.py", "beat_done, 0, quarter + 1", "0, 0, quarter + 1"),
-    Mutation("gemm/output.py", "summed.eq(exact + held", "summed.eq(exact - held"),
+    Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
+    Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "left.eq(left - 1), place", "left.eq(left - 1), row"),
     # Softmax engine.
     Mutation("softmax/rows.py", "(length <= reach)", "(length < reach)", SOFTMAX),

@@ -15,6 +15,7 @@ Rules:
 The port's owner (the engine) sees requests as outputs; the AXI side sees them flipped.
 """
 
+from amaranth.hdl import Cat
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
 
@@ -22,7 +23,19 @@ from ciuic.abi import OverlayConfig
 
 from ..layouts import DESCRIPTOR_LAYOUT
 
-__all__ = ["EngineSignature", "ReadPort", "WritePort", "beat_layout", "request_layout"]
+__all__ = [
+    "EngineSignature",
+    "ReadPort",
+    "WritePort",
+    "beat_layout",
+    "lowest",
+    "request_layout",
+]
+
+
+def lowest(wanting):
+    """Return only the lowest bit that is set."""
+    return Cat(one & ~wanting[:index].any() for index, one in enumerate(wanting))
 
 
 def request_layout(config: OverlayConfig) -> data.StructLayout:

@@ -8,8 +8,9 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..streams import StreamRegister
 from .bus import BURST_INCR, MAX_BURST_BEATS
-from .ports import ReadPort, beat_layout
+from .ports import ReadPort, beat_layout, lowest
 from .splitter import BurstSplitter, burst_layout
 
 __all__ = ["ReadChannel", "ReadQueue", "connect_axi_read"]
@@ -59,26 +60,37 @@ class ReadQueue(Component):
         )
         connect(m, flipped(self.port.request), splitter.request)
 
+        m.submodules.output = output = StreamRegister(self._beat)  # block RAM is slow to answer
+        connect(m, output.o, flipped(self.port.data))
+
         room = Signal(range(self.depth + 1), init=self.depth)
-        issued, taken = Signal(9), Signal()
-        m.d.sync += room.eq(room - issued + taken)
+        issue, issued, taken = Signal(), Signal(9), Signal()
+        m.d.sync += [
+            issued.eq(Mux(issue, splitter.burst.p.beats, 0)),
+            taken.eq(fifo.r_rdy & fifo.r_en),
+            room.eq(room - issued + taken),
+        ]
+        # Once there is room there is room until the burst is issued.
+        fits = splitter.burst.p.beats <= room
+        m.d.sync += self.burst.valid.eq(splitter.burst.valid & fits & ~issue & ~issued.any())
         m.d.comb += [
             self.burst.p.eq(splitter.burst.p),
-            self.burst.valid.eq(splitter.burst.valid & (splitter.burst.p.beats <= room)),
-            splitter.burst.ready.eq(self.burst.valid & self.burst.ready),
-            issued.eq(Mux(self.burst.valid & self.burst.ready, splitter.burst.p.beats, 0)),
+            issue.eq(self.burst.valid & self.burst.ready),
+            splitter.burst.ready.eq(issue),
             fifo.w_data.eq(self.beat.p),
             fifo.w_en.eq(self.beat.valid),
-            self.port.data.p.eq(fifo.r_data),
-            self.port.data.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(self.port.data.ready),
-            taken.eq(fifo.r_rdy & fifo.r_en),
+            output.i.p.eq(fifo.r_data),
+            output.i.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(output.i.ready),
         ]
         return m
 
 
 class ReadChannel(Component):
     """Serve several read ports a burst each in turn, with ``outstanding`` bursts in flight.
+
+    A port is chosen in one cycle and its burst issued in the next or later. Beats are registered
+    on their way to their queue.
 
     Parameters
     ----------
@@ -96,7 +108,7 @@ class ReadChannel(Component):
     drain : In(1)
         Issue no further bursts.
     quiet : Out(1)
-        No burst is in flight or offered.
+        No burst is in flight or offered, and none will be while ``drain`` lasts.
     beat : Out
         One bit a port: a beat of it arrives in this cycle.
     waiting : Out(1)
@@ -139,60 +151,62 @@ class ReadChannel(Component):
             width=Shape.cast(entry).width, depth=self.config.outstanding
         )
         issue = Signal(data.StructLayout({"valid": 1, "addr": self.config.address_bits, "len": 8}))
-        free = Signal()
+        free, found, room = Signal(), Signal(), Signal()
+        m.d.sync += room.eq(order.w_rdy)
         m.d.comb += [
             self.addr.eq(issue.addr),
             self.len.eq(issue.len),
             self.addr_valid.eq(issue.valid),
-            free.eq((~issue.valid | self.addr_ready) & order.w_rdy & ~self.drain),
+            free.eq((~issue.valid | self.addr_ready) & room & ~self.drain & found),
         ]
         with m.If(self.addr_ready):
             m.d.sync += issue.valid.eq(0)
 
         # In turn: the first port behind the one that was served last.
-        chosen, served = Signal(entry), Signal(range(len(queues)))
-        wanting, turn = Signal(len(queues)), Signal(len(queues))
-        after = Signal(len(queues))  # ports behind the last one
+        behind, turn = Signal(len(queues)), Signal(len(queues))
+        wanting, after = Signal(len(queues)), Signal(len(queues))
+        chosen = Signal(entry)
         m.d.comb += [
             order.w_data.eq(chosen),
+            order.w_en.eq(free),
             wanting.eq(Cat(queue.burst.valid for queue in queues)),
-            after.eq(wanting & ~((2 << served) - 1)),
+            after.eq(wanting & behind),
         ]
         later = Mux(after.any(), after, wanting)
-        m.d.comb += turn.eq(Mux(free, later & (~later + 1), 0))  # the lowest of them
+        with m.If(~found):
+            m.d.sync += [turn.eq(lowest(later)), found.eq(wanting.any())]
+        with m.Elif(free):
+            m.d.sync += [found.eq(0), issue.valid.eq(1)]
         for index, queue in enumerate(queues):
-            m.d.comb += queue.burst.ready.eq(turn[index])
+            m.d.comb += queue.burst.ready.eq(turn[index] & free)
             with m.If(turn[index]):
-                m.d.comb += [
-                    chosen.port.eq(index),
-                    chosen.last.eq(queue.burst.p.last),
-                    order.w_en.eq(1),
-                ]
-                m.d.sync += [
-                    served.eq(index),
-                    issue.valid.eq(1),
-                    issue.addr.eq(queue.burst.p.addr),
-                    issue.len.eq(queue.burst.p.beats - 1),
-                ]
+                m.d.comb += [chosen.port.eq(index), chosen.last.eq(queue.burst.p.last)]
+                with m.If(free):
+                    m.d.sync += [
+                        behind.eq(~((2 << index) - 1)),
+                        issue.addr.eq(queue.burst.p.addr),
+                        issue.len.eq(queue.burst.p.beats - 1),
+                    ]
 
         head, arrives = Signal(entry), Signal()
+        error = self.resp[1]  # A3.4.4: SLVERR and DECERR have this bit set
+        beat = Signal(beat_layout(self.config))
         m.d.comb += [
             head.eq(order.r_data),
             self.data_ready.eq(order.r_rdy),
             arrives.eq(self.data_valid & order.r_rdy),
             order.r_en.eq(arrives & self.last),
-            self.beat.eq(arrives << head.port),
             self.waiting.eq(order.level.any() & ~arrives),
-            self.quiet.eq(~order.level.any() & ~issue.valid),
+        ]
+        m.d.sync += [
+            self.beat.eq(arrives << head.port),
+            beat.data.eq(Mux(error, 0, self.data)),
+            beat.error.eq(error),
+            beat.last.eq(self.last & head.last),
+            self.quiet.eq(self.drain & ~order.level.any() & ~issue.valid & ~self.beat.any()),
         ]
         for index, queue in enumerate(queues):
-            error = self.resp[1]  # A3.4.4: SLVERR and DECERR have this bit set
-            m.d.comb += [
-                queue.beat.valid.eq(self.beat[index]),
-                queue.beat.p.data.eq(Mux(error, 0, self.data)),
-                queue.beat.p.error.eq(error),
-                queue.beat.p.last.eq(self.last & head.last),
-            ]
+            m.d.comb += [queue.beat.valid.eq(self.beat[index]), queue.beat.p.eq(beat)]
         return m
 
 

@@ -44,7 +44,7 @@ class BurstSplitter(Component):
 
     Latency
     -------
-    Two cycles from a request to its first burst, one burst a cycle, one cycle between requests.
+    Four cycles from a request to its first burst, three from burst to burst.
     """
 
     def __init__(self, config: OverlayConfig, *, max_burst: int):
@@ -63,42 +63,46 @@ class BurstSplitter(Component):
         page_beats = BOUNDARY_BYTES // self.config.bus_bytes
 
         addr = Signal(self.config.address_bits)
-        beats_left = Signal(33 - shift)
+        bytes_left = Signal(32)
         tail = Signal(shift)
-        pending = Signal()
-
         to_boundary = Signal(range(page_beats + 1))
-        allowed = Signal(range(self.max_burst + 1))
-        beats = Signal(range(self.max_burst + 1))
-        m.d.comb += [
-            to_boundary.eq(page_beats - addr[shift : shift + exact_log2(page_beats)]),
+        allowed = Signal(range(self.max_burst + 1))  # by boundary and length
+        final = Signal()  # the request ends before that
+        rest = Signal(range(self.max_burst + 1))  # its beats then
+        m.d.comb += to_boundary.eq(page_beats - addr[shift : shift + exact_log2(page_beats)])
+        m.d.sync += [
             allowed.eq(Mux(to_boundary < self.max_burst, to_boundary, self.max_burst)),
-            beats.eq(Mux(beats_left < allowed, beats_left, allowed)),
+            final.eq(bytes_left <= allowed << shift),
+            rest.eq((bytes_left[: len(rest) + shift] + (self.config.bus_bytes - 1)) >> shift),
         ]
 
         burst = self.burst
-        with m.If(~burst.valid | burst.ready):
-            m.d.sync += [
-                burst.valid.eq(pending),
-                burst.p.addr.eq(addr),
-                burst.p.beats.eq(beats),
-                burst.p.tail.eq(tail),
-                burst.p.last.eq(beats == beats_left),
-            ]
-            with m.If(pending):
-                m.d.sync += [
-                    addr.eq(addr + (beats << shift)),
-                    beats_left.eq(beats_left - beats),
-                    pending.eq(beats != beats_left),
-                ]
-
-        m.d.comb += self.request.ready.eq(~pending)
-        with m.If(self.request.valid & ~pending):
-            nbytes = self.request.p.nbytes
-            m.d.sync += [
-                addr.eq(self.request.p.addr),
-                beats_left.eq((nbytes + (self.config.bus_bytes - 1)) >> shift),
-                tail.eq(nbytes[:shift] - 1),
-                pending.eq(1),
-            ]
+        with m.If(burst.ready):
+            m.d.sync += burst.valid.eq(0)
+        with m.FSM():  # a state for each step of the arithmetic
+            with m.State("TAKE"):
+                m.d.comb += self.request.ready.eq(1)
+                nbytes = self.request.p.nbytes
+                m.d.sync += [addr.eq(self.request.p.addr), bytes_left.eq(nbytes)]
+                m.d.sync += tail.eq(nbytes[:shift] - 1)
+                with m.If(self.request.valid):
+                    m.next = "ALLOW"
+            with m.State("ALLOW"):
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.next = "OFFER"
+            with m.State("OFFER"):
+                with m.If(~burst.valid):
+                    m.d.sync += [
+                        burst.valid.eq(1),
+                        burst.p.addr.eq(addr),
+                        burst.p.beats.eq(Mux(final, rest, allowed)),
+                        burst.p.tail.eq(tail),
+                        burst.p.last.eq(final),
+                        addr.eq(addr + (allowed << shift)),
+                        bytes_left.eq(bytes_left - (allowed << shift)),
+                    ]
+                    m.next = "ALLOW"
+                    with m.If(final):
+                        m.next = "TAKE"
         return m

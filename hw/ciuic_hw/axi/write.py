@@ -8,8 +8,9 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..streams import SkidBuffer, delay
 from .bus import BURST_INCR, MAX_BURST_BEATS
-from .ports import WritePort
+from .ports import WritePort, lowest
 from .splitter import BurstSplitter
 
 __all__ = ["WriteChannel", "connect_axi_write"]
@@ -34,7 +35,7 @@ class WriteChannel(Component):
     drain : In(1)
         Issue no further bursts, and end those that are issued with beats that write nothing.
     quiet : Out(1)
-        No burst is in flight or offered.
+        No burst is in flight or offered, and none will be while ``drain`` lasts.
     beat : Out
         One bit a port: a beat of it is taken by the memory in this cycle.
     waiting : Out(1)
@@ -70,67 +71,70 @@ class WriteChannel(Component):
         config = self.config
         port_bits = ceil_log2(max(2, len(self.names)))
 
-        splitters = []
+        splitters, datas = [], []
         for name in self.names:
             splitter = BurstSplitter(config, max_burst=MAX_BURST_BEATS)
             m.submodules[f"{name}_splitter"] = splitter
             connect(m, flipped(getattr(self, name).request), splitter.request)
             splitters.append(splitter)
+            m.submodules[f"{name}_data"] = skid = SkidBuffer(config.bus_bytes * 8)
+            connect(m, flipped(getattr(self, name).data), skid.i)
+            datas.append(skid.o)
 
         # Bursts whose address was issued, on their way through the W channel.
         burst = data.StructLayout(
-            {"port": port_bits, "beats": 9, "tail": exact_log2(config.bus_bytes), "last": 1}
+            {"port": port_bits, "len": 8, "tail": exact_log2(config.bus_bytes), "last": 1}
         )
         m.submodules.issued = issued = SyncFIFOBuffered(width=Shape.cast(burst).width, depth=4)
         # Bursts whose answer is still to come.
         m.submodules.order = order = SyncFIFOBuffered(width=port_bits, depth=config.outstanding)
 
-        # AW: choose a burst.
-        free = Signal()
+        # AW: choose a burst in one cycle, issue it in the next or later.
+        free, issue, chosen, room = Signal(), Signal(), Signal(), Signal()
+        wanting, turn = Signal(len(splitters)), Signal(len(splitters))
         new = Signal(burst)
         m.d.comb += [
-            free.eq(
-                (~self.addr_valid | self.addr_ready) & issued.w_rdy & order.w_rdy & ~self.drain
-            ),
+            free.eq((~self.addr_valid | self.addr_ready) & room & ~self.drain),
+            wanting.eq(Cat(splitter.burst.valid for splitter in splitters)),
+            issue.eq(free & chosen),
             issued.w_data.eq(new),
+            issued.w_en.eq(issue),
             order.w_data.eq(new.port),
-            order.w_en.eq(issued.w_en),
+            order.w_en.eq(issue),
         ]
         with m.If(self.addr_ready):
             m.d.sync += self.addr_valid.eq(0)
-        blocked = ~free
+        m.d.sync += room.eq(issued.w_rdy & order.w_rdy)
+        with m.If(~chosen):
+            m.d.sync += [turn.eq(lowest(wanting)), chosen.eq(wanting.any())]
+        with m.Elif(free):
+            m.d.sync += [chosen.eq(0), self.addr_valid.eq(1)]
         for index, splitter in enumerate(splitters):
-            m.d.comb += splitter.burst.ready.eq(~blocked)
-            with m.If(splitter.burst.valid & ~blocked):
+            m.d.comb += splitter.burst.ready.eq(turn[index] & issue)
+            with m.If(turn[index]):
                 m.d.comb += [
                     new.port.eq(index),
-                    new.beats.eq(splitter.burst.p.beats),
+                    new.len.eq(splitter.burst.p.beats - 1),
                     new.tail.eq(splitter.burst.p.tail),
                     new.last.eq(splitter.burst.p.last),
-                    issued.w_en.eq(1),
                 ]
-                m.d.sync += [
-                    self.addr_valid.eq(1),
-                    self.addr.eq(splitter.burst.p.addr),
-                    self.len.eq(splitter.burst.p.beats - 1),
-                ]
-            blocked = blocked | splitter.burst.valid
+                with m.If(issue):
+                    m.d.sync += [self.addr.eq(splitter.burst.p.addr), self.len.eq(new.len)]
 
         # W: move the burst's beats.
         head = Signal(burst)
-        left = Signal(9)
+        sent = Signal(8)
         final = Signal()
         valid, beat_data = Signal(), Signal(config.bus_bytes * 8)
         taken = Signal()
-        m.d.comb += [head.eq(issued.r_data), final.eq(left == head.beats - 1)]
+        m.d.comb += [head.eq(issued.r_data), final.eq(sent == head.len)]
         free_slot = Signal()
         m.d.comb += free_slot.eq(~self.data_valid | self.data_ready)
-        for index, name in enumerate(self.names):
-            port = getattr(self, name)
+        for index, port in enumerate(datas):
             mine = issued.r_rdy & (head.port == index)
-            m.d.comb += port.data.ready.eq(mine & free_slot & ~self.drain)
+            m.d.comb += port.ready.eq(mine & free_slot & ~self.drain)
             with m.If(mine):
-                m.d.comb += [valid.eq(port.data.valid | self.drain), beat_data.eq(port.data.p)]
+                m.d.comb += [valid.eq(port.valid | self.drain), beat_data.eq(port.p)]
         m.d.comb += [
             taken.eq(valid & free_slot),
             issued.r_en.eq(taken & final),
@@ -149,18 +153,18 @@ class WriteChannel(Component):
                 self.last.eq(final),
             ]
             with m.If(valid):
-                m.d.sync += left.eq(Mux(final, 0, left + 1))
+                m.d.sync += sent.eq(Mux(final, 0, sent + 1))
 
         # B: tell the port.
         m.d.comb += order.r_en.eq(self.resp_valid)
         for index, (name, splitter) in enumerate(zip(self.names, splitters, strict=True)):
             port = getattr(self, name)
             owed = Signal(range(config.outstanding + 8), name=f"{name}_owed")
-            issue = issued.w_en & (new.port == index)
+            owes = delay(m, issue & turn[index], 1)
             answer = self.resp_valid & order.r_rdy & (order.r_data == index)
-            m.d.sync += owed.eq(owed + issue - answer)
+            m.d.sync += owed.eq(owed + owes - answer)
             m.d.comb += [
-                port.busy.eq(~splitter.request.ready | splitter.burst.valid | owed.any()),
+                port.busy.eq(~splitter.request.ready | splitter.burst.valid | owes | owed.any()),
                 port.error.eq(answer & self.resp[1]),  # A3.4.4: SLVERR, DECERR
             ]
 
@@ -169,8 +173,10 @@ class WriteChannel(Component):
             self.waiting.eq(
                 self.data_valid & ~self.data_ready | self.addr_valid & ~self.addr_ready
             ),
-            self.quiet.eq(~self.addr_valid & ~self.data_valid & ~order.level.any()),
         ]
+        m.d.sync += self.quiet.eq(
+            self.drain & ~self.addr_valid & ~self.data_valid & ~order.level.any()
+        )
         return m
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..sources import build_hash
 from . import tools
+from .absorb import absorb
 from .boards import HEADROOM, Board
 
 __all__ = ["Build", "Clock", "Use", "build"]
@@ -141,7 +142,7 @@ def build(
     clock = None
     if routed:
         packages.append(tools.NEXTPNR)
-        uses, clock = _route(board, folder, clock_hz, seed)
+        uses, clock = _route(board, folder, TOP, clock_hz, seed)
         report(board.name, 3, steps)
     return Build(
         board=board.name,
@@ -156,8 +157,10 @@ def build(
 
 def _synthesize(board: Board, folder: Path, top: str) -> tuple[Use, ...]:
     """Run Yosys; return what the cells of its netlist take."""
-    script = f"read_rtlil overlay.il; {board.synthesize} -top {top}; write_json overlay.json; "
-    tools.yosys(script + "tee -q -o cells.json stat -json", folder=folder)
+    # No word is used that was read while it was written, so no logic need stand for that case.
+    memories = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i; "
+    script = f"read_rtlil overlay.il; {memories}{board.synthesize} -top {top}; "
+    tools.yosys(script + "write_json overlay.json; tee -q -o cells.json stat -json", folder=folder)
     text = (folder / "cells.json").read_text()
     return _uses(board, json.loads(text)["design"]["num_cells_by_type"])
 
@@ -173,8 +176,13 @@ def _uses(board: Board, cells: Mapping[str, int]) -> tuple[Use, ...]:
     )
 
 
-def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tuple[Use, ...], Clock]:
-    """Run nextpnr; return what it placed and the timing of what it routed."""
+def _route(
+    board: Board, folder: Path, top: str, clock_hz: float, seed: int
+) -> tuple[tuple[Use, ...], Clock]:
+    """Move registers into hard blocks, place and route; return what was used, and the timing."""
+    netlist = json.loads((folder / "overlay.json").read_text())
+    absorb(netlist["modules"][top])
+    (folder / "overlay.json").write_text(json.dumps(netlist))
     options = [
         *board.nextpnr,
         *("--json", "overlay.json", "--out-of-context", "--seed", str(seed)),

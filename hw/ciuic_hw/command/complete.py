@@ -78,13 +78,22 @@ class Complete(Component):
         words = Signal(COMPLETION.nbytes * 8)
         left = Signal(range(beats + 1))
         seen_read, seen_written = Signal(32), Signal(32)
-        offset = ring_position(self.completed, self.log2) << exact_log2(COMPLETION.nbytes)
+        refused = Signal()
+        final = Signal()  # no further descriptor was submitted
+        following = Signal(32)
+        m.d.sync += self.note.ready.eq(0)
+        m.d.sync += [following.eq(self.completed + 1), final.eq(following == self.doorbell)]
+        offset, addr = Signal(32), Signal(self.config.address_bits)
+        m.d.sync += [
+            offset.eq(ring_position(self.completed, self.log2) << exact_log2(COMPLETION.nbytes)),
+            addr.eq(self.base + offset),
+        ]
         write = self.write
 
         def answer(status, busy):
             """Fill the record and take the note."""
-            m.d.comb += self.note.ready.eq(1)
             m.d.sync += [
+                self.note.ready.eq(1),
                 record.status.eq(status),
                 record.index.eq(self.completed),
                 record.fetched.eq(note.fetched),
@@ -105,20 +114,22 @@ class Complete(Component):
 
         with m.FSM():
             with m.State("WAIT"):
-                with m.If(self.note.valid & (note.status != Status.PENDING)):
+                m.d.sync += refused.eq(note.status != Status.PENDING)
+                with m.If(self.note.valid):
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                with m.If(refused):
                     answer(note.status, 0)
                 for number, name in enumerate(self.engines):
                     port = getattr(self, name)
-                    mine = (
-                        self.note.valid & (note.status == Status.PENDING) & (note.engine == number)
-                    )
+                    mine = ~refused & (note.engine == number)
                     m.d.comb += port.ready.eq(mine)
                     with m.If(mine & port.valid):
                         answer(port.p.status, port.p.busy)
             with m.State("REQUEST"):
                 m.d.comb += [
                     write.request.valid.eq(1),
-                    write.request.p.addr.eq(self.base + offset),
+                    write.request.p.addr.eq(addr),
                     write.request.p.nbytes.eq(COMPLETION.nbytes),
                 ]
                 with m.If(write.request.ready):
@@ -136,7 +147,7 @@ class Complete(Component):
                     m.d.sync += [self.halted.eq(1), self.code.eq(record.status)]
                     m.d.comb += self.error.eq(1)
                     m.next = "HALTED"
-                with m.Elif(self.completed + 1 == self.doorbell):
+                with m.Elif(final):
                     m.d.comb += self.done.eq(1)
             with m.State("HALTED"):
                 pass

@@ -73,47 +73,55 @@ class Dispatch(Component):
     def elaborate(self, platform):
         m = Module()
         descriptor = self.fetched.p.descriptor
+        # What a descriptor is, a cycle after it is there.
+        checked, taken = Signal(), Signal()
         engine = Signal(self.note.p.engine.shape())
-        status = Signal(8, init=Status.PENDING)
+        status = Signal(8)
         known, misaligned = Signal(), Signal()
         low = exact_log2(self.config.alignment)
         m.d.comb += misaligned.eq(Cat(getattr(descriptor, name)[:low] for name in ALIGNED).any())
+        m.d.sync += [checked.eq(self.fetched.valid & ~taken), status.eq(Status.PENDING)]
         with m.Switch(descriptor.opcode):
             for number, opcodes in enumerate(self.engines.values()):
                 with m.Case(*opcodes):
-                    m.d.comb += [engine.eq(number), known.eq(1)]
+                    m.d.comb += known.eq(1)
+                    m.d.sync += engine.eq(number)
         with m.If(self.fetched.p.error):
-            m.d.comb += status.eq(Status.READ_ERROR)
+            m.d.sync += status.eq(Status.READ_ERROR)
         with m.Elif(~known):
-            m.d.comb += status.eq(Status.BAD_OPCODE)
+            m.d.sync += status.eq(Status.BAD_OPCODE)
         with m.Elif(misaligned):
-            m.d.comb += status.eq(Status.BAD_ALIGNMENT)
+            m.d.sync += status.eq(Status.BAD_ALIGNMENT)
 
-        # Whose turn it is. `started` counts descriptors handed out.
+        # Whose turn it is. `started` counts descriptors handed out. Once it is a descriptor's turn
+        # it stays so: what it waits for only gets done.
         started, flying = Signal(32), Signal(32)
         working = Signal.like(engine)
-        free, turn, good = Signal(), Signal(), Signal()
+        free, good = Signal(), Signal()
+        offered = Signal(len(self.engines))
+        refused = Signal()
         m.d.comb += [
             good.eq(status == Status.PENDING),
-            flying.eq(started - self.completed),
             free.eq((flying == 0) | (good & (engine == working))),
-            turn.eq(
-                self.fetched.valid
-                & self.run
-                & free
-                & ((descriptor.after == 0) | (flying < descriptor.after))
-                & self.note.ready
-            ),
         ]
-
-        taken = Signal()
-        m.d.comb += taken.eq(turn & ~good)
+        m.d.sync += flying.eq(started - self.completed)
+        due = Signal()
+        m.d.comb += due.eq(
+            checked
+            & ~taken
+            & self.run
+            & self.note.ready
+            & free
+            & ((descriptor.after == 0) | (flying < descriptor.after))
+        )
+        m.d.sync += [
+            offered.eq(Mux(taken, 0, offered | Mux(due & good, 1 << engine, 0))),
+            refused.eq(due & ~good),
+        ]
+        m.d.comb += taken.eq(refused)
         for number, name in enumerate(self.engines):
             port = getattr(self, name)
-            m.d.comb += [
-                port.p.eq(descriptor),
-                port.valid.eq(turn & good & (engine == number)),
-            ]
+            m.d.comb += [port.p.eq(descriptor), port.valid.eq(offered[number])]
             with m.If(port.valid & port.ready):
                 m.d.comb += taken.eq(1)
         m.d.comb += [

@@ -64,22 +64,28 @@ class Fetch(Component):
         index = Signal(32)
         words = Signal(DESCRIPTOR.nbytes * 8)
         failed = Signal()
-        offset = ring_position(index, self.log2) << exact_log2(DESCRIPTOR.nbytes)
+        offset, addr = Signal(32), Signal(self.config.address_bits)
+        ahead = Signal()  # descriptors are waiting in the ring
+        m.d.sync += [
+            offset.eq(ring_position(index, self.log2) << exact_log2(DESCRIPTOR.nbytes)),
+            addr.eq(self.base + offset),
+            ahead.eq(index != self.doorbell),
+        ]
 
+        m.d.comb += beat.ready.eq(1)
         with m.If(out.ready):
             m.d.sync += out.valid.eq(0)
         with m.FSM():
             with m.State("REQUEST"):
                 m.d.comb += [
-                    self.read.request.valid.eq(self.run & (index != self.doorbell)),
-                    self.read.request.p.addr.eq(self.base + offset),
+                    self.read.request.valid.eq(self.run & ahead),
+                    self.read.request.p.addr.eq(addr),
                     self.read.request.p.nbytes.eq(DESCRIPTOR.nbytes),
                 ]
                 m.d.sync += failed.eq(0)
                 with m.If(self.read.request.valid & self.read.request.ready):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
-                m.d.comb += beat.ready.eq(1)
                 with m.If(beat.valid):
                     m.d.sync += [
                         words.eq(Cat(words[bus_bits:], beat.p.data)),
@@ -88,7 +94,7 @@ class Fetch(Component):
                     with m.If(beat.p.last):
                         m.next = "OFFER"
             with m.State("OFFER"):
-                with m.If(~out.valid | out.ready):
+                with m.If(~out.valid):
                     m.d.sync += [
                         out.valid.eq(1),
                         out.p.descriptor.eq(words),
@@ -96,5 +102,9 @@ class Fetch(Component):
                         out.p.error.eq(failed),
                         index.eq(index + 1),
                     ]
-                    m.next = "REQUEST"
+                    m.next = "STEP"
+            with m.State("STEP"):
+                m.next = "SETTLE"
+            with m.State("SETTLE"):
+                m.next = "REQUEST"
         return m

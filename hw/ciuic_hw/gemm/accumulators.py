@@ -7,9 +7,11 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..streams import delay
+from .activations import SCRATCHPAD_LATENCY
 from .array import array_latency, sum_bits
 from .compute import target_layout
-from .scales import Scales, accumulator_bits
+from .scales import SCALE_LATENCY, SWAP_DELAY, Scales, accumulator_bits
 
 __all__ = ["Accumulators"]
 
@@ -21,10 +23,10 @@ class Accumulators(Component):
     -------
     issue, target : In(1), In(target_layout)
         From the sequencer, in the cycle in which a row is read from the scratchpad.
-    swap : In(1)
-        A tile of weights, and its scales, become current with this row.
+    swap, slot : In(1), In(1)
+        A tile of weights becomes current in the array, and its scales in a slot.
     load_scales, beat : In(1), In(stream_bytes * 8)
-        Scales of INT4 weights.
+        Scales of INT4 weights, in step with the array's beats.
     sums : In(cols * sum_bits)
         From the array.
     take : In(2)
@@ -38,11 +40,7 @@ class Accumulators(Component):
     read_en, read_bank, read_row : In
         Read a row of a full bank.
     read_data : Out(cols * accumulator_bits)
-        One cycle after ``read_en``.
-
-    Latency
-    -------
-    A row is complete `array_latency` + 3 cycles after ``issue``.
+        Two cycles after ``read_en``, until the next.
     """
 
     def __init__(self, config: OverlayConfig):
@@ -52,6 +50,7 @@ class Accumulators(Component):
                 "issue": In(1),
                 "target": In(target_layout(config)),
                 "swap": In(1),
+                "slot": In(1),
                 "load_scales": In(1),
                 "beat": In(config.stream_bytes * 8),
                 "sums": In(config.cols * sum_bits(config)),
@@ -71,52 +70,70 @@ class Accumulators(Component):
         config = self.config
         bits = accumulator_bits(config)
 
-        # The targets travel beside the rows: through scratchpad and array, then the scales.
+        # The targets travel beside the rows: through scratchpad, array and scales.
+        latency = SCRATCHPAD_LATENCY + array_latency(config) + SCALE_LATENCY
         stages = [(self.issue, self.target)]
-        for step in range(1 + array_latency(config) + 1):
+        for step in range(latency + 1):
             valid = Signal(name=f"valid_{step}")
             target = Signal(target_layout(config), name=f"target_{step}")
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
-        (sums_valid, sums_target), (valid, target) = stages[-2:]
+        _, sums_target = stages[latency - SCALE_LATENCY]
+        read_valid, read_target = stages[latency - 2]
+        add_valid, _ = stages[latency]
+        valid, target = stages[latency + 1]
 
         m.submodules.scales = scales = Scales(config)
         m.d.comb += [
-            scales.load.eq(self.load_scales),
-            scales.beat.eq(self.beat),
-            scales.swap.eq(self.swap),
-            scales.slot.eq(self.target.slot),
-            scales.valid.eq(sums_valid),
+            scales.load.eq(delay(m, self.load_scales, SWAP_DELAY)),
+            scales.beat.eq(delay(m, self.beat, SWAP_DELAY)),
+            scales.swap.eq(delay(m, self.swap, SWAP_DELAY)),
+            scales.slot.eq(delay(m, self.slot, SWAP_DELAY)),
             scales.sums.eq(self.sums),
             scales.sums_slot.eq(sums_target.slot),
             scales.w4.eq(sums_target.w4),
         ]
 
-        results = []
-        for bank in (0, 1):
-            m.submodules[f"bank_{bank}"] = memory = Memory(
-                shape=config.cols * bits, depth=config.accumulator_rows, init=[]
-            )
-            write = memory.write_port()
-            # A row may be added to in the cycle after it was written.
-            read = memory.read_port(transparent_for=(write,))
-            adding = sums_valid & (sums_target.bank == bank)  # a cycle ahead of the terms
-            m.d.comb += [
-                read.en.eq(self.read_en & (self.read_bank == bank) | adding),
-                read.addr.eq(Mux(adding, sums_target.row, self.read_row)),
-                write.en.eq(valid & (target.bank == bank)),
-                write.addr.eq(target.row),
-            ]
+        # A row is read, registered, added to and written: three cycles in which it may come again.
+        # Then the sum is taken from where it is on its way.
+        m.submodules.memory = memory = Memory(
+            shape=config.cols * bits, depth=2 * config.accumulator_rows, init=[]
+        )
+        write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
+        sums, older, held, other = (
+            Signal(config.cols * bits, name=name, reset_less=True)
+            for name in ("sums", "older", "held", "other")
+        )
+        again = [Signal(name=f"again_{cycles}") for cycles in (1, 2, 3)]
+        before = [stages[latency - 2 + cycles] for cycles in (1, 2, 3)]
+        for same, (was_valid, was) in zip(again, before, strict=True):
+            place = Cat(was.row, was.bank) == Cat(read_target.row, read_target.bank)
+            m.d.sync += same.eq(was_valid & place)
+        last_again, on_its_way, zero = Signal(), Signal(), Signal()
+        m.d.sync += [
+            last_again.eq(again[0]),
+            on_its_way.eq(again[1] | again[2]),
+            zero.eq(stages[latency - 1][1].first),
+            held.eq(read.data),
+            other.eq(Mux(again[1], sums, older)),
+            older.eq(sums),
+        ]
+        m.d.comb += [
+            read.en.eq(read_valid),
+            read.addr.eq(Cat(read_target.row, read_target.bank)),
+            write.en.eq(valid),
+            write.addr.eq(Cat(target.row, target.bank)),
+            write.data.eq(sums),
+            drain.en.eq(self.read_en),
+            drain.addr.eq(Cat(self.read_row, self.read_bank)),
+            self.read_data.eq(delay(m, drain.data, 1, reset_less=True)),
+        ]
+        with m.If(add_valid):
             for col in range(config.cols):
-                held = Mux(target.first, 0, read.data.word_select(col, bits))
+                present = Mux(on_its_way, other.word_select(col, bits), held.word_select(col, bits))
+                present = Mux(last_again, sums.word_select(col, bits), present)
                 term = scales.terms.word_select(col, bits)
-                m.d.comb += write.data.word_select(col, bits).eq(held + term)
-            results.append(read.data)
-
-        shown = Signal()
-        with m.If(self.read_en):
-            m.d.sync += shown.eq(self.read_bank)
-        m.d.comb += self.read_data.eq(Mux(shown, results[1], results[0]))
+                m.d.sync += sums.word_select(col, bits).eq(Mux(zero, 0, present) + term)
 
         taken, complete = Signal(2), Signal(2)
         m.d.comb += [self.free.eq(~taken), complete.eq((valid & target.last) << target.bank)]

@@ -9,10 +9,12 @@ from amaranth.utils import ceil_log2
 from ciuic.abi import OverlayConfig
 
 from ..axi.ports import ReadPort
+from ..streams import delay
 from .job import job_layout, scratchpad_words, word_bytes
 
-__all__ = ["ActivationLoader", "ActivationScratchpad", "progress_range"]
+__all__ = ["SCRATCHPAD_LATENCY", "ActivationLoader", "ActivationScratchpad", "progress_range"]
 
+SCRATCHPAD_LATENCY = 2  # block RAM and its output register
 SLAB_WORDS = 16  # of every row at a time: long enough for bursts, short enough to start early
 
 
@@ -34,7 +36,7 @@ class ActivationScratchpad(Component):
     read_en, read_bank, read_word, read_block : In
         Read block ``read_block`` of a word.
     read_data : Out(rows * 8)
-        One cycle after ``read_en``.
+        `SCRATCHPAD_LATENCY` cycles after ``read_en``.
     """
 
     def __init__(self, config: OverlayConfig):
@@ -64,17 +66,16 @@ class ActivationScratchpad(Component):
         )
         write = memory.write_port(granularity=self.config.bus_bytes * 8)
         read = memory.read_port()
-        block = Signal(ceil_log2(self.blocks))
+        word = delay(m, read.data, 1, reset_less=True)
+        block = delay(m, self.read_block, SCRATCHPAD_LATENCY)
         m.d.comb += [
             write.addr.eq(Cat(self.write_word, self.write_bank)),
             write.data.eq(self.write_data.replicate(self.lanes)),
             write.en.eq(self.write_en << self.write_lane),
             read.addr.eq(Cat(self.read_word, self.read_bank)),
             read.en.eq(self.read_en),
-            self.read_data.eq(read.data.word_select(block, self.config.rows * 8)),
+            self.read_data.eq(word.word_select(block, self.config.rows * 8)),
         ]
-        with m.If(self.read_en):
-            m.d.sync += block.eq(self.read_block)
         return m
 
 
@@ -151,16 +152,28 @@ class ActivationLoader(Component):
         job = Signal(job_layout(config))
         bank = Signal()
         rows_left = Signal(job.m.shape())
-        tile_rows = Signal(range(config.accumulator_rows + 1))
-        row = Signal.like(tile_rows)
+        row = Signal(range(config.accumulator_rows + 1))
         tile_addr = Signal(config.address_bits)  # first row of the tile
-        addr = Signal(config.address_bits)
-        offset = Signal(job.k.shape())  # of the slab in its row
+        row_addr = Signal(config.address_bits)
+        offset = Signal(job.k.shape())  # of the slab, or slice, in its row
+        part_bytes = Signal(range(max(slab_bytes, slice_bytes) + 1))  # of a slab or slice
         blocks_left = Signal(job.n_blocks.shape())
         k_left = Signal(job.k.shape())
-        m.d.comb += [
+
+        # What a step needs to know is found out in the cycle before it.
+        tile_rows = Signal(range(config.accumulator_rows + 1))
+        next_row = Signal(config.address_bits)
+        last_row, last_part, last_tile, last_block = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [
             tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
-            request.p.addr.eq(addr),
+            last_tile.eq(rows_left <= job.tile_m),
+            part_bytes.eq(Mux(job.sliced, slice_bytes, slab_bytes)),
+            last_row.eq(row + 1 == tile_rows),
+            last_part.eq(k_left <= part_bytes),
+            last_block.eq(blocks_left == 1),
+            next_row.eq(row_addr + job.a_stride),
+            request.p.addr.eq(row_addr + offset),
+            request.p.nbytes.eq(Mux(k_left < part_bytes, k_left, part_bytes)),
         ]
 
         def take(rows, stride):
@@ -184,66 +197,62 @@ class ActivationLoader(Component):
             with m.State("TILE"):
                 m.d.sync += [
                     row.eq(0),
-                    addr.eq(tile_addr),
+                    row_addr.eq(tile_addr),
                     offset.eq(0),
                     blocks_left.eq(job.n_blocks),
                     k_left.eq(job.k),
                 ]
-                with m.If(job.sliced):
-                    m.next = "SLICE"
-                with m.Elif(~self._taken.bit_select(bank, 1)):
+                with m.If(job.sliced | ~self._taken.bit_select(bank, 1)):
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                with m.If(~job.sliced):
                     m.d.sync += take(tile_rows, job.row_words)
-                    m.next = "SLAB"
-            with m.State("SLAB"):  # the same words of every row
-                m.d.comb += [
-                    request.valid.eq(1),
-                    request.p.nbytes.eq(Mux(k_left < slab_bytes, k_left, slab_bytes)),
-                ]
-                with m.If(request.ready):
-                    m.d.sync += [addr.eq(addr + job.a_stride), row.eq(row + 1)]
-                    with m.If(row + 1 == tile_rows):
-                        m.d.sync += [
-                            row.eq(0),
-                            addr.eq(tile_addr + offset + slab_bytes),
-                            offset.eq(offset + slab_bytes),
-                            k_left.eq(k_left - slab_bytes),
-                        ]
-                        with m.If(k_left <= slab_bytes):
-                            m.d.sync += [
-                                tile_addr.eq(addr + job.a_stride - offset),
-                                bank.eq(~bank),
-                                rows_left.eq(rows_left - tile_rows),
-                            ]
-                            m.next = "TILE"
-                            with m.If(rows_left == tile_rows):
-                                m.next = "IDLE"
-            with m.State("SLICE"):  # a row that is longer than a bank
-                with m.If(~self._taken.bit_select(bank, 1)):
-                    m.d.comb += [
-                        request.valid.eq(1),
-                        request.p.nbytes.eq(Mux(k_left < slice_bytes, k_left, slice_bytes)),
-                    ]
-                    with m.If(request.ready):
+                m.next = "SETTLE"
+            with m.State("SETTLE"):
+                m.next = "ASK"
+            with m.State("ASK"):
+                with m.If(job.sliced):  # a bank for each slice
+                    m.d.comb += request.valid.eq(~self._taken.bit_select(bank, 1))
+                    with m.If(request.valid & request.ready):
                         m.d.sync += take(1, 1)
+                        m.next = "SLICE"
+                with m.Else():  # the same words of every row
+                    m.d.comb += request.valid.eq(1)
+                    with m.If(request.ready):
+                        m.next = "SLAB"
+            with m.State("SLAB"):
+                m.d.sync += [row_addr.eq(next_row), row.eq(row + 1)]
+                m.next = "SETTLE"
+                with m.If(last_row):
+                    m.d.sync += [
+                        row.eq(0),
+                        row_addr.eq(tile_addr),
+                        offset.eq(offset + slab_bytes),
+                        k_left.eq(k_left - slab_bytes),
+                    ]
+                    with m.If(last_part):
                         m.d.sync += [
+                            tile_addr.eq(next_row),
                             bank.eq(~bank),
-                            addr.eq(addr + slice_bytes),
-                            k_left.eq(k_left - slice_bytes),
+                            rows_left.eq(rows_left - job.tile_m),
                         ]
-                        with m.If(k_left <= slice_bytes):
-                            m.d.sync += [
-                                k_left.eq(job.k),
-                                addr.eq(tile_addr),
-                                blocks_left.eq(blocks_left - 1),
-                            ]
-                            with m.If(blocks_left == 1):
-                                m.d.sync += [
-                                    tile_addr.eq(tile_addr + job.a_stride),
-                                    rows_left.eq(rows_left - 1),
-                                ]
-                                m.next = "TILE"
-                                with m.If(rows_left == 1):
-                                    m.next = "IDLE"
+                        m.next = "TILE"
+                        with m.If(last_tile):
+                            m.next = "IDLE"
+            with m.State("SLICE"):  # a row that is longer than a bank
+                m.d.sync += [
+                    bank.eq(~bank),
+                    offset.eq(offset + slice_bytes),
+                    k_left.eq(k_left - slice_bytes),
+                ]
+                m.next = "SETTLE"
+                with m.If(last_part):
+                    m.d.sync += [offset.eq(0), k_left.eq(job.k), blocks_left.eq(blocks_left - 1)]
+                    with m.If(last_block):
+                        m.d.sync += [tile_addr.eq(next_row), rows_left.eq(rows_left - job.tile_m)]
+                        m.next = "TILE"
+                        with m.If(last_tile):
+                            m.next = "IDLE"
 
     def _receive(self, m):
         """Write beats to the scratchpad, slab after slab."""
@@ -251,23 +260,36 @@ class ActivationLoader(Component):
         progress = Array([self.progress_0, self.progress_1])
         bank = Signal()
         slab_word = Signal.like(self.progress_0)  # first word of the slab
+        next_slab = Signal.like(slab_word)
         row_word = Signal(range(self.words + 1))  # first word of the row
         word = Signal(range(self.words))
         lane = Signal(ceil_log2(self.lanes))
-        row = Signal(range(self.config.accumulator_rows + 1))
+        row = Signal(range(1, self.config.accumulator_rows + 1), init=1)  # from one on
+        rows, stride = Signal.like(row), Signal.like(row_word)  # of the bank
+        last_slab = Signal()
+        arrives = Signal()
+        settled = Signal(2)  # what is known of the slab holds
         m.d.comb += [
-            beat.ready.eq(1),
-            self.error.eq(beat.valid & beat.p.error),
-            self.write_en.eq(beat.valid),
+            beat.ready.eq(settled.all()),
+            arrives.eq(beat.valid & settled.all()),
+            self.error.eq(arrives & beat.p.error),
+        ]
+        m.d.sync += [
+            self.write_en.eq(arrives),
             self.write_bank.eq(bank),
             self.write_word.eq(row_word + slab_word + word),
             self.write_lane.eq(lane),
             self.write_data.eq(beat.p.data),
+            settled.eq((settled << 1) | 1),
+            next_slab.eq(slab_word + SLAB_WORDS),
+            rows.eq(self._rows[bank]),
+            stride.eq(self._stride[bank]),
+            last_slab.eq(next_slab >= self._stride[bank]),
         ]
         for index, strobe in enumerate(self.release):
             with m.If(strobe):
                 m.d.sync += progress[index].eq(0)
-        with m.If(beat.valid):
+        with m.If(arrives):
             last_lane = (lane == self.lanes - 1) if self.lanes > 1 else 1
             m.d.sync += [lane.eq(lane + 1), word.eq(word + last_lane)]
             with m.If(beat.p.last):
@@ -275,16 +297,17 @@ class ActivationLoader(Component):
                     lane.eq(0),
                     word.eq(0),
                     row.eq(row + 1),
-                    row_word.eq(row_word + self._stride[bank]),
+                    row_word.eq(row_word + stride),
                 ]
-                with m.If(row + 1 == self._rows[bank]):
+                with m.If(row == rows):
                     m.d.sync += [
-                        row.eq(0),
+                        row.eq(1),
                         row_word.eq(0),
-                        slab_word.eq(slab_word + SLAB_WORDS),
-                        progress[bank].eq(slab_word + SLAB_WORDS),
+                        slab_word.eq(next_slab),
+                        progress[bank].eq(next_slab),
+                        settled.eq(0),
                     ]
-                    with m.If(slab_word + SLAB_WORDS >= self._stride[bank]):
+                    with m.If(last_slab):
                         m.d.sync += [
                             slab_word.eq(0),
                             bank.eq(~bank),

@@ -7,6 +7,7 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..streams import delay
 from .activations import progress_range
 from .job import job_layout, scratchpad_words, word_bytes
 from .walk import TileWalk
@@ -38,7 +39,7 @@ class ComputeSequencer(Component):
     job : In(stream)
         Jobs.
     bank_full, bank_release : In(2), Out(2)
-        Activation banks.
+        Activation banks. A released one is not full in the cycle after.
     progress_0, progress_1 : In
         Words of every row that are there in a bank that is not full.
     read_en, read_bank, read_word, read_block
@@ -90,21 +91,27 @@ class ComputeSequencer(Component):
         active, finished = Signal(), Signal()
         parity = Signal(init=1)  # of the job that runs
         row = Signal(range(config.accumulator_rows))
+        rows = Signal(range(1, config.accumulator_rows + 1), init=1)  # with this one
         row_word = Signal(range(self.words + 1))
         word, block = Signal(range(self.words)), Signal(ceil_log2(self.blocks))
+        last_word = Signal()  # of a bank
         bank, accumulator, slot = Signal(), Signal(), Signal()
 
-        first_row, last_row = Signal(), Signal()
+        first_row, last_row = Signal(init=1), Signal()
+        starting = Signal()
         word_end, slice_end, there = Signal(), Signal(), Signal()
+        # Whether the words of the next step are there, too: known a cycle late, this one's are.
+        progress = Mux(bank, self.progress_1, self.progress_0)
+        m.d.sync += there.eq(
+            ~self.bank_release.any() & (self.bank_full.bit_select(bank, 1) | (word + 1 < progress))
+        )
+        # Found out a row ahead. Behind the last row of a tile of M nothing is there for a cycle, in
+        # which the rows of the next become known.
+        more = Mux(last_row, walk.rows == 1, rows + 1 == walk.rows)
+        m.d.sync += last_row.eq(Mux(self.issue, more, rows == walk.rows))
         m.d.comb += [
-            first_row.eq(row == 0),
-            last_row.eq(row + 1 == walk.rows),
             word_end.eq(block == self.blocks - 1),
-            slice_end.eq(job.sliced & word_end & (word == self.words - 1)),
-            there.eq(
-                self.bank_full.bit_select(bank, 1)
-                | (word < Mux(bank, self.progress_1, self.progress_0))
-            ),
+            slice_end.eq(job.sliced & word_end & last_word),
             self.issue.eq(
                 active
                 & (~first_row | self.loaded)
@@ -126,30 +133,45 @@ class ComputeSequencer(Component):
             finished.eq(walk.step & walk.last),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready),
-            self.job.ready.eq(~active | finished),
+            self.job.ready.eq(~active & ~starting),
         ]
         with m.If(self.swap):
             m.d.sync += slot.eq(~slot)
         with m.If(self.issue):
             m.d.sync += [
                 row.eq(row + 1),
+                rows.eq(rows + 1),
+                first_row.eq(0),
                 row_word.eq(row_word + job.row_words),
-                self.busy[parity].eq(self.busy[parity] + 1),
             ]
+        issued, issued_parity = delay(m, self.issue, 1), delay(m, parity, 1)
+        with m.If(issued):
+            m.d.sync += self.busy[issued_parity].eq(self.busy[issued_parity] + 1)
         with m.If(walk.step):  # the next tile along K
-            m.d.sync += [row.eq(0), row_word.eq(0), block.eq(block + 1), word.eq(word + word_end)]
+            m.d.sync += [
+                row.eq(0),
+                rows.eq(1),
+                first_row.eq(1),
+                row_word.eq(0),
+                block.eq(block + 1),
+                word.eq(word + word_end),
+                last_word.eq(word + word_end == self.words - 1),
+            ]
             with m.If(word_end):
                 m.d.sync += block.eq(0)
             with m.If(slice_end):
-                m.d.sync += word.eq(0)
+                m.d.sync += [word.eq(0), last_word.eq(0)]
             with m.If(walk.last_k):  # the next block of columns
                 m.d.comb += self.accumulator_take.bit_select(accumulator, 1).eq(1)
-                m.d.sync += [accumulator.eq(~accumulator), word.eq(0), block.eq(0)]
+                m.d.sync += [accumulator.eq(~accumulator), word.eq(0), last_word.eq(0), block.eq(0)]
             with m.If(slice_end | (walk.last_k & (job.sliced | walk.last_n))):
                 m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
                 m.d.sync += bank.eq(~bank)
         with m.If(finished):
             m.d.sync += active.eq(0)
+        m.d.sync += starting.eq(walk.start)
+        with m.If(starting):
+            m.d.sync += active.eq(1)
         with m.If(walk.start):
-            m.d.sync += [active.eq(1), parity.eq(~parity), self.busy[~parity].eq(0)]
+            m.d.sync += [parity.eq(~parity), self.busy[~parity].eq(0)]
         return m

@@ -86,7 +86,7 @@ class Drain(Component):
         bank = Signal()
         request = self.write.request
         m.d.comb += [
-            request.valid.eq(active & (self.full & ~announced).bit_select(bank, 1)),
+            request.valid.eq(active & ahead.ready & (self.full & ~announced).bit_select(bank, 1)),
             request.p.addr.eq(ahead.addr),
             request.p.nbytes.eq(ahead.nbytes),
             ahead.step.eq(request.valid & request.ready),
@@ -106,13 +106,20 @@ class Drain(Component):
         bank, row = Signal(), Signal(range(config.accumulator_rows))
 
         # A row waits at the memory's output until the one before it has gone.
-        fetched, fetch, take = Signal(), Signal(), Signal()
+        fetched, fetching, fetch, take = Signal(), Signal(), Signal(), Signal()
         words = Signal(config.cols * bits)
         left = Signal(range(self.places + 1))
         place = Signal(ceil_log2(self.places))
         step = output.step
         stepped, free = Signal(), Signal()
         shared = Signal()  # parameters may be used until the last row has left `words`
+        ready = Signal()  # parameters are there, and all addresses before the last row goes
+        m.d.sync += ready.eq(
+            walk.ready
+            & ~shared
+            & (~job.parameters | self.parameters_full)
+            & (~walk.last_row | self._announced.bit_select(bank, 1))
+        )
         m.d.comb += [
             stepped.eq(step.valid & step.ready),
             step.valid.eq(left != 0),
@@ -125,12 +132,7 @@ class Drain(Component):
             step.p.last.eq(left == 1),
             self.parameters_place.eq(place),
             free.eq((left == 0) | ((left == 1) & stepped & ~shared)),
-            take.eq(
-                fetched
-                & free
-                & (~job.parameters | self.parameters_full)
-                & (~walk.last_row | self._announced.bit_select(bank, 1))
-            ),
+            take.eq(fetched & walk.ready & free & ready),
             walk.step.eq(take),
             self.read_bank.eq(bank),
             self.read_row.eq(row),
@@ -150,17 +152,19 @@ class Drain(Component):
             ]
             with m.If(walk.last_row):
                 m.d.comb += self.drained.bit_select(bank, 1).eq(1)
-                m.d.sync += bank.eq(~bank)
-                m.d.sync += row.eq(0)
+                m.d.sync += [bank.eq(~bank), row.eq(0)]
             with m.Else():
                 m.d.comb += fetch.eq(1)
             with m.If(walk.last):
                 m.d.sync += active.eq(0)
-        with m.Elif(active & ~fetched & self.full.bit_select(bank, 1)):
+        with m.Elif(active & ~fetched & ~fetching & self.full.bit_select(bank, 1)):
             m.d.comb += fetch.eq(1)
+        m.d.comb += self.read_en.eq(fetch)
+        m.d.sync += fetching.eq(fetch)
         with m.If(fetch):
-            m.d.comb += self.read_en.eq(1)
-            m.d.sync += [fetched.eq(1), row.eq(row + 1)]
+            m.d.sync += row.eq(row + 1)
+        with m.If(fetching):
+            m.d.sync += fetched.eq(1)
         return ~active & (left == 0)
 
     def _jobs(self, m, walks, idle, residual_error):

@@ -15,8 +15,9 @@ from amaranth.lib.wiring import Component, Out, connect, flipped
 from ciuic.abi import OverlayConfig
 
 from ..axi.ports import EngineSignature, ReadPort
+from ..streams import delay
 from .accumulators import Accumulators
-from .activations import ActivationLoader, ActivationScratchpad
+from .activations import SCRATCHPAD_LATENCY, ActivationLoader, ActivationScratchpad
 from .array import PeArray
 from .compute import ComputeSequencer
 from .drain import Drain
@@ -95,29 +96,33 @@ class GemmEngine(Component):
         for name in ("read_en", "read_bank", "read_row"):
             m.d.comb += getattr(accumulators, name).eq(getattr(drain, name))
 
-        at_array = Signal()  # a row was read from the scratchpad
-        m.d.sync += at_array.eq(compute.issue)
+        # Weights wait for activations on their way through the scratchpad.
+        beat = {
+            name: delay(m, getattr(feeder, name), SCRATCHPAD_LATENCY)
+            for name in ("load_weights", "load_scales", "w4", "place", "beat")
+        }
+        swap = delay(m, compute.swap, SCRATCHPAD_LATENCY)
         m.d.comb += [
             compute.bank_full.eq(activations.full),
             compute.progress_0.eq(activations.progress_0),
             compute.progress_1.eq(activations.progress_1),
             activations.release.eq(compute.bank_release),
-            array.load.eq(feeder.load_weights),
-            array.w4.eq(feeder.w4),
-            array.beat.eq(feeder.beat),
-            array.swap.eq(compute.swap),
-            array.valid.eq(at_array),
+            array.load.eq(beat["load_weights"]),
+            array.w4.eq(beat["w4"]),
+            array.place.eq(beat["place"]),
+            array.beat.eq(beat["beat"]),
+            array.swap.eq(swap),
+            array.valid.eq(delay(m, compute.issue, SCRATCHPAD_LATENCY)),
             array.activations.eq(scratchpad.read_data),
-            feeder.tile_loaded.eq(array.tile_loaded),
-            feeder.loaded.eq(array.loaded),
             feeder.swap.eq(compute.swap),
-            compute.loaded.eq(array.loaded),
+            compute.loaded.eq(feeder.loaded),
             compute.accumulator_free.eq(accumulators.free),
             accumulators.issue.eq(compute.issue),
             accumulators.target.eq(compute.target),
-            accumulators.swap.eq(compute.swap),
-            accumulators.load_scales.eq(feeder.load_scales),
-            accumulators.beat.eq(feeder.beat),
+            accumulators.swap.eq(swap),
+            accumulators.slot.eq(delay(m, compute.target.slot, SCRATCHPAD_LATENCY)),
+            accumulators.load_scales.eq(beat["load_scales"]),
+            accumulators.beat.eq(beat["beat"]),
             accumulators.sums.eq(array.sums),
             accumulators.take.eq(compute.accumulator_take),
             accumulators.drained.eq(drain.drained),
@@ -129,6 +134,6 @@ class GemmEngine(Component):
             parameters.release.eq(drain.parameters_release),
             drain.read_error.eq(activations.error | feeder.error | parameters.error),
             drain.busy.eq(compute.busy),
-            self.active.eq(compute.issue),
+            self.active.eq(array.valid),
         ]
         return m

@@ -64,11 +64,13 @@ class ParameterLoader(Component):
         offset = Signal(32)
         request, beat = self.read.request, self.read.data
         asked = Signal()
+        settled = Signal(2)  # the walk shows the place
+        m.d.sync += settled.eq(Mux(walk.start | walk.step, 0, (settled << 1) | 1))
         m.d.comb += [
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready & self.job.p.parameters),
-            request.valid.eq(active & (requested != 2)),
+            request.valid.eq(active & settled.all() & (requested != 2)),
             request.p.addr.eq(job.p_addr + offset),
             request.p.nbytes.eq(walk.columns << exact_log2(PARAMETERS.nbytes)),
             asked.eq(request.valid & request.ready),
@@ -142,10 +144,10 @@ class ResidualLoader(Component):
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready & self.job.p.residual),
-            self.request.valid.eq(active),
+            self.request.valid.eq(active & walk.ready),
             self.request.p.addr.eq(walk.addr),
             self.request.p.nbytes.eq(walk.nbytes),
-            walk.step.eq(active & self.request.ready),
+            walk.step.eq(self.request.valid & self.request.ready),
         ]
         with m.If(walk.start):
             m.d.sync += active.eq(1)

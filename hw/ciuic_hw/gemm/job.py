@@ -119,11 +119,13 @@ class JobPlanner(Component):
         job = Signal(job_layout(config))
         pending = Signal(len(self.units))
         words = scratchpad_words(config)
+        # Whether 1, 2, 4 ... rows fit into a bank.
+        fits = Signal(ceil_log2(config.accumulator_rows) + 1)
 
         with m.FSM():
             with m.State("TAKE"):
-                m.d.comb += self.descriptor.ready.eq(~pending.any())
-                with m.If(self.descriptor.valid & ~pending.any()):
+                m.d.comb += self.descriptor.ready.eq(1)
+                with m.If(self.descriptor.valid):
                     m.d.sync += [
                         getattr(job, name).eq(getattr(descriptor, name))
                         for name in (*ADDRESSES, *STRIDES, "m", "k", "n")
@@ -145,17 +147,25 @@ class JobPlanner(Component):
                         (job.k + (word_bytes(config) - 1)) >> exact_log2(word_bytes(config))
                     ),
                 ]
+                m.next = "FIT"
+            with m.State("FIT"):
+                m.d.sync += [
+                    fits[log2].eq(job.row_words << log2 <= words) for log2 in range(len(fits))
+                ]
                 m.next = "TILES"
             with m.State("TILES"):
-                m.d.sync += [job.tile_m.eq(1), job.sliced.eq(job.row_words > words)]
-                for log2 in range(1, ceil_log2(config.accumulator_rows) + 1):
-                    with m.If(job.row_words << log2 <= words):
+                m.d.sync += [job.tile_m.eq(1), job.sliced.eq(~fits[0])]
+                for log2 in range(1, len(fits)):
+                    with m.If(fits[log2]):
                         m.d.sync += job.tile_m.eq(1 << log2)
                 reporter = 1 << len(self.units) - 1
                 m.d.sync += pending.eq(
                     Mux(job.refused == Status.PENDING, (1 << len(self.units)) - 1, reporter)
                 )
-                m.next = "TAKE"
+                m.next = "HAND"
+            with m.State("HAND"):
+                with m.If(~pending.any()):
+                    m.next = "TAKE"
 
         for index, unit in enumerate(self.units):
             port = getattr(self, unit)

@@ -1,31 +1,25 @@
 """The output stage: accumulators become results, a beat of INT32 columns a cycle."""
 
-from itertools import pairwise
-
 from amaranth.hdl import *
 from amaranth.lib import data, stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ciuic.abi import PARAMETERS, OverlayConfig
-from ciuic.abi.numerics import (
-    INT8_MAX,
-    INT8_MIN,
-    INT32_MAX,
-    INT32_MIN,
-    REQUANT_MULTIPLIER_BITS,
-    W4_SHIFT,
-)
+from ciuic.abi.numerics import INT8_MAX, INT8_MIN, INT32_MAX, W4_SHIFT
 
 from ..axi.ports import beat_layout
 from ..layouts import record_layout
+from ..streams import PipelineFifo, SkidBuffer, delay
 from .epilogue import result_lanes
 from .scales import accumulator_bits
 
 __all__ = ["OutputStage"]
 
 SUM_BITS = 33  # an INT32 sum and an INT32 bias
-SCALED_BITS = SUM_BITS + REQUANT_MULTIPLIER_BITS + 1
-ROUNDED_BITS = 11  # enough that clamping here and saturating behind the residual is exact
+FACTOR_BITS = 17  # unsigned, of a multiplier's 18
+BEYOND = 1 << 10  # stands for all larger values: behind the residual they saturate, too
+LATENCY = 15  # of the arithmetic before the residual
+WAITING = 32  # results that wait for the bus or for the residual
 
 
 def step_layout(config: OverlayConfig) -> data.StructLayout:
@@ -44,25 +38,16 @@ def step_layout(config: OverlayConfig) -> data.StructLayout:
     )
 
 
-def _saturate(value, low, high):
-    return Mux(value < low, low, Mux(value > high, high, value))
-
-
-def round_half_even(value, shift):
-    """Return a signed value over 2**shift, rounded half to even; shift may be a signal."""
-    quotient = value >> shift
-    below = value & ((1 << shift) - 1)
-    twice = (below << 1)[: len(value) + 1]
-    unit = (1 << shift)[: len(value) + 1]
-    up = (twice > unit) | ((twice == unit) & quotient[0])
-    return quotient + up
+def _is_up(quotient, below):
+    """Return whether to round up: more than a half below, or a half and the quotient is odd."""
+    return below[-1] & (below[:-1].any() | quotient[0])
 
 
 class OutputStage(Component):
     """Round, add the bias, requantize, add the residual, saturate, and pack into beats.
 
-    The arithmetic is `ciuic.reference.gemm.output_stage`. Four steps and the beat, all of which
-    move together.
+    The arithmetic is `ciuic.reference.gemm.output_stage`: a pipeline that does not stall, then a
+    FIFO in which results wait for the residual and for the bus.
 
     Members
     -------
@@ -94,95 +79,152 @@ class OutputStage(Component):
     def elaborate(self, platform):
         m = Module()
         config, lanes = self.config, self.lanes
-        bits = accumulator_bits(config)
-        move = Signal()
-
-        # How a step is treated travels with it.
-        how = data.StructLayout({"valid": 1, "requantize": 1, "residual": 1, "last": 1})
-        stages = [Signal(how, name=f"how_{i}") for i in range(4)]
-        first = stages[0]
-        with m.If(move):
-            m.d.sync += [
-                first.valid.eq(self.step.valid),
-                first.requantize.eq(self.step.p.requantize),
-                first.residual.eq(self.step.p.residual),
-                first.last.eq(self.step.p.last),
-            ]
-            for before, after in pairwise(stages):
-                m.d.sync += after.eq(before)
-        m.d.comb += self.step.ready.eq(move)
-
-        parameters = data.ArrayLayout(record_layout(PARAMETERS), lanes)
-        given = Signal(parameters)
-        held = [Signal(parameters, name=f"parameters_{i}") for i in range(3)]
-        m.d.comb += given.eq(Mux(self.step.p.has_parameters, self.step.p.parameters, 0))
-        with m.If(move):
-            for before, after in zip((given, *held), held, strict=False):
-                m.d.sync += after.eq(before)
-
-        results = []
-        for lane in range(lanes):
-            raw = self.step.p.sums.word_select(lane, bits).as_signed()
-            exact = Signal(signed(32), name=f"exact_{lane}")
-            summed = Signal(signed(SUM_BITS), name=f"summed_{lane}")
-            scaled = Signal(signed(SCALED_BITS), name=f"scaled_{lane}")
-            plain = [Signal(signed(32), name=f"plain_{lane}_{i}") for i in range(2)]
-            rounded = Signal(signed(ROUNDED_BITS), name=f"rounded_{lane}")
-            with m.If(move):
-                if config.w4:
-                    whole = round_half_even(raw, Const(W4_SHIFT))
-                    with m.If(self.step.valid & self.step.p.w4):
-                        m.d.sync += exact.eq(_saturate(whole, INT32_MIN, INT32_MAX))
-                    with m.Else():
-                        m.d.sync += exact.eq(raw)
-                else:
-                    m.d.sync += exact.eq(raw)
-                with m.If(stages[0].valid):
-                    m.d.sync += summed.eq(exact + held[0][lane].bias.as_signed())
-                with m.If(stages[1].valid):
-                    m.d.sync += plain[0].eq(summed)
-                    with m.If(stages[1].requantize):
-                        m.d.sync += scaled.eq(summed * held[1][lane].multiplier)
-                with m.If(stages[2].valid):
-                    m.d.sync += plain[1].eq(plain[0])
-                    with m.If(stages[2].requantize):
-                        value = round_half_even(scaled, held[2][lane].shift[:6])
-                        limit = 1 << ROUNDED_BITS - 1
-                        m.d.sync += rounded.eq(_saturate(value, -limit, limit - 1))
-            results.append((plain[1], rounded))
-
-        # Residual and packing: INT32 fills a beat at once, INT8 a quarter.
-        here = stages[3]
-        quarter = Signal(2)
-        packed = Signal(config.bus_bytes * 8)
-        wide = Signal(config.bus_bytes * 8)
-        narrow = Signal(config.bus_bytes * 2)
-        beat_done, residual_there = Signal(), Signal()
-        residual = Mux(here.residual, self.residual.p.data, 0)
-        for lane, (plain, rounded) in enumerate(results):
-            addend = residual.word_select(lane, 32).as_signed()
-            m.d.comb += wide.word_select(lane, 32).eq(plain + addend)
-            small = residual.word_select(quarter, config.bus_bytes * 2).word_select(lane, 8)
-            m.d.comb += narrow.word_select(lane, 8).eq(
-                _saturate(rounded + small.as_signed(), INT8_MIN, INT8_MAX)
-            )
+        step = self.step.p
+        taken = Signal()
+        result = data.StructLayout(
+            {
+                "values": data.ArrayLayout(signed(32), lanes),
+                "requantize": 1,
+                "residual": 1,
+                "last": 1,
+            }
+        )
+        m.submodules.results = results = PipelineFifo(result, depth=WAITING, latency=LATENCY)
         m.d.comb += [
-            beat_done.eq(~here.requantize | here.last | (quarter == 3)),
-            residual_there.eq(~(here.valid & here.residual) | self.residual.valid),
-            move.eq((~self.beat.valid | self.beat.ready) & residual_there),
-            self.residual.ready.eq(move & here.valid & here.residual & beat_done),
-            self.error.eq(self.residual.valid & self.residual.ready & self.residual.p.error),
-            self.empty.eq(~Cat(s.valid for s in stages).any() & ~self.beat.valid),
+            self.step.ready.eq(results.room),
+            taken.eq(self.step.valid & self.step.ready),
+            results.valid.eq(delay(m, taken, LATENCY)),
         ]
-        merged = Signal(config.bus_bytes * 8)
-        m.d.comb += merged.eq(packed | (narrow << (quarter * (config.bus_bytes * 2))))
-        with m.If(self.beat.ready):
-            m.d.sync += self.beat.valid.eq(0)
-        with m.If(move & here.valid):
-            m.d.sync += [
-                self.beat.valid.eq(beat_done),
-                self.beat.p.eq(Mux(here.requantize, merged, wide)),
-                packed.eq(Mux(beat_done, 0, merged)),
-                quarter.eq(Mux(beat_done, 0, quarter + 1)),
-            ]
+        for name in ("requantize", "residual", "last"):
+            value = delay(m, getattr(step, name), LATENCY, reset_less=True)
+            m.d.comb += getattr(results.payload, name).eq(value)
+        parameters = Signal(data.ArrayLayout(record_layout(PARAMETERS), lanes))
+        m.d.comb += parameters.eq(Mux(step.has_parameters, step.parameters, 0))
+        bits = accumulator_bits(config)
+        for lane in range(lanes):
+            raw = step.sums.word_select(lane, bits).as_signed()
+            m.d.comb += results.payload["values"][lane].eq(
+                self._value(m, raw, parameters[lane], step)
+            )
+        self._pack(m, results, taken)
         return m
+
+    def _value(self, m, raw, parameters, step):
+        """Return a column's result, `LATENCY` cycles later, the residual left out."""
+
+        def pipe(value, cycles=1):
+            return delay(m, value, cycles, reset_less=True)
+
+        raw = pipe(raw)
+        if self.config.w4:  # the sum over 2**W4_SHIFT; only the largest one overflows
+            w4 = pipe(step.w4)
+            up = pipe(w4 & _is_up(raw[W4_SHIFT:], raw[:W4_SHIFT]))
+            whole = pipe(Mux(w4, raw >> W4_SHIFT, raw[:32].as_signed())) + up
+            whole = pipe(whole[:33].as_signed())
+            exact = pipe(Mux(whole[32] ^ whole[31], INT32_MAX, whole[:32].as_signed()))
+        else:
+            exact = pipe(raw, 3)
+        bias = pipe(parameters.bias.as_signed(), 4)
+        summed = pipe((exact + bias)[:SUM_BITS].as_signed())
+
+        # Two multipliers, each with its own registers.
+        multiplier = pipe(parameters.multiplier, 6)
+        low = pipe(summed[:FACTOR_BITS])
+        high = pipe(summed[FACTOR_BITS:].as_signed())
+        low, high = pipe(low * multiplier, 2), pipe(high * multiplier, 2)
+        scaled = pipe((high << FACTOR_BITS) + low)
+
+        # Shift right by whole bytes, then by bits, and know whether anything was shifted out behind
+        # the byte below the unit.
+        places = pipe(parameters.shift[:6], 10)
+        in_bytes = pipe(Cat(scaled.word_select(i, 8).any() for i in range(7)))
+        coarse = places[3:]
+        shifted = pipe((pipe(scaled) << 8) >> (coarse << 3))
+        lost = pipe(Cat(in_bytes[i] & (coarse > i + 1) for i in range(7)).any())
+        fine = pipe(places[:3])
+        lost = pipe(lost | Cat(shifted[i] & (fine > i) for i in range(7)).any())
+        shifted = pipe(shifted >> fine)
+        quotient, below = shifted[8:], Cat(lost, shifted[:8])
+        upper = quotient[BEYOND.bit_length() - 1 :]
+        up = pipe(_is_up(quotient, below))
+        beyond = pipe(upper.any() & ~upper.all(), 2)
+        limit = Mux(pipe(quotient[-1], 2), -BEYOND, BEYOND)
+        rounded = pipe(pipe(quotient[: BEYOND.bit_length()].as_signed()) + up)
+
+        plain = pipe(summed[:32].as_signed(), LATENCY - 6)
+        requantize = pipe(step.requantize, LATENCY - 1)
+        return pipe(Mux(requantize, Mux(beyond, limit, rounded), plain))
+
+    def _pack(self, m, results, taken):
+        """Add the residual and fill beats: INT32 fills one at once, INT8 a quarter."""
+        lanes, width = self.lanes, self.config.bus_bytes * 8
+        shape = results.o.p.shape()
+        m.submodules.waiting = waiting = SkidBuffer(shape)
+        m.submodules.residual = residual = SkidBuffer(beat_layout(self.config))
+        connect(m, results.o, waiting.i)
+        connect(m, flipped(self.residual), residual.i)
+
+        here, take, ready = waiting.o.p, Signal(), Signal()
+        quarter, ends = Signal(2), Signal()
+        m.d.comb += [
+            ends.eq(~here.requantize | here.last | (quarter == 3)),
+            take.eq(waiting.o.valid & ready & (~here.residual | residual.o.valid)),
+            waiting.o.ready.eq(take),
+            residual.o.ready.eq(take & here.residual & ends),
+            self.error.eq(residual.o.valid & residual.o.ready & residual.o.p.error),
+        ]
+        summed = Signal(
+            data.StructLayout(
+                {
+                    "wide": data.ArrayLayout(32, lanes),
+                    "narrow": data.ArrayLayout(signed(BEYOND.bit_length() + 2), lanes),
+                    "requantize": 1,
+                    "quarter": 2,
+                    "ends": 1,
+                }
+            )
+        )
+        valid, move = Signal(), Signal()
+        m.d.comb += [move.eq(~self.beat.valid | self.beat.ready), ready.eq(~valid | move)]
+        with m.If(ready):
+            m.d.sync += [
+                valid.eq(take),
+                summed.requantize.eq(here.requantize),
+                summed.quarter.eq(quarter),
+                summed.ends.eq(ends),
+            ]
+            addends = Mux(here.residual, residual.o.p.data, 0)
+            small = addends.word_select(quarter, width // 4)
+            for lane, value in enumerate(here["values"]):
+                wide, narrow = addends.word_select(lane, 32), small.word_select(lane, 8)
+                m.d.sync += [
+                    summed.wide[lane].eq(value + wide),
+                    summed.narrow[lane].eq(
+                        value[: len(summed.narrow[lane]) - 1].as_signed() + narrow.as_signed()
+                    ),
+                ]
+        with m.If(take):
+            m.d.sync += quarter.eq(Mux(ends, 0, quarter + 1))
+
+        packed, merged = Signal(width), Signal(width)
+        bytes_ = Cat(_saturate(value)[:8] for value in summed.narrow)
+        m.d.comb += merged.eq(packed | (bytes_ << (summed.quarter * (width // 4))))
+        with m.If(move):
+            m.d.sync += [
+                self.beat.valid.eq(valid & summed.ends),
+                self.beat.p.eq(Mux(summed.requantize, merged, summed.wide)),
+            ]
+            with m.If(valid):
+                m.d.sync += packed.eq(Mux(summed.ends, 0, merged))
+
+        inside = Signal(range(LATENCY + WAITING + 8))  # steps that are not packed
+        m.d.sync += inside.eq(inside + taken - (valid & move))
+        m.d.comb += self.empty.eq((inside == 0) & ~self.beat.valid)
+
+
+def _saturate(value):
+    """Return a signed value as INT8; looks at the bits above."""
+    upper = value[7:]
+    return Mux(
+        upper.any() & ~upper.all(), Mux(value[-1], INT8_MIN, INT8_MAX), value[:8].as_signed()
+    )

@@ -6,9 +6,14 @@ from amaranth.lib.wiring import Component, In, Out
 from ciuic.abi import OverlayConfig
 from ciuic.abi.numerics import ACCUMULATOR_BITS, W4_SCALE_BITS
 
-from .array import sum_bits
+from ..streams import delay
+from .array import PRODUCT_LATENCY, sum_bits
 
-__all__ = ["Scales", "accumulator_bits"]
+__all__ = ["SCALE_LATENCY", "SWAP_DELAY", "Scales", "accumulator_bits"]
+
+SCALE_LATENCY = PRODUCT_LATENCY + 1
+SWAP_DELAY = 1  # a slot changes this many cycles behind the array's weights
+FACTOR_BITS = 18  # of a multiplier; a sum of INT4 products fits
 
 
 def accumulator_bits(config: OverlayConfig) -> int:
@@ -29,12 +34,10 @@ class Scales(Component):
         A beat of scales.
     swap, slot : In(1), In(1)
         A tile becomes current; its scales go to this slot.
-    valid : In(1)
-        There are sums.
     sums, sums_slot, w4 : In
         From the array; which scales, if any.
     terms : Out(cols * accumulator_bits)
-        One cycle later.
+        `SCALE_LATENCY` cycles later.
     """
 
     def __init__(self, config: OverlayConfig):
@@ -45,7 +48,6 @@ class Scales(Component):
                 "beat": In(config.stream_bytes * 8),
                 "swap": In(1),
                 "slot": In(1),
-                "valid": In(1),
                 "sums": In(config.cols * sum_bits(config)),
                 "sums_slot": In(1),
                 "w4": In(1),
@@ -58,10 +60,10 @@ class Scales(Component):
         config = self.config
         width, bits = sum_bits(config), accumulator_bits(config)
         sums = [self.sums.word_select(col, width).as_signed() for col in range(config.cols)]
+        plain = [delay(m, value, PRODUCT_LATENCY, reset_less=True) for value in sums]
         if not config.w4:
-            with m.If(self.valid):
-                for col, value in enumerate(sums):
-                    m.d.sync += self.terms.word_select(col, bits).eq(value)
+            for col, value in enumerate(plain):
+                m.d.sync += self.terms.word_select(col, bits).eq(value)
             return m
 
         beats = config.scale_bytes // config.stream_bytes
@@ -80,12 +82,11 @@ class Scales(Component):
             with m.Else():
                 m.d.sync += slots[0].eq(loaded)
         scales = Mux(self.sums_slot, slots[1], slots[0])
-        with m.If(self.valid):
-            for col, value in enumerate(sums):
-                term = self.terms.word_select(col, bits)
-                scale = scales.word_select(col, W4_SCALE_BITS).as_signed()
-                with m.If(self.w4):
-                    m.d.sync += term.eq(value * scale)
-                with m.Else():
-                    m.d.sync += term.eq(value)
+        w4 = delay(m, self.w4, PRODUCT_LATENCY)
+        for col, value in enumerate(sums):
+            factor = delay(m, value[:FACTOR_BITS].as_signed(), 1, reset_less=True)
+            scale = scales.word_select(col, W4_SCALE_BITS).as_signed()
+            scale = delay(m, scale, 1, reset_less=True)
+            product = delay(m, factor * scale, PRODUCT_LATENCY - 1, reset_less=True)
+            m.d.sync += self.terms.word_select(col, bits).eq(Mux(w4, product, plain[col]))
         return m

@@ -2,9 +2,11 @@
 
 from amaranth.hdl import *
 from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import exact_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..streams import delay
 from .job import job_layout
 
 __all__ = ["RowWalk", "TileWalk"]
@@ -20,7 +22,8 @@ class TileWalk(Component):
     config
         The overlay's configuration.
     along_k
-        Whether the unit looks at single tiles of K.
+        Whether the unit looks at single tiles of K, and may step in every cycle. Other units step
+        at most in every third, and see the next place two cycles later.
 
     Members
     -------
@@ -34,10 +37,9 @@ class TileWalk(Component):
         Rows of the tile of M.
     columns : Out
         Columns of the block of N.
-    first_n, last_n, first_k, last_k, last : Out(1)
-        Place in the loops; ``last`` is the last place of the job.
-    k : Out
-        Number of the tile of K.
+    last_n, first_k, last_k, last : Out(1)
+        Place in the loops; ``last`` is the last place of the job. They are found out a step ahead,
+        so that a unit can decide in the cycle in which it uses them.
     """
 
     def __init__(self, config: OverlayConfig, *, along_k: bool):
@@ -52,51 +54,69 @@ class TileWalk(Component):
                 "current": Out(job),
                 "rows": Out(range(config.accumulator_rows + 1)),
                 "columns": Out(range(config.cols + 1)),
-                "first_n": Out(1),
                 "last_n": Out(1),
                 "first_k": Out(1),
                 "last_k": Out(1),
                 "last": Out(1),
-                "k": Out(job["k_blocks"].shape),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         job = self.current
+        cols = self.config.cols
         rows_left = Signal(job.m.shape())
-        columns_left = Signal(job.n.shape())
+        blocks_left = Signal(job.n_blocks.shape())
+        tiles_left = Signal(job.k_blocks.shape())
+        last_m = Signal()
+        step, start = self.step, self.start
+        if not self.along_k:
+            step, start = delay(m, step, 1), delay(m, start, 1)
+        rest = job.n[: exact_log2(cols)]  # columns of the last block, zero if it is full
         m.d.comb += [
-            self.rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
-            self.columns.eq(Mux(columns_left < self.config.cols, columns_left, self.config.cols)),
-            self.last_n.eq(columns_left <= self.config.cols),
-            self.first_k.eq(self.k == 0),
-            self.last_k.eq(self.k + 1 == job.k_blocks if self.along_k else 1),
-            self.last.eq(self.last_k & self.last_n & (rows_left <= job.tile_m)),
+            self.columns.eq(Mux(self.last_n & rest.any(), rest, cols)),
+            self.last.eq(self.last_k & self.last_n & last_m),
         ]
-        with m.If(self.step):
-            with m.If(~self.last_k):
-                m.d.sync += self.k.eq(self.k + 1)
-            with m.Else():
+        if not self.along_k:
+            m.d.comb += [self.first_k.eq(1), self.last_k.eq(1)]
+        with m.If(step):
+            if self.along_k:
                 m.d.sync += [
-                    self.k.eq(0),
-                    self.first_n.eq(0),
-                    columns_left.eq(columns_left - self.config.cols),
+                    self.first_k.eq(self.last_k),
+                    self.last_k.eq(Mux(self.last_k, job.k_blocks == 1, tiles_left == 2)),
+                    tiles_left.eq(Mux(self.last_k, job.k_blocks, tiles_left - 1)),
+                ]
+            with m.If(self.last_k):
+                m.d.sync += [
+                    self.last_n.eq(Mux(self.last_n, job.n_blocks == 1, blocks_left == 2)),
+                    blocks_left.eq(Mux(self.last_n, job.n_blocks, blocks_left - 1)),
                 ]
                 with m.If(self.last_n):
+                    left = (rows_left - job.tile_m)[: len(self.rows)]
+                    then_last = Signal()
+                    m.d.comb += then_last.eq(rows_left <= job.tile_m << 1)
                     m.d.sync += [
-                        self.first_n.eq(1),
-                        columns_left.eq(job.n),
+                        last_m.eq(then_last),
                         rows_left.eq(rows_left - job.tile_m),
+                        self.rows.eq(Mux(then_last, left, job.tile_m)),
                     ]
-        with m.If(self.start):
+        with m.If(start):
+            only = Signal()  # the job has a single tile of M
+            m.d.comb += only.eq(self.job.m <= self.job.tile_m)
             m.d.sync += [
                 job.eq(self.job),
                 rows_left.eq(self.job.m),
-                columns_left.eq(self.job.n),
-                self.first_n.eq(1),
-                self.k.eq(0),
+                blocks_left.eq(self.job.n_blocks),
+                last_m.eq(only),
+                self.last_n.eq(self.job.n_blocks == 1),
+                self.rows.eq(Mux(only, self.job.m, self.job.tile_m)),
             ]
+            if self.along_k:
+                m.d.sync += [
+                    tiles_left.eq(self.job.k_blocks),
+                    self.first_k.eq(1),
+                    self.last_k.eq(self.job.k_blocks == 1),
+                ]
         return m
 
 
@@ -115,15 +135,17 @@ class RowWalk(Component):
     start, job, current
         As in `TileWalk`.
     step : In(1)
-        Go on to the next row.
+        Go on to the next row; only while ``ready``.
+    ready : Out(1)
+        The members below hold for the row; low for two cycles behind ``start`` and ``step``.
     addr : Out
         Where the row's part within the block of columns lies.
     nbytes : Out
         Its bytes: INT8 with ``requantize``, else INT32.
-    columns, last_n : Out
+    columns : Out
         As in `TileWalk`.
-    first_row, last_row, last : Out(1)
-        Place in the block; last row of the job.
+    last_row, last : Out(1)
+        Last row of the block; last row of the job.
     """
 
     def __init__(self, config: OverlayConfig, *, address: str, stride: str):
@@ -136,12 +158,11 @@ class RowWalk(Component):
                 "start": In(1),
                 "job": In(job),
                 "step": In(1),
+                "ready": Out(1),
                 "current": Out(job),
                 "addr": Out(config.address_bits),
                 "nbytes": Out(range(config.cols * 4 + 1)),
                 "columns": Out(range(config.cols + 1)),
-                "last_n": Out(1),
-                "first_row": Out(1),
                 "last_row": Out(1),
                 "last": Out(1),
             }
@@ -154,42 +175,34 @@ class RowWalk(Component):
         job = walk.current
         stride = getattr(job, self.stride)
         row = Signal(range(config.accumulator_rows))
-        block_addr, tile_addr = Signal(config.address_bits), Signal(config.address_bits)
-        block_bytes = Signal(range(config.cols * 4 + 1))
-        next_row, next_block = Signal(config.address_bits), Signal(config.address_bits)
-        next_tile = Signal(config.address_bits)
+        tile_addr, row_addr = Signal(config.address_bits), Signal(config.address_bits)
+        offset = Signal(config.address_bits)  # of the block in a row
+        settling = Signal()
+        next_row, next_offset = Signal(config.address_bits), Signal(config.address_bits)
         m.d.comb += [
             walk.start.eq(self.start),
             walk.job.eq(self.job),
             walk.step.eq(self.step & self.last_row),
             self.current.eq(job),
             self.columns.eq(walk.columns),
+        ]
+        m.d.sync += [
+            settling.eq(self.step | self.start),
+            self.ready.eq(~(self.step | self.start | settling)),
             self.nbytes.eq(Mux(job.requantize, walk.columns, walk.columns << 2)),
-            self.last_n.eq(walk.last_n),
-            self.first_row.eq(row == 0),
             self.last_row.eq(row + 1 == walk.rows),
-            self.last.eq(self.last_row & walk.last),
-            block_bytes.eq(Mux(job.requantize, config.cols, config.cols * 4)),
-            next_row.eq(self.addr + stride),
-            next_block.eq(block_addr + block_bytes),
-            next_tile.eq(next_row - (block_addr - tile_addr)),
+            self.last.eq((row + 1 == walk.rows) & walk.last),
+            self.addr.eq(row_addr + offset),
+            next_row.eq(row_addr + stride),
+            next_offset.eq(offset + Mux(job.requantize, config.cols, config.cols * 4)),
         ]
         with m.If(self.step):
-            m.d.sync += [self.addr.eq(next_row), row.eq(row + 1)]
+            m.d.sync += [row_addr.eq(next_row), row.eq(row + 1)]
             with m.If(self.last_row):
-                m.d.sync += [row.eq(0), self.addr.eq(next_block), block_addr.eq(next_block)]
+                m.d.sync += [row.eq(0), row_addr.eq(tile_addr), offset.eq(next_offset)]
                 with m.If(walk.last_n):
-                    m.d.sync += [
-                        self.addr.eq(next_tile),
-                        block_addr.eq(next_tile),
-                        tile_addr.eq(next_tile),
-                    ]
+                    m.d.sync += [row_addr.eq(next_row), tile_addr.eq(next_row), offset.eq(0)]
         with m.If(self.start):
             base = getattr(self.job, self.address)
-            m.d.sync += [
-                self.addr.eq(base),
-                block_addr.eq(base),
-                tile_addr.eq(base),
-                row.eq(0),
-            ]
+            m.d.sync += [row_addr.eq(base), tile_addr.eq(base), offset.eq(0), row.eq(0)]
         return m

@@ -1,7 +1,7 @@
 """Weights: a whole packed matrix streams from memory into the array, once for each tile of rows."""
 
 from amaranth.hdl import *
-from amaranth.lib import stream
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import exact_log2
 
@@ -9,6 +9,7 @@ from ciuic.abi import OverlayConfig
 from ciuic.abi.numerics import W4_GROUP
 
 from ..axi.ports import ReadPort
+from ..streams import SkidBuffer
 from .job import job_layout
 from .walk import TileWalk
 
@@ -41,20 +42,22 @@ class WeightLoader(Component):
         config = self.config
         m.submodules.walk = walk = TileWalk(config, along_k=False)
         job = walk.current
-        active, fresh = Signal(), Signal()
+        active = Signal()
+        settled = Signal(4)  # what is the same for the whole job is known
         done = Signal(config.ports)  # ports that have this block's request
         offset, nbytes = Signal(32), Signal(32)  # of a stripe
         ready = Signal()
 
         per_port = exact_log2(config.ports)
-        groups = (job.k + (W4_GROUP - 1)) >> exact_log2(W4_GROUP)
-        w4_bytes = (job.k_blocks << exact_log2(config.tile_bytes) >> 1) + (
-            groups << exact_log2(config.scale_bytes)
-        )
+        groups = Signal(job.k.shape())
+        tile_bytes, group_bytes = Signal(32), Signal(32)
+        m.d.sync += [
+            groups.eq((job.k + (W4_GROUP - 1)) >> exact_log2(W4_GROUP)),
+            group_bytes.eq(Mux(job.w4, groups << exact_log2(config.scale_bytes), 0)),
+            tile_bytes.eq((job.k_blocks << exact_log2(config.tile_bytes)) >> job.w4),
+            nbytes.eq((tile_bytes + group_bytes) >> per_port),
+        ]
         m.d.comb += [
-            nbytes.eq(
-                Mux(job.w4, w4_bytes, job.k_blocks << exact_log2(config.tile_bytes)) >> per_port
-            ),
             ready.eq(
                 Cat(
                     done[port] | getattr(self, f"request_{port}").ready
@@ -70,14 +73,14 @@ class WeightLoader(Component):
             stripe = Signal(config.address_bits, name=f"stripe_{port}")
             m.d.sync += stripe.eq(job.w_addr + port * job.w_stride)
             m.d.comb += [
-                request.valid.eq(active & ~fresh & ~done[port]),
+                request.valid.eq(active & settled.all() & ~done[port]),
                 request.p.addr.eq(stripe + offset),
                 request.p.nbytes.eq(nbytes),
             ]
         with m.If(walk.start):
-            m.d.sync += [active.eq(1), fresh.eq(1), offset.eq(0)]
-        with m.Elif(fresh):  # stripes are known in the next cycle
-            m.d.sync += fresh.eq(0)
+            m.d.sync += [active.eq(1), settled.eq(0), offset.eq(0)]
+        with m.Elif(~settled.all()):
+            m.d.sync += settled.eq((settled << 1) | 1)
         with m.Elif(active):
             m.d.sync += done.eq(
                 Cat(
@@ -88,15 +91,18 @@ class WeightLoader(Component):
             with m.If(ready):
                 m.d.sync += [
                     done.eq(0),
+                    settled.eq(settled >> 1),  # the walk shows the next place in two cycles
                     offset.eq(Mux(walk.last_n, 0, offset + nbytes)),
                     active.eq(~walk.last),
                 ]
-        m.d.comb += walk.step.eq(active & ~fresh & ready)
+        m.d.comb += walk.step.eq(active & settled.all() & ready)
         return m
 
 
 class WeightFeeder(Component):
     """Pass beats of weights, and of the scales of INT4 groups, to the array in their turn.
+
+    What a beat is is found out where it leaves memory; it then waits until the array has room.
 
     Members
     -------
@@ -106,12 +112,14 @@ class WeightFeeder(Component):
         Beats of one port.
     load_weights, load_scales : Out(1)
         A beat of all ports goes to the array, or to the scales.
-    w4 : Out(1)
-        The beat holds INT4 weights.
+    w4, place : Out(1), Out(range(tile_beats))
+        The beat holds INT4 weights; its place in the tile.
     beat : Out(stream_bytes * 8)
         Its data.
-    tile_loaded, loaded, swap : In(1)
-        The array's second set is whole after this beat; is whole; becomes current now.
+    loaded : Out(1)
+        The array's second set holds a whole tile.
+    swap : In(1)
+        It becomes current now; a beat of the next tile may pass in the same cycle.
     error : Out(1)
         Strobe: the memory refused a read.
     """
@@ -126,9 +134,9 @@ class WeightFeeder(Component):
                 "load_weights": Out(1),
                 "load_scales": Out(1),
                 "w4": Out(1),
+                "place": Out(range(config.tile_beats)),
                 "beat": Out(config.stream_bytes * 8),
-                "tile_loaded": In(1),
-                "loaded": In(1),
+                "loaded": Out(1),
                 "swap": In(1),
                 "error": Out(1),
             }
@@ -140,30 +148,53 @@ class WeightFeeder(Component):
         m.submodules.walk = walk = TileWalk(config, along_k=True)
         job = walk.current
         ports = [getattr(self, f"data_{port}") for port in range(config.ports)]
+        kind = data.StructLayout(
+            {
+                "beat": config.stream_bytes * 8,
+                "place": range(config.tile_beats),
+                "scales": 1,
+                "w4": 1,
+                "last": 1,  # completes a tile
+            }
+        )
+        m.submodules.waiting = waiting = SkidBuffer(kind)
         active, finished = Signal(), Signal()
         scale_beats = config.scale_bytes // config.stream_bytes
         scales_left = Signal(range(scale_beats + 1))
         tiles_left = Signal(range(W4_GROUP // config.rows + 1))  # of the group
-        valid, take = Signal(), Signal()
+        place, next_place = (Signal(range(config.tile_beats)) for _ in range(2))
+        last, starting = Signal(), Signal()
+        step = Signal(range(3))
+        valid, take, weights = Signal(), Signal(), Signal()
 
         m.d.comb += [
             valid.eq(Cat(port.valid for port in ports).all()),
-            take.eq(active & valid & (~self.loaded | self.swap)),
-            self.beat.eq(Cat(port.p.data for port in ports)),
-            self.w4.eq(job.w4),
-            self.load_scales.eq(take & (scales_left != 0)),
-            self.load_weights.eq(take & (scales_left == 0)),
+            take.eq(active & valid & waiting.i.ready),
+            weights.eq(take & (scales_left == 0)),
+            step.eq(Mux(job.w4, 2, 1)),
+            waiting.i.valid.eq(active & valid),
+            waiting.i.p.beat.eq(Cat(port.p.data for port in ports)),
+            waiting.i.p.place.eq(place),
+            waiting.i.p.scales.eq(scales_left != 0),
+            waiting.i.p.w4.eq(job.w4),
+            waiting.i.p.last.eq((scales_left == 0) & last),
             self.error.eq(take & Cat(port.p.error for port in ports).any()),
             walk.job.eq(self.job.p),
-            walk.step.eq(self.load_weights & self.tile_loaded),
+            walk.step.eq(take & waiting.i.p.last),
             finished.eq(walk.step & walk.last),
-            self.job.ready.eq(~active | finished),
+            self.job.ready.eq(~active & ~starting),
             walk.start.eq(self.job.valid & self.job.ready),
+            next_place.eq(Mux(weights, Mux(last, 0, place + step), place)),
+        ]
+        m.d.sync += [
+            place.eq(next_place),
+            last.eq(next_place + step >= config.tile_beats),
+            starting.eq(walk.start),
         ]
         for port in ports:
             m.d.comb += port.ready.eq(take)
 
-        with m.If(self.load_scales):
+        with m.If(take & (scales_left != 0)):
             m.d.sync += scales_left.eq(scales_left - 1)
         with m.If(walk.step & job.w4):
             m.d.sync += tiles_left.eq(tiles_left - 1)
@@ -174,10 +205,24 @@ class WeightFeeder(Component):
                 ]
         with m.If(finished):
             m.d.sync += active.eq(0)
+        with m.If(starting):
+            m.d.sync += active.eq(1)
         with m.If(walk.start):
             m.d.sync += [
-                active.eq(1),
                 scales_left.eq(Mux(self.job.p.w4, scale_beats, 0)),
                 tiles_left.eq(W4_GROUP // config.rows),
             ]
+
+        # To the array while its second set is not whole, or becomes current.
+        out = waiting.o
+        m.d.comb += [
+            out.ready.eq(~self.loaded | self.swap),
+            self.load_weights.eq(out.valid & out.ready & ~out.p.scales),
+            self.load_scales.eq(out.valid & out.ready & out.p.scales),
+            self.w4.eq(out.p.w4),
+            self.place.eq(out.p.place),
+            self.beat.eq(out.p.beat),
+        ]
+        with m.If(out.ready):
+            m.d.sync += self.loaded.eq(out.valid & out.p.last)
         return m

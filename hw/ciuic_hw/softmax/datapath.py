@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from ..axi.ports import beat_layout
+from ..streams import StreamRegister
 from .exponential import ExponentialStage
 from .gearbox import Gearbox
 from .layouts import (
@@ -24,8 +25,8 @@ from .pipeline import PipelineFifo
 
 __all__ = ["SoftmaxDatapath"]
 
-FIFO_LATENCY = 2  # cycles from an entry's arrival to its departure
-ROWS_WAITING = 32  # rows between two stages: enough for rows of one word
+FIFO_LATENCY = 3  # cycles from an entry's arrival to its departure
+ROWS_WAITING = 64  # rows between two stages: enough for rows of one word
 RESULTS_WAITING = 32  # words of results
 
 
@@ -74,7 +75,9 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.maximum = maximum = MaximumStage(self.config)
         m.submodules.exponential = exponential = ExponentialStage(self.config)
         m.submodules.normalize = normalize = NormalizeStage(self.config)
-        wiring.connect(m, wiring.flipped(self.row), maximum.row)
+        m.submodules.row = row = StreamRegister(row_layout(self.config))
+        wiring.connect(m, wiring.flipped(self.row), row.i)
+        wiring.connect(m, row.o, maximum.row)
         m.d.comb += [self.active.eq(exponential.taken), self.row_begin.eq(normalize.row_begin)]
         error = self._unpack(m, maximum)
         self._join_maximum(m, maximum, error, exponential)

@@ -35,7 +35,7 @@ class ExponentialLane(wiring.Component):
     ``ExponentialLane.latency`` cycles.
     """
 
-    latency = 6 + Interpolator.latency
+    latency = 9 + Interpolator.latency
 
     def __init__(self):
         super().__init__(
@@ -72,23 +72,31 @@ class ExponentialLane(wiring.Component):
         return m
 
     def _exponent(self, m, distance, outside, shift):
-        """Return the distance times the scale, four cycles later; saturated where outside."""
+        """Return the distance times the scale, seven cycles later; saturated where outside."""
         coarse_step = 8
         coarse_bits = numerics.SCALED_BITS + coarse_step - 1
         shifted = Signal(numerics.DISTANCE_BITS + numerics.PRE_SHIFT)
         coarse = Signal(coarse_bits)
         beyond = Signal()
         m.d.comb += shifted.eq((distance << numerics.PRE_SHIFT) >> (shift[3:] << 3))
-        m.d.sync += [coarse.eq(shifted), beyond.eq(shifted[coarse_bits:].any() | outside)]
+        whole = delay(m, shifted, 1)
+        m.d.comb += coarse.eq(whole)
+        m.d.sync += beyond.eq(whole[coarse_bits:].any() | delay(m, outside, 1))
 
         fine = Signal(coarse_bits)
         scaled = Signal(numerics.SCALED_BITS)
-        m.d.comb += fine.eq(coarse >> delay(m, shift[:3], 1))
+        m.d.sync += fine.eq(coarse >> delay(m, shift[:3], 1))
         saturate = beyond | fine[numerics.SCALED_BITS :].any()
         m.d.sync += scaled.eq(Mux(saturate, -1, fine))
 
-        # Two registers, so that the multiplier's own pipeline can take them.
-        product = delay(m, scaled * delay(m, self.multiplier, 4), 2)
+        # Two multipliers of 18 bits, each with its own registers: at its inputs, within, behind.
+        low_bits = numerics.MULTIPLIER_BITS
+        multiplier = delay(m, self.multiplier, 6, reset_less=True)
+        low, high = (
+            delay(m, delay(m, part, 1, reset_less=True) * multiplier, 2, reset_less=True)
+            for part in (scaled[:low_bits], scaled[low_bits:])
+        )
+        product = delay(m, (high << low_bits) + low, 1, reset_less=True)
         return product[numerics.POST_SHIFT :]
 
 
@@ -127,13 +135,13 @@ class RowSum(wiring.Component):
     @staticmethod
     def latency(lanes):
         """Return the cycles from the last word to the total."""
-        return exact_log2(lanes) + 2
+        return exact_log2(lanes) + 3
 
     def elaborate(self, platform):
         m = Module()
         widen = numerics.SUM_FRACTION - numerics.MANTISSA_FRACTION
         terms = [
-            delay(m, (self.i[lane].mantissa << widen) >> self.i[lane].halvings, 1)
+            self._term(m, self.i[lane].mantissa << widen, self.i[lane].halvings)
             for lane in range(self.lanes)
         ]
         while len(terms) > 1:
@@ -149,6 +157,12 @@ class RowSum(wiring.Component):
         with m.If(taken):
             m.d.sync += running.eq(Mux(final, 0, total))
         return m
+
+    @staticmethod
+    def _term(m, mantissa, halvings):
+        """Return an exponential, two cycles later: shifted by whole bytes, then by bits."""
+        coarse = delay(m, mantissa >> (halvings[3:] << 3), 1)
+        return delay(m, coarse >> delay(m, halvings[:3], 1), 1)
 
 
 class ExponentialStage(wiring.Component):

@@ -56,7 +56,7 @@ class MaximumStage(wiring.Component):
     @property
     def latency(self):
         """Cycles from the last word to the maximum."""
-        return exact_log2(self.lanes) + 2
+        return 2 * exact_log2(self.lanes) + 3
 
     def elaborate(self, platform):
         m = Module()
@@ -71,15 +71,15 @@ class MaximumStage(wiring.Component):
             self.row.ready.eq(self.row_end),
         ]
 
+        scores, inside = delay(m, self.i.payload, 1), delay(m, words.valid, 1)
+        empty = delay(m, row.empty, 1)
         candidates = [
-            self._register(
-                m, Mux(words.valid[lane] & ~row.empty, self.i.payload[lane], numerics.INT32_MIN)
-            )
+            delay(m, Mux(inside[lane] & ~empty, scores[lane], numerics.INT32_MIN), 1)
             for lane in range(self.lanes)
         ]
-        while len(candidates) > 1:
+        while len(candidates) > 1:  # compared in one cycle, chosen in the next
             candidates = [
-                self._register(m, Mux(one > other, one, other))
+                delay(m, Mux(delay(m, one > other, 1), delay(m, one, 1), delay(m, other, 1)), 1)
                 for one, other in zip(candidates[::2], candidates[1::2], strict=True)
             ]
         depth = self.latency - 1
@@ -93,9 +93,3 @@ class MaximumStage(wiring.Component):
         with m.If(taken):
             m.d.sync += running.eq(Mux(final, numerics.INT32_MIN, largest))
         return m
-
-    @staticmethod
-    def _register(m, score):
-        register = Signal(SCORE)
-        m.d.sync += register.eq(score)
-        return register

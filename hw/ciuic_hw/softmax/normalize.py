@@ -34,7 +34,7 @@ class ProbabilityLane(wiring.Component):
     ``ProbabilityLane.latency`` cycles.
     """
 
-    latency = 4
+    latency = 6
 
     def __init__(self):
         super().__init__(
@@ -54,10 +54,13 @@ class ProbabilityLane(wiring.Component):
         )
         exponential = delay(m, self.exponential, 1)
         reciprocal = delay(m, self.reciprocal, 1)
-        # Two registers, so that the multiplier's own pipeline can take them.
-        product = delay(m, exponential.mantissa * reciprocal.inverse, 2)
-        shift = delay(m, exponential.halvings + reciprocal.norm, 2)
-        m.d.sync += self.o.eq(product[surplus:] >> shift)
+        # A multiplier with its own registers: at its inputs, within, behind.
+        mantissa = delay(m, exponential.mantissa, 1, reset_less=True)
+        inverse = delay(m, reciprocal.inverse, 1, reset_less=True)
+        product = delay(m, mantissa * inverse, 2, reset_less=True)
+        shift = delay(m, exponential.halvings + reciprocal.norm, 3, reset_less=True)
+        coarse = delay(m, product[surplus:] >> (shift[3:] << 3), 1, reset_less=True)
+        m.d.sync += self.o.eq(coarse >> delay(m, shift[:3], 1, reset_less=True))
         return m
 
 

@@ -32,7 +32,7 @@ class Interpolator(wiring.Component):
     ``Interpolator.latency`` cycles.
     """
 
-    latency = 4
+    latency = 7
 
     def __init__(self, table, *, value_bits):
         self.table = table
@@ -50,15 +50,13 @@ class Interpolator(wiring.Component):
         m.submodules.table = memory = Memory(shape=self.entry, depth=len(self.table), init=init)
         read = memory.read_port()
         # Block RAM is slow to answer: its output register comes before the multiplier.
-        entry = delay(m, read.data, 1)
-        step = delay(m, self.position[: numerics.STEP_BITS], 2)
-        start = Signal.like(self.value)
-        decrease = Signal(numerics.SLOPE_BITS + numerics.STEP_BITS)
+        entry = self.entry(delay(m, Value.cast(read.data), 1, reset_less=True))
+        slope = delay(m, entry.slope, 1, reset_less=True)
+        step = delay(m, self.position[: numerics.STEP_BITS], 3, reset_less=True)
+        product = delay(m, slope * step, 2, reset_less=True)
         half = 1 << (numerics.STEP_BITS - 1)
+        decrease = delay(m, product + half, 1, reset_less=True)
+        start = delay(m, entry.value, 4, reset_less=True)
         m.d.comb += read.addr.eq(self.position >> numerics.STEP_BITS)
-        m.d.sync += [
-            start.eq(entry.value),
-            decrease.eq(entry.slope * step + half),
-            self.value.eq(start - (decrease >> numerics.STEP_BITS)),
-        ]
+        m.d.sync += self.value.eq(start - (decrease >> numerics.STEP_BITS))
         return m
