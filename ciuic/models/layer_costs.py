@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ciuic.devices import Device, DeviceArray, Estimate, Weight
-from ciuic.tensor import CiuicTensor
 
 from .config import ModelConfig
 from .dry_run import Call, DryRuntime, Recording
@@ -292,11 +291,11 @@ class CostRules:
 def _original_bytes(weights: LayerWeights, device: Device) -> int:
     """Return the bytes of weights on the host beside what its CPU holds as a device.
 
-    Its arrays of float32 are the originals themselves; all else that devices hold is a copy.
+    What the CPU holds in as many bytes are the originals themselves; all else is a copy.
     """
 
     def shared(weight: Weight) -> bool:
-        return isinstance(weight, CiuicTensor) and device.host_memory
+        return device.host_memory and device.weight_bytes(weight) == weight.nbytes
 
     return sum(weight.nbytes for _, weight in weights.on(device.kind) if not shared(weight))
 
