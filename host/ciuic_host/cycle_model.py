@@ -115,8 +115,7 @@ def softmax(
     following = max(
         (read + lengths_read + DESCRIPTOR.nbytes // config.bus_bytes) * beat,
         rows * SOFTMAX_ROW,
-        busy,
-        (written + COMPLETION.nbytes // config.bus_bytes) * beat
+        max((written + COMPLETION.nbytes // config.bus_bytes) * beat, rows * words)
         + timing.write_latency
         + SOFTMAX_NEXT,
     )

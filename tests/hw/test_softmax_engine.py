@@ -26,7 +26,7 @@ pytestmark = pytest.mark.rtl
 CONFIG = OverlayConfig(name="test", rows=8, cols=8, lanes=4, max_row=32)
 BUS = CONFIG.bus_bytes
 DTYPES = {Format.INT32: np.int32, Format.INT16: np.int16, Format.INT8: np.int8}
-SLOT, LENGTHS_AT, RESULTS_AT, MEMORY_BYTES = 0x400, 0x3000, 0x4000, 0x8000
+SLOT, LENGTHS_AT, RESULTS_AT, MEMORY_BYTES = 0x800, 0x5000, 0x6000, 0xB000
 UNTOUCHED = 0xA5
 WRITE_LATENCY = 12
 DEADLINE_CYCLES = 5_000
@@ -242,6 +242,8 @@ def test_neighbouring_descriptors_equal_the_golden_model(pause: float) -> None:
     extremes[3, ::2] = high
     cases = [
         Case(bell(rng, 5, 13, np.int8), 0.04),
+        Case(bell(rng, 14, 32, np.int8), 0.04),  # more than waits in front of a slow memory
+        Case(bell(rng, 10, 32, np.int8), 0.2, Format.Q0_8),  # many results close to nothing
         Case(bell(rng, 6, 5, np.int32), 3e-9, Format.Q0_8, lengths=(3, 0, 5, 2**32 - 1, 1, 4)),
         Case(bell(rng, 3, 32, np.int16), 2e-4, row_offset=29),
         Case(extremes, 1.0, Format.Q0_8),
