@@ -24,14 +24,14 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 12  # around the beats of a record
-SOFTMAX = 42  # around the stages of a softmax
+SOFTMAX = 67  # around the stages of a softmax
 SOFTMAX_READ = 4  # around the latency of its scores
-SOFTMAX_TREE = 3  # for each doubling of the lanes
-SOFTMAX_ROW = 2  # between the requests of two rows of scores
+SOFTMAX_TREE = 4  # for each doubling of the lanes
+SOFTMAX_ROW = 4  # between the requests of two rows of scores
 SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
-LENGTHS = 9  # around the latency of the lengths of rows
+LENGTHS = 14  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
-COPY = 10  # around the beats of a copy
+COPY = 17  # around the beats of a copy
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def softmax(
     row_written = _blocks(cols * out_format.nbytes, config.bus_bytes)
     read, busy, written = int(beats.sum()), int(steps.sum()), rows * row_written
     beat = timing.beat
-    requested = _leave(np.zeros(rows), np.where(beats > 0, SOFTMAX_ROW, 0)) - SOFTMAX_ROW
+    row = SOFTMAX_ROW + listed  # its length is looked at first
+    requested = _leave(np.zeros(rows), np.where(beats > 0, row, 0)) - row
     arrived = _leave(requested, np.maximum(beats * beat, steps))
     exponentiated = _leave(arrived, steps)
     words = _blocks(cols, config.lanes)
@@ -114,7 +115,7 @@ def softmax(
         start += LENGTHS + timing.read_latency
     following = max(
         (read + lengths_read + DESCRIPTOR.nbytes // config.bus_bytes) * beat,
-        rows * SOFTMAX_ROW,
+        rows * row,
         busy,
         (written + COMPLETION.nbytes // config.bus_bytes) * beat
         + timing.write_latency

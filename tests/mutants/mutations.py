@@ -100,12 +100,17 @@ MUTATIONS = (
     Mutation("softmax/datapath.py", "words[normalize.narrow]", "words[0]", SOFTMAX),
     Mutation(
         "softmax/maximum.py",
-        "Mux(one > other, one, other)",
-        "Mux(one > other, other, one)",
+        "delay(m, one > other, 1)",
+        "delay(m, one < other, 1)",
         SOFTMAX,
     ),
     Mutation("softmax/maximum.py", "Mux(final, numerics.INT32_MIN, largest)", "largest", SOFTMAX),
-    Mutation("softmax/exponential.py", "delay(m, self.multiplier, 4)", "self.multiplier", SOFTMAX),
+    Mutation(
+        "softmax/exponential.py",
+        "delay(m, self.multiplier, 6,",
+        "delay(m, self.multiplier, 5,",
+        SOFTMAX,
+    ),
     Mutation("softmax/exponential.py", "delay(m, shift[:3], 1)", "shift[:3]", SOFTMAX),
     Mutation(
         "softmax/exponential.py", "words.valid[index] & ~row.empty", "words.valid[index]", SOFTMAX
@@ -127,12 +132,12 @@ MUTATIONS = (
     Mutation(
         "softmax/reciprocal.py", "norm_1, 1 + table.latency", "norm_1, table.latency", SOFTMAX
     ),
-    Mutation("softmax/table.py", "entry.slope * step + half", "entry.slope * step", SOFTMAX),
+    Mutation("softmax/table.py", "product + half", "product", SOFTMAX),
     Mutation("softmax/writer.py", "self.i.valid & left.any()", "self.i.valid", SOFTMAX),
     Mutation("softmax/writer.py", "busy.eq(busy + words)", "busy.eq(busy + 1)", SOFTMAX),
     Mutation("softmax/writer.py", "~left.any() & ~self.write.busy", "~left.any()", SOFTMAX),
     Mutation(
-        "softmax/pipeline.py",
+        "streams.py",
         "self.depth - self.latency - MARGIN)",
         "self.depth - MARGIN)",
         SOFTMAX,

@@ -35,7 +35,10 @@ def commands() -> list[str]:
 
 def marks(text: str) -> list[pytest.MarkDecorator]:
     """Return the markers of what a command or program needs."""
-    needs = {"model": r"ciuic (run|chat|plan|convert|fetch|doctor|bench quality)|load_model", "rtl": r"rtl|bench sim|ciuic_hw"}
+    needs = {
+        "model": r"ciuic (run|chat|plan|convert|fetch|doctor|bench quality)|load_model",
+        "rtl": r"rtl|bench sim|ciuic_hw",
+    }
     return [getattr(pytest.mark, mark) for mark, sign in needs.items() if re.search(sign, text)]
 
 
