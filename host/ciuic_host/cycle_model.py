@@ -24,10 +24,10 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 12  # around the beats of a record
-SOFTMAX = 67  # around the stages of a softmax
+SOFTMAX = 64  # around the stages of a softmax
 SOFTMAX_READ = 4  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
-SOFTMAX_ROW = 4  # between the requests of two rows of scores
+SOFTMAX_ROW = 4  # between the requests of two rows, of scores and of results
 SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
 LENGTHS = 14  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
@@ -102,12 +102,11 @@ def softmax(
     row_written = _blocks(cols * out_format.nbytes, config.bus_bytes)
     read, busy, written = int(beats.sum()), int(steps.sum()), rows * row_written
     beat = timing.beat
-    row = SOFTMAX_ROW + listed  # its length is looked at first
-    requested = _leave(np.zeros(rows), np.where(beats > 0, row, 0)) - row
+    requested = _leave(np.zeros(rows), np.where(beats > 0, SOFTMAX_ROW, 0)) - SOFTMAX_ROW
     arrived = _leave(requested, np.maximum(beats * beat, steps))
     exponentiated = _leave(arrived, steps)
     words = _blocks(cols, config.lanes)
-    gone = _leave(exponentiated, np.full(rows, max(row_written * beat, words)))
+    gone = _leave(exponentiated, np.full(rows, max(row_written * beat, words, SOFTMAX_ROW)))
     start = SOFTMAX + SOFTMAX_TREE * (config.lanes.bit_length() - 1)
     start += timing.write_latency + (SOFTMAX_READ + timing.read_latency if read else 0)
     lengths_read = _blocks(LENGTH_BYTES * rows, config.bus_bytes) if listed else 0
@@ -115,7 +114,7 @@ def softmax(
         start += LENGTHS + timing.read_latency
     following = max(
         (read + lengths_read + DESCRIPTOR.nbytes // config.bus_bytes) * beat,
-        rows * row,
+        rows * SOFTMAX_ROW,
         busy,
         (written + COMPLETION.nbytes // config.bus_bytes) * beat
         + timing.write_latency
