@@ -24,14 +24,14 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 12  # around the beats of a record
-SOFTMAX = 42  # around the stages of a softmax
+SOFTMAX = 64  # around the stages of a softmax
 SOFTMAX_READ = 4  # around the latency of its scores
-SOFTMAX_TREE = 3  # for each doubling of the lanes
-SOFTMAX_ROW = 2  # between the requests of two rows of scores
+SOFTMAX_TREE = 4  # for each doubling of the lanes
+SOFTMAX_ROW = 4  # between the requests of two rows, of scores and of results
 SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
-LENGTHS = 9  # around the latency of the lengths of rows
+LENGTHS = 14  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
-COPY = 10  # around the beats of a copy
+COPY = 17  # around the beats of a copy
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def softmax(
     arrived = _leave(requested, np.maximum(beats * beat, steps))
     exponentiated = _leave(arrived, steps)
     words = _blocks(cols, config.lanes)
-    gone = _leave(exponentiated, np.full(rows, max(row_written * beat, words)))
+    gone = _leave(exponentiated, np.full(rows, max(row_written * beat, words, SOFTMAX_ROW)))
     start = SOFTMAX + SOFTMAX_TREE * (config.lanes.bit_length() - 1)
     start += timing.write_latency + (SOFTMAX_READ + timing.read_latency if read else 0)
     lengths_read = _blocks(LENGTH_BYTES * rows, config.bus_bytes) if listed else 0

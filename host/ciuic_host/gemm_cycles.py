@@ -24,7 +24,8 @@ from .transport import PAGE_BYTES
 SLAB_WORDS = 16  # of activations, of every row at a time
 ACTIVATIONS_QUEUE, WEIGHTS_QUEUE, OTHERS_QUEUE = 128, 512, 32  # beats
 MAX_BURST = 256  # beats
-REQUEST = 4  # cycles between two requests of a port
+REQUEST = 3  # cycles between two requests of a port
+ROW = 4  # between two rows of results
 BURST = 3  # cycles between two bursts of a request
 DISPATCH = 18  # from a descriptor to the first address
 READ = 8  # from an address to its beat in the engine, the memory's own cycles left out
@@ -420,7 +421,7 @@ class _Engine:
         latency = self.config.rows.bit_length() + 10
         full = self.start + tile.rows + latency
         begin = max(full, self.drained)
-        pace = max(tile.row_steps, tile.row_beats * self.timing.beat, REQUEST)
+        pace = max(tile.row_steps, tile.row_beats * self.timing.beat, ROW)
         self.drained = begin + tile.rows * pace
         self.bank_free[self.blocks_done % 2] = self.drained
         self.blocks_done += 1

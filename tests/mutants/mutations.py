@@ -136,4 +136,10 @@ MUTATIONS = (
     Mutation("softmax/writer.py", "self.i.valid & left.any()", "self.i.valid", SOFTMAX),
     Mutation("softmax/writer.py", "busy.eq(busy + words)", "busy.eq(busy + 1)", SOFTMAX),
     Mutation("softmax/writer.py", "~left.any() & ~self.write.busy", "~left.any()", SOFTMAX),
+    Mutation(
+        "streams.py",
+        "self.depth - self.latency - MARGIN)",
+        "self.depth - MARGIN)",
+        SOFTMAX,
+    ),
 )
