@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_found_with_what_would(tmp_path: Path) -> None:
 def test_layers_that_fit_are_counted() -> None:
     plan = planned("deepseek-v3", caps={"cpu": 20 << 30}, prompt_tokens=1)
     (layers,) = [text for text in plan.would_fit if "layers" in text]
-    assert layers == "cpu: 3 of its 61 layers"  # the dense ones
+    assert layers == "cpu: 4 of its 61 layers"  # the dense ones and one with experts
     assert plan.left_out == ("layers for multi-token prediction: 1",)
     assert plan.memory[-1].nbytes == {"weights": plan.size.parameters}  # FP8: a byte each
 
