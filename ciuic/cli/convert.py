@@ -17,6 +17,8 @@ from . import output
 EXAMPLES = """
 ciuic convert smollm2-135m-instruct -o smollm2-int8
 ciuic run smollm2-int8 --prompt "What is an FPGA?"
+ciuic convert smollm2-135m-instruct -o smollm2-int4 --format int4
+ciuic run smollm2-int4 --quantize int4 --prompt "What is an FPGA?"
 ciuic convert smollm2-int8 --check
 """
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model as `ciuic run` takes it; with --check a folder")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="where to write")
     parser.add_argument(
-        "--format", default="int8", choices=["int8"], help="of linear layers (%(default)s)"
+        "--format", default="int8", choices=["int8", "int4"], help="of linear layers (%(default)s)"
     )
     parser.add_argument("--force", action="store_true", help="replace a converted model")
     parser.add_argument("--check", action="store_true", help="compare the files' checksums")

@@ -25,7 +25,7 @@ from .progress import Report, silent
 from .weight_file import WeightFile, WeightWriter, sha256_of
 from .weights import LayerWeights
 
-Format = Literal["int8"]
+Format = Literal["int8", "int4"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 MANIFEST, WEIGHTS, GGUF_HEADER = "ciuic.json", "weights.safetensors", "header.gguf"

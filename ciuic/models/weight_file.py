@@ -1,10 +1,15 @@
 """The file of a converted model: weights in the very form that devices take, in one safetensors.
 
-A weight is one tensor or three: a vector, table or float32 matrix as it is; an INT8 matrix by rows
-n, I8 (n, k), its scales under its name and `SCALES`, and the block of its rotation, I8 (1,), under
-its name and `BLOCK`. Weights read from it are the mapped file itself: nothing is computed, and
-nothing is read before it is used. So such a file must not be changed in place while a model is
-loaded from it; replacing it by another is safe.
+A weight is one tensor or several, the later ones under its name and a suffix:
+
+- a vector, table or float32 matrix as it is;
+- an INT8 matrix by rows n, I8 (n, k), its scales F32 (n,) and the block of its rotation I8 (1,);
+- an INT4 matrix by rows n, U8 (n, k / 2) with the even column in the low bits, its group scales
+  I16 (n, groups), units F32 (n,) and, if it has such, offsets I32 (n, groups).
+
+Weights read from it are the mapped file itself, and nothing is read before it is used; only INT4
+matrices are unpacked, to a byte an integer. So such a file must not be changed in place while a
+model is loaded from it; replacing it by another is safe.
 
 The format of the file is described in https://github.com/huggingface/safetensors.
 """
@@ -27,11 +32,19 @@ from safetensors import SafetensorError, safe_open
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError, ShapeError
 from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.tensor import CiuicTensor
 
-SCALES, BLOCK = ".scales", ".block"
-DTYPES: dict[str, np.dtype[Any]] = {"I8": np.dtype("i1"), "F32": np.dtype("<f4")}
+SCALES, BLOCK, UNITS, OFFSETS = ".scales", ".block", ".units", ".offsets"
+DTYPES: dict[str, np.dtype[Any]] = {
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+    "F32": np.dtype("<f4"),
+}
 ALIGNMENT = 64  # bytes; of the first tensor
+PARTS = 4  # of a weight, at most
 ENTRY_NBYTES = 128  # of a tensor in the header, its name and shape left out, at most
 
 Array = npt.NDArray[Any]
@@ -46,7 +59,26 @@ def parts_of(name: str, weight: Weight) -> Iterator[tuple[str, Array]]:
         yield name + SCALES, weight.scales
         yield name + BLOCK, np.array([weight.block], np.int8)
     else:
-        raise NotImplementedError(f"no form in the file for {weight!r}")
+        yield name, _packed(weight.values.T)
+        yield name + SCALES, weight.scales.T
+        yield name + UNITS, weight.units
+        if weight.offsets is not None:
+            yield name + OFFSETS, weight.offsets.T
+
+
+def _packed(values: Array) -> npt.NDArray[np.uint8]:
+    """Return INT4 rows (n, k) with two integers a byte."""
+    n, k = values.shape
+    nibbles = np.zeros((n, k + k % 2), np.uint8)
+    nibbles[:, :k] = values.astype(np.uint8) & 15
+    packed: npt.NDArray[np.uint8] = nibbles[:, ::2] | nibbles[:, 1::2] << 4
+    return packed
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.int8]:
+    """Return INT4 rows (n, k) with an integer a byte."""
+    pairs = np.stack([packed << 4, packed & 240], axis=2).view(np.int8) >> 4
+    return pairs.reshape(len(packed), -1)[:, :k]
 
 
 class WeightWriter:
@@ -62,7 +94,7 @@ class WeightWriter:
 
     def __init__(self, file: BinaryIO, names: list[str]) -> None:
         self._file = file
-        most = sum(3 * (len(name) + len(SCALES) + ENTRY_NBYTES) for name in names)
+        most = sum(PARTS * (len(name) + len(OFFSETS) + ENTRY_NBYTES) for name in names)
         self._data_start = -(-(8 + most) // ALIGNMENT) * ALIGNMENT
         self._entries: dict[str, dict[str, Any]] = {}
         file.seek(self._data_start)
@@ -152,28 +184,47 @@ class WeightFile:
         """
         values = self._array(name)
         weight: Weight
-        if values.dtype == np.int8 and values.ndim == 2 and 0 not in values.shape:
-            scales = self._array(name + SCALES)
-            if scales.dtype != np.float32 or scales.shape != values.shape[:1]:
-                raise ModelFormatError(self.path, f"the scales of {name} do not fit it")
-            if not np.isfinite(scales).all():
-                raise ModelFormatError(self.path, f"scales of {name} are not finite")
-            block = self._array(name + BLOCK)
-            if block.dtype != np.int8 or block.shape != (1,):
-                raise ModelFormatError(self.path, f"the block of {name} must be one INT8 number")
-            try:
-                weight = QuantizedMatrix(values.T, scales, int(block[0]))
-            except ShapeError as error:
-                raise ModelFormatError(self.path, f"{name}: {error}") from error
-        elif values.dtype == np.float32:
-            weight = CiuicTensor.adopt(values)
-        else:
-            raise ModelFormatError(self.path, f"{name} must be float32 or an INT8 matrix")
+        try:
+            if values.dtype == np.float32:
+                weight = CiuicTensor.adopt(values)
+            elif values.dtype == np.int8 and values.ndim == len(shape) == 2:
+                weight = self._int8(name, values)
+            elif values.dtype == np.uint8 and len(shape) == 2:
+                weight = self._int4(name, values, shape)
+            else:
+                raise ModelFormatError(
+                    self.path, f"{name} must be float32, or a matrix in integers"
+                )
+        except ShapeError as error:
+            raise ModelFormatError(self.path, f"{name}: {error}") from error
         if weight.shape != shape:
             raise ModelFormatError(
                 self.path, f"weight {name} must have shape {shape}, not {weight.shape}"
             )
         return weight
+
+    def _int8(self, name: str, values: Array) -> QuantizedMatrix:
+        block = self._array(name + BLOCK)
+        if block.dtype != np.int8 or block.shape != (1,):
+            raise ModelFormatError(self.path, f"the block of {name} must be one INT8 number")
+        return QuantizedMatrix(values.T, self._finite(name + SCALES), int(block[0]))
+
+    def _int4(self, name: str, packed: Array, shape: tuple[int, ...]) -> GroupQuantizedMatrix:
+        k, n = shape
+        if packed.shape != (n, -(-k // 2)):
+            raise ModelFormatError(
+                self.path, f"{name} must have shape {(n, -(-k // 2))}, not {packed.shape}"
+            )
+        values = np.ascontiguousarray(_unpacked(packed, k).T)
+        offsets = self._array(name + OFFSETS).T if name + OFFSETS in self._stored else None
+        scales, units = self._array(name + SCALES).T, self._finite(name + UNITS)
+        return GroupQuantizedMatrix(values, scales, units, offsets)
+
+    def _finite(self, name: str) -> Array:
+        values = self._array(name)
+        if values.dtype != np.float32 or not np.isfinite(values).all():
+            raise ModelFormatError(self.path, f"{name} must be float32 and finite")
+        return values
 
     def _array(self, name: str) -> Array:
         if name not in self._stored:

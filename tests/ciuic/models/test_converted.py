@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from ciuic.cli import main
 from ciuic.errors import ModelFormatError, UsageError
-from ciuic.models import converted
+from ciuic.models import converted, weight_file
 from ciuic.models.converted import convert, verify
 from ciuic.models.loading import load_model
 from ciuic.models.names import DEFAULT_MODEL
@@ -22,12 +23,17 @@ from .conftest import Write
 IDS = [1, 5, 3, 9]
 
 
+@pytest.fixture(params=converted.FORMATS)
+def form(request: pytest.FixtureRequest) -> converted.Format:
+    return cast("converted.Format", request.param)
+
+
 @pytest.fixture
-def folder(small_model: Write, tmp_path: Path) -> Path:
+def folder(small_model: Write, tmp_path: Path, form: converted.Format) -> Path:
     """A converted small model."""
     path = tmp_path / "converted"
-    with load_model(small_model(), quantize="int8") as model:
-        convert(model, path)
+    with load_model(small_model(), quantize=form) as model:
+        convert(model, path, form=form)
     return path
 
 
@@ -40,23 +46,24 @@ def replace(path: Path, contents: bytes) -> None:
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_gguf_model_has_the_same_logits(
-    small_model: Write, tmp_path: Path, seed: int, tied: bool
+    small_model: Write, tmp_path: Path, form: converted.Format, seed: int, tied: bool
 ) -> None:
     source = small_model(seed, tied=tied)
-    with load_model(source, quantize="int8") as model:
-        convert(model, tmp_path / "c")
+    with load_model(source, quantize=form) as model:
+        convert(model, tmp_path / "c", form=form)
         want, text = model.logits(IDS), "".join(model.generate("the", 4))
     source.unlink()
-    for quantize in ("auto", "int8"):
+    quantize: Any
+    for quantize in ("auto", form):
         with load_model(tmp_path / "c", quantize=quantize) as model:
             np.testing.assert_array_equal(model.logits(IDS), want, f"seed {seed}")
             assert "".join(model.generate("the", 4)) == text
     verify(tmp_path / "c")
 
 
-def test_a_hugging_face_model_has_the_same_logits(tmp_path: Path) -> None:
-    with load_model(DEFAULT_MODEL, quantize="int8") as model:
-        convert(model, tmp_path / "c")
+def test_a_hugging_face_model_has_the_same_logits(tmp_path: Path, form: converted.Format) -> None:
+    with load_model(DEFAULT_MODEL, quantize=form) as model:
+        convert(model, tmp_path / "c", form=form)
         want, prompt = model.logits(IDS), model.encode("the", raw=True)
     with load_model(tmp_path / "c") as model:
         np.testing.assert_array_equal(model.logits(IDS), want)
@@ -64,6 +71,7 @@ def test_a_hugging_face_model_has_the_same_logits(tmp_path: Path) -> None:
     verify(tmp_path / "c")
 
 
+@pytest.mark.parametrize("form", ["int8"], indirect=True)
 def test_weights_are_the_mapped_file(folder: Path) -> None:
     with load_model(folder) as model:
         weight = model.layers[0].weights["gate"]
@@ -79,10 +87,28 @@ def test_weights_are_the_mapped_file(folder: Path) -> None:
             assert np.shares_memory(held.data.values, weight.values)
 
 
-def test_other_forms_are_refused(folder: Path) -> None:
-    for quantize in (None, "int4"):
-        with pytest.raises(UsageError, match=f"has weights as 'int8' only, not as {quantize!r}$"):
+def test_other_forms_are_refused(folder: Path, form: converted.Format) -> None:
+    quantize: Any
+    for quantize in {None, *converted.FORMATS} - {form}:
+        with pytest.raises(UsageError, match=f"has weights as {form!r} only, not as {quantize!r}$"):
             load_model(folder, quantize=quantize)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 64])
+def test_int4_rows_are_what_they_were(k: int) -> None:
+    values = np.random.default_rng(k).integers(-8, 8, (5, k), np.int8)
+    packed = weight_file._packed(values)
+    assert packed.shape == (5, -(-k // 2))
+    np.testing.assert_array_equal(weight_file._unpacked(packed, k), values)
+
+
+def test_int4_takes_fewer_bytes(tmp_path: Path) -> None:
+    sizes = {}
+    for form in converted.FORMATS:
+        with load_model(DEFAULT_MODEL, quantize=form) as model:
+            convert(model, tmp_path / form, form=form)
+        sizes[form] = (tmp_path / form / converted.WEIGHTS).stat().st_size
+    assert sizes["int4"] < 0.9 * sizes["int8"]  # table and head are the same in both
 
 
 def test_a_changed_byte_is_found(folder: Path) -> None:
@@ -130,7 +156,9 @@ def test_flipped_header_bytes_are_refused_or_read(folder: Path) -> None:
 )
 def test_other_manifests_are_refused(folder: Path, manifest: dict[str, object]) -> None:
     (folder / converted.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ModelFormatError, match="version must be 1 and format one of int8"):
+    with pytest.raises(
+        ModelFormatError, match="version must be 1 and format one of int8, int4, not"
+    ):
         load_model(folder)
     with pytest.raises(ModelFormatError, match="sha256 must name"):
         verify(folder)
