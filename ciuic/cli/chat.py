@@ -36,7 +36,7 @@ EXAMPLES = """
 ciuic chat smollm2-135m-instruct
 ciuic chat smollm2-135m-instruct --system "Answer in one sentence." --temperature 0.7 --seed 1
 ciuic chat smollm2-135m-instruct --place "0-14=opencl,15-29=cpu" --verbose
-printf 'What is an FPGA?\\\\nWho makes them?\\\\n' | ciuic chat smollm2-135m-instruct
+printf 'What is an FPGA?\\nWho makes them?\\n' | ciuic chat smollm2-135m-instruct
 """
 
 HELP = """/help         show this

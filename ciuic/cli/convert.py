@@ -18,7 +18,7 @@ EXAMPLES = """
 ciuic convert smollm2-135m-instruct -o smollm2-int8
 ciuic run smollm2-int8 --prompt "What is an FPGA?"
 ciuic convert smollm2-135m-instruct -o smollm2-int4 --format int4
-ciuic run smollm2-int4 --quantize int4 --prompt "What is an FPGA?"
+ciuic run smollm2-int4 --prompt "What is an FPGA?"
 ciuic convert smollm2-int8 --check
 """
 

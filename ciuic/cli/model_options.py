@@ -39,9 +39,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         choices=QUANTIZE,
-        default="int8",
         help="linear layers: int8 or int4 (every device then gives the same bits), auto (int8 on "
-        "FPGAs, float32 elsewhere) or none (%(default)s)",
+        "FPGAs, float32 elsewhere) or none; by default as a converted folder has them, else int8",
     )
 
 
@@ -74,10 +73,13 @@ def add_writing(parser: argparse.ArgumentParser, max_tokens: int) -> None:
 
 def open_model(arguments: argparse.Namespace) -> Model:
     """Return the model that the arguments name, its weights not read yet."""
+    from ciuic.models.converted import is_converted
     from ciuic.models.loading import load_model
     from ciuic.models.names import DEFAULT_MODEL
 
-    return load_model(arguments.model or DEFAULT_MODEL, quantize=QUANTIZE[arguments.quantize])
+    model = arguments.model or DEFAULT_MODEL
+    default = "auto" if is_converted(Path(model)) else "int8"
+    return load_model(model, quantize=QUANTIZE[arguments.quantize or default])
 
 
 def sampling_options(arguments: argparse.Namespace) -> SamplingOptions:

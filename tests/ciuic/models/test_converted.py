@@ -207,3 +207,10 @@ def test_what_is_no_converted_model_is_never_replaced(
     assert main(["convert", source, "-o", str(tmp_path / "a" / "b")]) == 2
     assert main(["convert", source]) == 2
     shutil.rmtree(folder)
+
+
+def test_the_command_takes_the_form_that_a_folder_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(folder), "--raw", "--prompt", "the", "--max-tokens", "2"]) == 0
+    capsys.readouterr()
