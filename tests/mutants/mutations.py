@@ -8,13 +8,15 @@ GEMM = "sim/benches/test_gemm.py::test_gemm_engine[plain]"
 SINGLE = "sim/benches/test_gemm.py::test_gemm_engine[one-beat-tiles]"
 OVERLAY = "sim/benches/test_overlay.py"
 SOFTMAX = "tests/hw/test_softmax_engine.py"
-BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX)
+SOFTMAX_RTL = "sim/benches/test_softmax.py::test_softmax_engine[lanes-4]"
+BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_RTL)
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
 TESTS = {
     GEMM: "every_option|tiles_of_rows|long_rows|random_products|chained_products",
     SINGLE: "random_products|chained_products",
     OVERLAY: ".*",
     SOFTMAX: "",  # in Amaranth's simulator; stops at the first test that fails
+    SOFTMAX_RTL: ".*",
 }
 
 
@@ -113,7 +115,10 @@ MUTATIONS = (
     ),
     Mutation("softmax/exponential.py", "delay(m, shift[:3], 1)", "shift[:3]", SOFTMAX),
     Mutation(
-        "softmax/exponential.py", "words.valid[index] & ~row.empty", "words.valid[index]", SOFTMAX
+        "softmax/exponential.py",
+        "words.valid[index] & ~row.empty",
+        "words.valid[index]",
+        SOFTMAX_RTL,
     ),
     Mutation(
         "softmax/exponential.py", "beyond | fine[numerics.SCALED_BITS :].any()", "beyond", SOFTMAX
