@@ -35,6 +35,9 @@ class OverlayConfig:
         Depth of the activation scratchpad in words of ``rows`` bytes, both banks together.
     accumulator_rows
         Rows of M that one accumulator bank holds (there are two banks).
+    lut_accumulators
+        Whether the accumulator banks are LUT RAM: they are wide and shallow, and take block RAM
+        for its width alone.
     lanes
         Elements that the softmax engine takes in a cycle: 2, 4, 8 or 16.
     max_row
@@ -58,6 +61,7 @@ class OverlayConfig:
     outstanding: int = 16
     activation_words: int = 4096
     accumulator_rows: int = 64
+    lut_accumulators: bool = False
     lanes: int = 4
     max_row: int = 4096
     clock_hz: float = 100e6
@@ -169,6 +173,7 @@ CONFIGS: dict[str, OverlayConfig] = {
             ports=4,
             products_per_dsp=2,
             address_bits=40,
+            lut_accumulators=True,
             lanes=8,
             activation_words=8192,
             clock_hz=200e6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ciuic.abi import CONFIGS, OverlayConfig, registers
 from ciuic.errors import OverlayMismatch
@@ -24,7 +25,7 @@ def identify(transport: Transport) -> OverlayConfig:
     _expect(
         "ABI version", registers.ABI_VERSION_VALUE, transport.read(registers.ABI_VERSION.offset)
     )
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for register in registers.SHAPE:
         values |= register.decode(transport.read(register.offset))
     try:
@@ -40,5 +41,10 @@ def _expect(what: str, expected: int, found: int) -> None:
 
 
 def _same(known: OverlayConfig, found: OverlayConfig) -> bool:
-    # A name and a clock are no part of the hardware.
-    return replace(known, name=found.name, clock_hz=found.clock_hz) == found
+    # A name, a clock and what memory is made of do not show.
+    return found == replace(
+        known,
+        name=found.name,
+        clock_hz=found.clock_hz,
+        lut_accumulators=found.lut_accumulators,
+    )

@@ -97,7 +97,10 @@ class Accumulators(Component):
         # A row is read, registered, added to and written: three cycles in which it may come again.
         # Then the sum is taken from where it is on its way.
         m.submodules.memory = memory = Memory(
-            shape=config.cols * bits, depth=2 * config.accumulator_rows, init=[]
+            shape=config.cols * bits,
+            depth=2 * config.accumulator_rows,
+            init=[],
+            attrs={"ram_style": "distributed"} if config.lut_accumulators else {},
         )
         write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
         sums, older, held, other = (
