@@ -42,7 +42,7 @@ INT4_TYPES = {GGMLQuantizationType.Q4_0: 1, GGMLQuantizationType.Q4_1: 2}
 INT4_BLOCK = 32
 
 # Value types of the metadata: number in the file -> struct format of one little-endian value.
-_SCALARS = {
+SCALARS = {
     0: "B",
     1: "b",
     2: "H",
@@ -55,7 +55,7 @@ _SCALARS = {
     11: "q",
     12: "d",
 }
-_STRING, _ARRAY = 8, 9
+STRING, ARRAY = 8, 9
 
 LENGTH_NBYTES = 8  # before every string
 
@@ -336,22 +336,22 @@ class _Header:
         self.metadata[key] = self._value(self._unpack("I", f"type of {key}"), key)
 
     def _value(self, kind: int, key: str) -> Value:
-        if kind == _STRING:
+        if kind == STRING:
             return self._text(f"value of {key}")
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self._array(key)
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise self._error(f"key {key} has the unknown type {kind}")
-        value: Value = self._unpack(_SCALARS[kind], f"value of {key}")
+        value: Value = self._unpack(SCALARS[kind], f"value of {key}")
         return value
 
     def _array(self, key: str) -> Strings | npt.NDArray[Any]:
         kind = self._unpack("I", f"type of {key}")
-        if kind == _STRING:
+        if kind == STRING:
             return self._strings(key)
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise self._error(f"key {key} is an array of the unsupported type {kind}")
-        dtype = np.dtype("<" + _SCALARS[kind])
+        dtype = np.dtype("<" + SCALARS[kind])
         count = self._count(f"length of {key}", smallest=dtype.itemsize)
         return np.frombuffer(self._take(count * dtype.itemsize, key), dtype)
 

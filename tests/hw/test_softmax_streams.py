@@ -14,8 +14,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 from ciuic_hw.softmax.gearbox import Gearbox
 from ciuic_hw.softmax.maximum import MaximumStage
-from ciuic_hw.softmax.pipeline import PipelineFifo, delay
 from ciuic_hw.softmax.rows import RowAddresses, RowLengths, RowWords
+from ciuic_hw.streams import PipelineFifo, delay
 
 from ciuic.abi import OverlayConfig, numerics
 

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from ..axi.ports import beat_layout
-from ..streams import StreamRegister
+from ..streams import PipelineFifo, StreamRegister
 from .exponential import ExponentialStage
 from .gearbox import Gearbox
 from .layouts import (
@@ -21,7 +21,6 @@ from .layouts import (
 )
 from .maximum import MaximumStage
 from .normalize import WIDE, NormalizeStage
-from .pipeline import PipelineFifo
 
 __all__ = ["SoftmaxDatapath"]
 

@@ -7,8 +7,8 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
+from ..streams import delay
 from .layouts import EXPONENTIAL, RECIPROCAL, SCORE, row_layout, sum_bits
-from .pipeline import delay
 from .reciprocal import Reciprocal
 from .rows import RowWords
 from .table import Interpolator

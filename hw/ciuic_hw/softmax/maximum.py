@@ -7,8 +7,8 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
+from ..streams import delay
 from .layouts import SCORE, row_layout
-from .pipeline import delay
 from .rows import RowWords
 
 __all__ = ["MaximumStage"]

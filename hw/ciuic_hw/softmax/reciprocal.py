@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from ciuic.abi import numerics
 
+from ..streams import delay
 from .layouts import RECIPROCAL, sum_bits
-from .pipeline import delay
 from .table import Interpolator
 
 __all__ = ["Reciprocal"]

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from ciuic.abi import numerics
 
-from .pipeline import delay
+from ..streams import delay
 
 __all__ = ["Interpolator"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ciuic.errors import ModelFormatError
-from ciuic.models.gguf_file import MOST_THINGS, GgufFile
+from ciuic.models.gguf_file import ARRAY, MOST_THINGS, SCALARS, STRING, GgufFile
 from ciuic.models.loading import load_model
 
 from . import small_deepseek, small_gguf
@@ -21,20 +21,6 @@ from .conftest import Rewrite, write_gguf
 CASES = 10_000  # of random changes, of many kinds at once
 PARTS = 4
 PYTHON_NBYTES = 200_000  # what Python itself takes to open and read the small file
-SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-STRING, ARRAY = 8, 9
 F32, Q8_0 = 0, 8
 Outcomes = Callable[[Iterator[bytes]], tuple[int, int]]
 
