@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -178,6 +179,7 @@ def attention(
     *,
     octaves: float | None = None,
     corner: int | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Fields:
     """Return an attention of random numbers.
 
@@ -188,6 +190,8 @@ def attention(
         for each query if omitted.
     corner
         What all operands are, instead of random numbers.
+    lengths
+        Keys that each query sees; random if omitted, all of them for many queries.
     """
     rng, config = bench.rng, bench.config
     a_stride, o_stride = _stride(bench, k), _stride(bench, 2 * d_v)
@@ -201,11 +205,13 @@ def attention(
             operand[:] = np.array(corner).astype(operand.dtype)
     spreads = 2 ** rng.uniform(-3, 7, m) if octaves is None else np.full(m, octaves)
     scales = [SoftmaxScale.encode(spread / (5000 * k**0.5)) for spread in spreads]
-    lengths = rng.integers(0, n + 2, m)
-    lengths[rng.random(m) < 0.3] = n
+    seen = rng.integers(0, n + 2, m)
+    seen[rng.random(m) < 0.3] = n
+    if lengths is not None:
+        seen = np.array(lengths)
     records = [
         ATTENTION_ROW.pack(multiplier=one.multiplier, shift=one.shift, length=int(length))
-        for one, length in zip(scales, lengths, strict=True)
+        for one, length in zip(scales, seen, strict=True)
     ]
     packed = pack_keys(keys, config), pack_values(values, config)
     gaps = [config.alignment * int(rng.integers(0, 3)) for _ in packed]
@@ -253,10 +259,16 @@ def nop(bench: MemoryBench) -> Fields:
 def random_job(bench: MemoryBench) -> Fields:
     """Return any descriptor, of a size that a bench can simulate."""
     draw = bench.rng.integers
-    kind = bench.rng.choice(["gemm", "softmax", "copy", "nop"], p=[0.4, 0.3, 0.2, 0.1])
+    kinds = {"gemm": 0.4, "softmax": 0.3, "copy": 0.2, "nop": 0.1}
+    if bench.config.attention:
+        kinds |= {"gemm": 0.3, "attention": 0.2, "softmax": 0.2}
+    kind = bench.rng.choice(list(kinds), p=list(kinds.values()))
     if kind == "gemm":
         m, k, n = (int(draw(1, limit)) for limit in (20, 70, 30))
         return random_gemm(bench, (m, k, n))
+    if kind == "attention":
+        m, n = int(draw(1, 6)), int(draw(1, 40))
+        return attention(bench, m, int(draw(1, 30)), n, int(draw(1, 30)))
     if kind == "softmax":
         return softmax(
             bench,
