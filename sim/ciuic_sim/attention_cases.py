@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class Case:
     @property
     def scale(self) -> float:
         """What multiplies the scores before exp."""
-        return DEVIATION / (SPREAD**2 * self.d**0.5)
+        return DEVIATION / (SPREAD**2 * math.sqrt(self.d))
 
     def operands(self) -> Iterator[tuple[npt.NDArray[np.int8], ...]]:
         """Yield queries (rows, d), keys (t, d) and values (t, d) of each head that has keys."""
@@ -108,7 +109,7 @@ class Case:
                 arrays += [rows, records, pack_keys(keys, config), pack_values(values, config)]
         counts = [len(queries) for queries in arrays[::4]]
         results = [(count, 2 * self.d) for count in counts]
-        matrices = staging.matrices(*(array.shape for array in arrays), *results)  # type: ignore[arg-type]
+        matrices = staging.matrices(*(array.shape for array in arrays), *results)
         outputs = matrices[len(arrays) :]
         for matrix, array in zip(matrices, arrays, strict=False):
             matrix.put(array)

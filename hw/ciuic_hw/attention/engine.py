@@ -89,6 +89,7 @@ class AttentionEngine(Component):
         m.submodules.computed = computed = StreamRegister(attention_layout(config))
         connect(m, computed.o, output.job)
         units = (queries.job, rows.job, tiles.job, sequencer.job, scores.job, computed.i)
+        m.d.comb += tiles.queries_requested.eq(queries.requested)
         for name, jobs in zip(UNITS, units, strict=True):
             connect(m, getattr(planner, name), jobs)
         connect(m, queries.read, flipped(self.read))

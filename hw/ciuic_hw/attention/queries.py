@@ -29,6 +29,8 @@ class QueryLoader(Component):
         To the scratchpad.
     full, release : Out(2), In(2)
         Banks that hold all queries of a job; strobes: a bank is no longer needed.
+    requested : Out(1)
+        Strobe: all queries of a job are under way.
     error : Out(1)
         Strobe: the memory refused a read.
     """
@@ -48,6 +50,7 @@ class QueryLoader(Component):
                 "write_data": Out(config.bus_bytes * 8),
                 "full": Out(2),
                 "release": In(2),
+                "requested": Out(1),
                 "error": Out(1),
             }
         )
@@ -91,6 +94,7 @@ class QueryLoader(Component):
             with m.State("LOAD"):
                 m.d.comb += request.valid.eq(asked != job.m)
                 with m.If(request.valid & request.ready):
+                    m.d.comb += self.requested.eq(asked + 1 == job.m)
                     m.d.sync += [
                         asked.eq(asked + 1),
                         request.p.addr.eq(request.p.addr + job.a_stride),

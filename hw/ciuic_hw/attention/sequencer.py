@@ -29,7 +29,7 @@ def value_target_layout(config: OverlayConfig) -> data.StructLayout:
 
 
 class AttentionSequencer(Component):
-    """Walk rows within tiles within phases, a row a cycle, an idle cycle between two phases.
+    """Walk rows within tiles within phases, a row a cycle, two idle cycles between phases.
 
     In a phase of scores the rows are queries, with all tiles along k; their sums go to a bank of
     the accumulators. In a phase of values they are the probabilities of a block of keys, with all

@@ -21,6 +21,9 @@ class TileLoader(Component):
     -------
     job : In(stream)
         Jobs.
+    queries_requested : In(1)
+        Strobe: the queries of one more job are under way. Its tiles come behind them, as nothing
+        can begin without queries.
     request_<port> : Out(stream)
         Requests of one port.
     """
@@ -31,6 +34,7 @@ class TileLoader(Component):
         super().__init__(
             {
                 "job": In(stream.Signature(attention_layout(config))),
+                "queries_requested": In(1),
                 **{f"request_{port}": Out(request) for port in range(config.ports)},
             }
         )
@@ -41,6 +45,7 @@ class TileLoader(Component):
         m.submodules.walk = walk = PhaseWalk()
         job = Signal(attention_layout(config))
         active = Signal()
+        ahead = Signal(range(4))  # jobs whose queries were requested and whose tiles were not
         settled = Signal(3)  # what is the same for the whole job is known
         done = Signal(config.ports)  # ports that have this phase's request
         key_bytes, value_bytes, nbytes = Signal(32), Signal(32), Signal(32)  # of a stripe
@@ -52,9 +57,10 @@ class TileLoader(Component):
             value_bytes.eq(job.value_blocks << stripe_log2),
             nbytes.eq(Mux(walk.values, value_bytes, key_bytes)),
             settled.eq((settled << 1) | 1),
+            ahead.eq(ahead + self.queries_requested - walk.start),
         ]
         m.d.comb += [
-            self.job.ready.eq(~active),
+            self.job.ready.eq(~active & (ahead != 0)),
             walk.start.eq(self.job.valid & self.job.ready),
             walk.key_blocks.eq(self.job.p.key_blocks),
             walk.step.eq(active & taken.all()),
