@@ -9,6 +9,7 @@ stands anywhere else.
 from . import numerics, registers
 from .config import BOARD_MEMORY_BYTES, CONFIGS, OverlayConfig
 from .descriptors import (
+    ATTENTION_ROW,
     COMPLETION,
     DESCRIPTOR,
     PARAMETERS,
@@ -21,6 +22,7 @@ from .descriptors import (
 )
 
 __all__ = [
+    "ATTENTION_ROW",
     "BOARD_MEMORY_BYTES",
     "COMPLETION",
     "CONFIGS",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.abi import COMPLETION, DESCRIPTOR, Format, OverlayConfig
+from ciuic.abi import ATTENTION_ROW, COMPLETION, DESCRIPTOR, Format, OverlayConfig
 from ciuic.reference import packed_nbytes
 
 from . import gemm_cycles
@@ -29,6 +29,7 @@ SOFTMAX_READ = 4  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 4  # between the requests of two rows, of scores and of results
 SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
+ATTENTION_PHASE = 2  # between two phases of an attention
 LENGTHS = 14  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
 COPY = 17  # around the beats of a copy
@@ -126,6 +127,23 @@ def softmax(
         busy,
         round(following),
     )
+
+
+def attention(
+    config: OverlayConfig, timing: MemoryTiming, m: int, k: int, n: int, d_v: int
+) -> Work:
+    """Return the work of an attention of m queries."""
+    query_tiles, value_blocks = _blocks(k, config.rows), _blocks(d_v, config.cols)
+    key_blocks = _blocks(n, config.cols)
+    phase_tiles = query_tiles + value_blocks
+    tiles = key_blocks * phase_tiles
+    queries = m * _blocks(k, config.bus_bytes)
+    records = _blocks(m * ATTENTION_ROW.nbytes, config.bus_bytes)
+    read = tiles * (config.tile_bytes // config.bus_bytes) + queries + records
+    written = m * _blocks(2 * d_v, config.bus_bytes)
+    busy = m * tiles
+    cycles = tiles * max(m, config.tile_beats * timing.beat) + 2 * key_blocks * ATTENTION_PHASE
+    return Work(round(cycles + queries + written), read, written, busy)
 
 
 def copy(config: OverlayConfig, timing: MemoryTiming, nbytes: int) -> Work:

@@ -74,6 +74,16 @@ async def random_jobs_equal_the_reference(dut: Any, pause: float) -> None:
 
 
 @cocotb.test()
+@cocotb.parametrize(pause=[0, 0.3])
+async def attention_equals_the_reference(dut: Any, pause: float) -> None:
+    bench = await started(dut, pause)
+    rows = CONFIG.rows
+    shapes = [(1, rows, CONFIG.cols, rows), (3, 2 * rows, 5 * CONFIG.cols + 3, rows + 3)]
+    for shape in shapes:
+        await bench.run(jobs.attention(bench, *shape))
+
+
+@cocotb.test()
 async def edges_of_the_array_and_the_bus(dut: Any) -> None:
     bench = await started(dut, 0.1)
     rows, cols = CONFIG.rows, CONFIG.cols
