@@ -83,7 +83,7 @@ def check(
 ) -> Check:
     """Run the prompt of a finished generation again on the CPU alone and compare.
 
-    Layers that are on an FPGA compute there what the overlay computes, its softmax included, so
+    Layers that are on an FPGA compute there what the overlay computes, its attention included, so
     that the text must be the same.
     """
     devices = {
@@ -109,11 +109,12 @@ def _on_cpu(model: Model, fpga: dict[int, Device]) -> Iterator[None]:
         for index, layer in enumerate(model.layers):
             layer.device = HOST
             layer.as_fpga = index in fpga
+            layer.attention = fpga[index].attention if index in fpga else None
         model.head_device = HOST
         yield
     finally:
         for layer, device in before:
-            layer.device, layer.as_fpga = device, False
+            layer.device, layer.as_fpga, layer.attention = device, False, None
         model.head_device = head
 
 

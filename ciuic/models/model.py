@@ -46,6 +46,7 @@ class Layer(Protocol):
 
     device: Device | str
     as_fpga: bool
+    attention: str | None
 
     @property
     def weights(self) -> LayerWeights:
