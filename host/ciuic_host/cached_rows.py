@@ -113,4 +113,6 @@ class PackedRows:
             source._in.remove(self)
 
     def _largest_in(self, start: int, stop: int) -> Float32Array:
-        return np.stack([largest_magnitudes(source.rotated(start, stop)) for source in self.sources])
+        return np.stack(
+            [largest_magnitudes(source.rotated(start, stop)) for source in self.sources]
+        )
