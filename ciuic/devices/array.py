@@ -1,9 +1,10 @@
-"""Arrays on a device, and the events that tell when they are there."""
+"""Arrays on a device, the tasks that make them, and events that tell when they are there."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -127,3 +128,14 @@ class Event:
         if self.output.storage.error is not None:
             raise self.output.storage.error
         return self.output
+
+
+class Task(NamedTuple):
+    """One entry of a device's queue: ``kernel(inputs, event.output, attributes)``."""
+
+    op: str
+    kernel: Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
+    inputs: Sequence[DeviceArray]
+    attributes: dict[str, Any]
+    event: Event
+    nbytes: int = 0

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +37,9 @@ from ciuic.ops import OPERATORS
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
-from .array import DeviceArray, Event, Shape, Storage
+from .array import DeviceArray, Event, Shape, Storage, Task
 from .roofline import Estimate, Roofline
+from .slots import Slots, SlotStorage
 from .statistics import Observer, Statistics, TaskRecord
 
 logger = logging.getLogger(__name__)
@@ -48,21 +49,15 @@ KINDS: tuple[Kind, ...] = ("CPU", "GPU", "FPGA", "TPU")
 Weight = Quantized | CiuicTensor
 Kernel = Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
-_HOUSEKEEPING = ("free", "synchronize", "zeros")  # queue entries that are no work of a model
+_HOUSEKEEPING = (
+    "free",
+    "slots",
+    "synchronize",
+    "zeros",
+)  # queue entries that are no work of a model
 
 
-class Task(NamedTuple):
-    """One entry of a device's queue: ``kernel(inputs, event.output, attributes)``."""
-
-    op: str
-    kernel: Kernel
-    inputs: Sequence[DeviceArray]
-    attributes: dict[str, Any]
-    event: Event
-    nbytes: int = 0
-
-
-class Device(ABC):
+class Device(Slots, ABC):
     """A device that is open.
 
     Parameters
@@ -106,6 +101,8 @@ class Device(ABC):
         self._dropped: deque[Any] = deque()
         self._held: weakref.WeakKeyDictionary[Any, DeviceArray] = weakref.WeakKeyDictionary()
         self._hold_lock = threading.Lock()
+        self._record_lock = threading.Lock()  # the copy lane records too
+        self.streams = []
         self._kernels = self._load_kernels()
         self._closed = False
         self._cancelled = False
@@ -210,6 +207,8 @@ class Device(ABC):
         key = weight.value if isinstance(weight, CiuicTensor) else weight
         array = self._held.get(key)
         if array is None:
+            if (streamed := self._streamed(weight)) is not None:
+                return streamed
             with self._hold_lock:
                 array = self._held.get(key) or self._bring(weight)
                 self._held[key] = array
@@ -295,6 +294,7 @@ class Device(ABC):
         """Finish, or with ``cancel`` give up, what is queued and release the device."""
         if self._closed:
             return
+        self._end_streams(finish=not cancel)
         self._closed = True
         self._cancelled = cancel
         self._queue.put(None)
@@ -332,6 +332,8 @@ class Device(ABC):
             while self._dropped:
                 self._drop(self._dropped.popleft())
             for array in task.inputs:
+                if isinstance(array.storage, SlotStorage):
+                    array.storage.wait()
                 if array.storage.error is not None:
                     raise array.storage.error
             start = time.perf_counter()
@@ -353,10 +355,13 @@ class Device(ABC):
         shapes = tuple(array.shape for array in task.inputs)
         program = task.attributes.get("program")
         op = task.op if program is None else program.name
-        record = TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, task.nbytes)
-        self.statistics.add(record)
-        for observer in self.observers:
-            observer(record)
+        self._tell(TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, task.nbytes))
+
+    def _tell(self, record: TaskRecord) -> None:
+        with self._record_lock:
+            self.statistics.add(record)
+            for observer in self.observers:
+                observer(record)
 
     # Memory accounting.
 
