@@ -3,7 +3,7 @@
     with ciuic_host.open("fpga:rtl?config=tiny") as overlay:
         products = overlay.gemm(activations, weights)
 
-One `Overlay` is used from one thread.
+One `Overlay` is used from one thread, but for `Overlay.fill_slot`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -23,12 +24,12 @@ from ciuic.errors import ShapeError, TransferError, UsageError
 from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
 
 from .completion import Completion
-from .gemm import Gemm, WeightHandle, check_matrix, stage
+from .gemm import Gemm, Packed, WeightHandle, check_matrix, stage
 from .identity import identify
 from .memory_timing import MemoryTiming
 from .rings import Rings, Ticket
 from .staging import Matrix, Staging, round_up
-from .transport import PAGE_BYTES, Transport
+from .transport import PAGE_BYTES, Buffer, Transport
 from .uri import Report, no_report, open_transport
 
 logger = logging.getLogger(__name__)
@@ -73,10 +74,13 @@ class Overlay:
         self._transport = transport
         self.timeout = timeout
         self.config = identify(transport)
+        if transport.clock_hz is not None:
+            self.config = replace(self.config, clock_hz=transport.clock_hz)
         self.completions: deque[Completion] = deque(maxlen=COMPLETIONS_KEPT)
         self._rings = Rings(transport)
         self._staging = Staging(transport, self.config.alignment)
         self._handles: set[WeightHandle] = set()
+        self._slots: list[Buffer] = []
         self._closed = False
         logger.info("%s: overlay %s", transport.name, self.config.name)
 
@@ -242,7 +246,7 @@ class Overlay:
     def load_weights(self, weights: npt.NDArray[np.int8]) -> WeightHandle:
         """Pack weights (k, n) for the array and keep them in the device's memory."""
         check_matrix("weights", weights, ("int8",))
-        return self._load(weights, lambda: pack_weights(weights, self.config), w4=False)
+        return self._load(weights, lambda: self.pack(weights), w4=False)
 
     def load_weights_w4(
         self, weights: npt.NDArray[np.int8], scales: npt.NDArray[np.int16]
@@ -259,22 +263,61 @@ class Overlay:
             INT16 (groups, n), one for each column and group of `numerics.W4_GROUP` rows.
         """
         check_matrix("weights", weights, ("int8",))
-        return self._load(weights, lambda: pack_weights_w4(weights, scales, self.config), w4=True)
+        return self._load(weights, lambda: self.pack(weights, scales), w4=True)
 
     def _load(
-        self, weights: npt.NDArray[np.int8], pack: Callable[[], npt.NDArray[np.uint8]], *, w4: bool
+        self, weights: npt.NDArray[np.int8], pack: Callable[[], Packed], *, w4: bool
     ) -> WeightHandle:
-        k, n = weights.shape
         # Allocated first, so that what does not fit is not packed.
+        k, n = weights.shape
         buffer = self._transport.allocate(packed_nbytes(k, n, self.config, w4=w4))
         try:
-            stripes = pack()
+            return self._put(pack(), buffer, slot=False)
         except BaseException:
             self._transport.free(buffer)
             raise
-        buffer.array[:] = stripes.reshape(-1)
-        self._transport.flush(buffer)
-        handle = WeightHandle(k, n, buffer, stripes.shape[1], w4)
+
+    def pack(
+        self, weights: npt.NDArray[np.int8], scales: npt.NDArray[np.int16] | None = None
+    ) -> Packed:
+        """Return weights (k, n) as the array takes them; with ``scales``, as `load_weights_w4`."""
+        check_matrix("weights", weights, ("int8",))
+        if scales is None:
+            stripes = pack_weights(weights, self.config)
+        else:
+            stripes = pack_weights_w4(weights, scales, self.config)
+        k, n = weights.shape
+        return Packed(k, n, stripes, scales is not None)
+
+    def open_slot(self, nbytes: int) -> Buffer:
+        """Return memory of the device that weights pass through, see `fill_slot`."""
+        buffer = self._transport.allocate(nbytes)
+        self._slots.append(buffer)
+        return buffer
+
+    def fill_slot(self, slot: Buffer, packed: Packed) -> WeightHandle:
+        """Put weights into a slot; those before must have been freed.
+
+        May be called by a thread of its own, while another does all the rest.
+        """
+        if packed.stripes.nbytes > slot.nbytes:
+            raise TransferError(
+                f"weights must have at most the {slot.nbytes:,} bytes of a slot of {self.name}, "
+                f"not {packed.stripes.nbytes:,}"
+            )
+        return self._put(packed, slot, slot=True)
+
+    def close_slot(self, slot: Buffer) -> None:
+        """Give the memory of a slot back."""
+        self._handles -= {handle for handle in self._handles if handle.buffer is slot}
+        self._slots.remove(slot)
+        self._transport.free(slot)
+
+    def _put(self, packed: Packed, buffer: Buffer, *, slot: bool) -> WeightHandle:
+        buffer.array[: packed.stripes.nbytes] = packed.stripes.reshape(-1)
+        self._transport.flush(buffer, 0, packed.stripes.nbytes)
+        stripe_bytes = packed.stripes.shape[1]
+        handle = WeightHandle(packed.k, packed.n, buffer, stripe_bytes, packed.w4, slot)
         self._handles.add(handle)
         return handle
 
@@ -283,10 +326,11 @@ class Overlay:
         return round_up(packed_nbytes(k, n, self.config, w4=w4), PAGE_BYTES)
 
     def free(self, handle: WeightHandle) -> None:
-        """Give the memory of weights back."""
+        """Give the memory of weights back; a slot's remains the slot's."""
         self._check_handle(handle)
         self._handles.remove(handle)
-        self._transport.free(handle.buffer)
+        if not handle.slot:
+            self._transport.free(handle.buffer)
 
     # --- descriptors --------------------------------------------------------------------------
 
@@ -333,9 +377,10 @@ class Overlay:
         try:
             self._rings.close()
             self._staging.close()
-            for handle in self._handles:
-                self._transport.free(handle.buffer)
+            for buffer in (*self._slots, *(h.buffer for h in self._handles if not h.slot)):
+                self._transport.free(buffer)
             self._handles.clear()
+            self._slots.clear()
         finally:
             self._transport.close()
 
