@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ciuic.devices import Device
     from ciuic.models.model import Model
+    from ciuic.models.plan_report import ModelPlan
     from ciuic.models.progress import Report
     from ciuic.models.sampling import SamplingOptions
     from ciuic.models.weights import Quantize
 
     from .devices import Row
 
+UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9}
+MOSTLY_FULL = 0.8  # of a device's memory: then it is planned what else it must hold
 QUANTIZE: dict[str, Quantize | None] = {
     "int8": "int8",
     "int4": "int4",
@@ -42,6 +47,28 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="linear layers: int8 or int4 (every device then gives the same bits), auto (int8 on "
         "FPGAs, float32 elsewhere) or none; by default as a converted folder has them, else int8",
     )
+
+
+def add_cap(parser: argparse.ArgumentParser) -> None:
+    """Add caps on memory."""
+    parser.add_argument(
+        "--cap",
+        action="append",
+        default=[],
+        metavar="DEVICE=BYTES",
+        help="most memory of a device, by URI or kind, such as GPU=4GiB; may be repeated",
+    )
+
+
+def cap_of(text: str) -> tuple[str, int]:
+    """Return the device and the bytes of a cap; a device's URI may have equal signs in it."""
+    from ciuic.errors import UsageError
+
+    match = re.fullmatch(r"(.+)=(\d+)\s*([A-Za-z]*)", text)
+    if match is None or match[3] not in UNITS or int(match[2]) == 0:
+        units = ", ".join(filter(None, UNITS))
+        raise UsageError(f"--cap must be like GPU=4GiB, in bytes or {units}, not {text!r}")
+    return match[1], int(match[2]) * UNITS[match[3]]
 
 
 def add_writing(parser: argparse.ArgumentParser, max_tokens: int) -> None:
@@ -113,6 +140,67 @@ def place(model: Model, spec: str | None, report: Report) -> list[Row]:
         rows.append(describe(model.runtime.device(uri)))
         report(f"opening {uri}", 1, 1)
     return rows
+
+
+def plan_memory(
+    model: Model, arguments: argparse.Namespace, *, prompt_tokens: int, context: int
+) -> ModelPlan | None:
+    """Return the plan of what lies where if a device's memory is capped or nearly full.
+
+    Raises
+    ------
+    UsageError
+        If a cap cannot be read.
+    PlacementError
+        If the model does not fit, even if weights stream.
+    """
+    from ciuic.devices import DeviceManager
+    from ciuic.errors import PlacementError
+    from ciuic.models.converted import is_converted
+    from ciuic.models.loading import find_model
+    from ciuic.models.names import DEFAULT_MODEL
+    from ciuic.models.plan import plan_model
+    from ciuic.models.planner import PlanRequest
+
+    caps = dict(map(cap_of, arguments.cap))
+    if not caps and not _mostly_full(model):
+        return None
+    path = arguments.model or DEFAULT_MODEL
+    places = [f"{i}={model.runtime.device(on.device).uri}" for i, on in enumerate(model.layers)]
+    places.append(f"head={model.runtime.device(model.head_device).uri}")
+    request = PlanRequest(
+        model=path,
+        place=",".join(places),
+        context=max(2, min(context, model.config.max_seq_len)),
+        prompt_tokens=max(1, min(prompt_tokens, context - 1)),
+        format=model.layers[0].weights.quantize or "float32",
+        caps=caps,
+        on_disk=is_converted(find_model(path)),
+    )
+    with DeviceManager() as manager:
+        plan = plan_model(request, manager)
+    if not plan.fits:
+        raise PlacementError("; ".join([*plan.problems, "would fit:", *plan.would_fit]))
+    return plan
+
+
+def _mostly_full(model: Model) -> bool:
+    """Return whether weights alone take most of what a device has free."""
+    from collections import Counter
+
+    from ciuic.models.resident import placed_parts
+
+    wanted: Counter[Device] = Counter()
+    for _, on, weights in placed_parts(model):
+        if on.device.host_memory:
+            continue
+        for _, weight in weights:
+            home = on.home_of(weight)
+            wanted[home] += 0 if home.holds(weight) else home.weight_bytes(weight)
+    return any(
+        nbytes > MOSTLY_FULL * (device.capacity_bytes - device.used_bytes)
+        for device, nbytes in wanted.items()
+    )
 
 
 def check_writable(option: str, path: str | None) -> None:

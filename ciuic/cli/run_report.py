@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ciuic.memory.tiers import Tier
 from ciuic.models.batch import BatchGeneration
 from ciuic.models.continuation import Speed
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
+from ciuic.models.plan_report import DeviceResidency
 from ciuic.scheduler.trace import UsageRow
 
 from . import output
@@ -71,6 +73,17 @@ class Cache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory of a device: its tier, bytes in use at the end, at most, and that there are."""
+
+    tier: str
+    device: str
+    used_bytes: int
+    peak_bytes: int
+    capacity_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What was written after one prompt."""
 
@@ -94,6 +107,8 @@ class Report:
     cache: Cache
     usage: list[UsageRow]
     fpga: list[Fpga]
+    memory: list[Memory]
+    residency: list[DeviceResidency]
 
     @property
     def ok(self) -> bool:
@@ -152,6 +167,18 @@ def print_after(report: Report) -> None:
             print(f"{row.device} has no kernel for {op}: {tasks:,} tasks ran on {HOST}")
     _print_speed(report)
     _print_cache(report.cache)
+    output.print_table(
+        [
+            {
+                "memory of": row.device,
+                "tier": row.tier,
+                "MiB in use": row.used_bytes / 2**20,
+                "at most": row.peak_bytes / 2**20,
+                "of": row.capacity_bytes / 2**20,
+            }
+            for row in report.memory
+        ]
+    )
     for fpga in report.fpga:
         _print_fpga(fpga)
 
@@ -235,6 +262,7 @@ def collect(
     prompts: Sequence[str],
     devices: Sequence[Row],
     before: Counters,
+    residency: Sequence[DeviceResidency],
 ) -> Report:
     """Return the report of finished work; ``before`` are the counters at its start."""
     usage = model.runtime.usage()
@@ -267,6 +295,17 @@ def collect(
         ),
         usage=usage,
         fpga=[_fpga(uri, before[uri], after) for uri, after in counters(model).items()],
+        memory=[
+            Memory(
+                tier=(Tier.HOST if device.host_memory else Tier.DEVICE).value,
+                device=device.uri,
+                used_bytes=device.used_bytes,
+                peak_bytes=device.peak_bytes,
+                capacity_bytes=device.capacity_bytes,
+            )
+            for device in map(model.runtime.device, [row.device for row in usage])
+        ],
+        residency=list(residency),
     )
 
 

@@ -57,6 +57,8 @@ class Decoder:
         device = self._model.runtime.device(HOST)
         if not isinstance(device, CpuDevice) or not device.records("linear"):
             return None
+        if device.streams:
+            return None  # a program's weights stay where they are
         if any(self._model.runtime.device(on) is not device for on in self._devices()):
             return None  # before any cache is moved
         arrays = [layer.reserve(1, device) for layer in cache.layers]
