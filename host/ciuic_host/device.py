@@ -95,7 +95,7 @@ class FpgaDevice(Device):
         self.roofline = Roofline(
             flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
             bytes_per_second=config.stream_bytes * config.clock_hz,
-            link_bytes_per_second=config.bus_bytes * config.clock_hz,
+            link_bytes_per_second=overlay.link_bytes_per_second,
             task_seconds=1e-4,
         )
         super().__init__(uri, overlay.memory_bytes)

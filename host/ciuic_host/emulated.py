@@ -109,6 +109,7 @@ class EmulatedTransport(Transport):
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
         self.timing = self._timing = timing or MemoryTiming()
         self._pace = pace or Pace()
+        self.link_bytes_per_second = self._pace.link_bytes_per_second
         self._engines = Engines(config, self._memory, self._timing)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}
         self._constants = registers.identity(config, BUILD_HASH)

@@ -104,6 +104,12 @@ class Overlay:
         """How fast its memory is; the usual figures where the transport does not say."""
         return self._transport.timing or MemoryTiming()
 
+    @property
+    def link_bytes_per_second(self) -> float:
+        """How fast bytes come to its memory; its bus's rate where the transport does not say."""
+        bus = self.config.bus_bytes * self.config.clock_hz
+        return self._transport.link_bytes_per_second or bus
+
     # --- operations ---------------------------------------------------------------------------
 
     def gemm(

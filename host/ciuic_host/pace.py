@@ -41,6 +41,7 @@ class Pace:
         self, clock_hz: float | None = None, link_bytes_per_second: float | None = None
     ) -> None:
         self._clock_hz = clock_hz
+        self.link_bytes_per_second = link_bytes_per_second
         self._link = None if link_bytes_per_second is None else Link(link_bytes_per_second)
         self._outcomes: deque[Outcome] = deque()
         self._overlay_free = 0.0

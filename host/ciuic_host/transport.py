@@ -48,6 +48,7 @@ class Transport(ABC):
     memory_bytes: int  # that buffers may take together
     late_seconds: float = 0.0  # by which a paced emulation was slower than the board
     timing: MemoryTiming | None = None  # of the memory, where it is known
+    link_bytes_per_second: float | None = None  # of flushes, where it is known
     clock_hz: float | None = None  # of the overlay, where it is not that of its configuration
 
     @abstractmethod
