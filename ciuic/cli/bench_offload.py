@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=3, metavar="N", help="medians of this many (%(default)s)"
     )
     parser.add_argument(
-        "--disk-mb", type=int, default=400, metavar="MB", help="of the model on disk (%(default)s)"
+        "--disk-mb", type=int, default=800, metavar="MB", help="of the model on disk (%(default)s)"
     )
     parser.add_argument(
         "--folder", metavar="PATH", help="where that is written (the folder for temporary files)"

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from ciuic.models.weights import LayerWeights
     from ciuic.runtime import Runtime
 
-WIDTHS: dict[str, int] = {"hidden_size": 2048, "intermediate_size": 5632}
+WIDTHS: dict[str, int] = {"hidden_size": 4096, "intermediate_size": 11008}
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 256,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
@@ -108,6 +108,7 @@ def _measured(
         _evict(model, host)
         found = residency_of(model, host, int(cap * weights), tokens, on_disk=True)
         moving, seconds = [], []
+        _forget(file)
         with ExitStack() as stack:
             stack.enter_context(resident(model, [found]))
             seconds_per_token(model, 1)
@@ -123,6 +124,14 @@ def _measured(
         rows.append(row_of("mmap loop", cap, mapped, computing, transfer))
     report("disk", steps, steps)
     return rows
+
+
+def _forget(file: WeightFile) -> None:
+    """Let a file be in no memory."""
+    from ciuic.devices.disk import drop_cached
+
+    file.release_pages()
+    drop_cached(file.path)
 
 
 def _evict(model: Model, host: CpuDevice) -> None:
@@ -157,15 +166,12 @@ def _reading(model: Model, host: CpuDevice, found: DeviceResidency) -> float:
 
 def _mapped(model: Model, file: WeightFile, tokens: int) -> list[float]:
     """Return the seconds of tokens, before each of which the file is in no memory."""
-    from ciuic.devices.disk import drop_cached
-
     cache = model.new_cache()
     model.prefill(PROMPT, cache)
     model.decode(PROMPT[0], cache)
     seconds = []
     for _ in range(tokens):
-        file.release_pages()
-        drop_cached(file.path)
+        _forget(file)
         start = time.perf_counter()
         model.decode(PROMPT[0], cache)
         seconds.append(time.perf_counter() - start)

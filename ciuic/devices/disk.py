@@ -12,7 +12,6 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -135,19 +134,22 @@ def drop_cached(path: Path) -> None:
 
 def fastest(path: Path) -> tuple[Method, float]:
     """Return the way to read a file that is fastest here, and its bytes per second."""
-    rates = {method: measure(path, method) for method in METHODS}
-    method = max(METHODS, key=lambda one: rates[one] or 0.0)
-    return method, rates[method] or 0.0
+    rates = {method: measure(path, method) or 0.0 for method in METHODS}
+    method = max(METHODS, key=lambda one: rates[one])
+    return method, rates[method]
 
 
-def measure(
-    path: Path, method: Method, clock: Callable[[], float] = time.perf_counter
-) -> float | None:
-    """Return bytes per second of reading what is not cached; None if that way does not work."""
-    nbytes = min(SAMPLE_NBYTES, path.stat().st_size)
+def measure(path: Path, method: Method) -> float | None:
+    """Return bytes per second of reading what is not cached; None if that way does not work.
+
+    Each way reads other parts of the file, as far as it goes: what was read before may be in a
+    cache below the operating system.
+    """
+    size = path.stat().st_size
+    nbytes = min(SAMPLE_NBYTES, size)
     memory = mmap.mmap(-1, room_for(nbytes))
     np.frombuffer(memory, np.uint8)[::PAGE_NBYTES] = 1  # so that its pages are there
-    best = 0.0
+    seconds = 0.0
     try:
         reader = DiskReader(path, method)
     except OSError as error:
@@ -157,12 +159,12 @@ def measure(
     try:
         for turn in range(ROUNDS):
             drop_cached(path)
-            start = turn * nbytes if (turn + 1) * nbytes <= path.stat().st_size else 0
-            began = clock()
+            start = (METHODS.index(method) * ROUNDS + turn) * nbytes % (size - nbytes + 1)
+            began = time.perf_counter()
             reader.read(start, nbytes, memory)
-            best = max(best, nbytes / max(1e-9, clock() - began))
+            seconds += time.perf_counter() - began
     except TransferError:
         return None
     finally:
         reader.close()
-    return best
+    return ROUNDS * nbytes / max(1e-9, seconds)
