@@ -26,7 +26,7 @@ def rows(capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
 
 
 def test_paced_cases(capsys: Capture) -> None:
-    """With a link so slow that nothing else counts: the bound is known, and cannot be beaten."""
+    """With a link so slow that nothing else counts: the bound is known, and nearly reached."""
     device = "fpga:emulated?config=sim&pace=real"
     found = rows(
         capsys,

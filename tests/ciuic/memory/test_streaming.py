@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ciuic.devices import Device
+from ciuic.devices import Device, DeviceManager
 from ciuic.errors import DeviceError, OutOfMemory
 from ciuic.memory.streaming import Streaming
 from ciuic.quantize import QuantizedMatrix, quantize_columns
+from ciuic.quantize_int4 import quantize_groups
 from ciuic.runtime import Runtime
 from ciuic.tensor import CiuicTensor
 
@@ -189,3 +190,23 @@ def test_others_are_not_touched(weights: list[QuantizedMatrix]) -> None:
 def _no_thread_is_left() -> Iterator[None]:
     yield
     assert not any("copies" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize("w4", [False, True])
+def test_weights_stream_to_opencl(x: np.ndarray, w4: bool) -> None:
+    rng = np.random.default_rng(3)
+    quantize = quantize_groups if w4 else quantize_columns
+    weights = [quantize(rng.standard_normal((SIDE, SIDE), np.float32)) for _ in range(COUNT)]
+    op = "linear_int4" if w4 else "linear"
+    with DeviceManager() as manager:
+        runtime = Runtime(manager)
+        device = manager.open("opencl")
+        expected = [runtime.run(op, [x, weight], device="cpu").numpy() for weight in weights]
+        stream = Streaming(device, weights, 3)
+        for _ in range(3):
+            got = [runtime.run(op, [x, weight], device=device) for weight in weights]
+            for one, want in zip(got, expected, strict=True):
+                np.testing.assert_array_equal(one.numpy(), want)
+            del got, one
+        stream.close()
