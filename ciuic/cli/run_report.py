@@ -11,6 +11,7 @@ from ciuic.models.continuation import Speed
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
 from ciuic.models.plan_report import DeviceResidency
+from ciuic.models.recovery import Recovered
 from ciuic.scheduler.trace import UsageRow
 
 from . import output
@@ -109,6 +110,7 @@ class Report:
     fpga: list[Fpga]
     memory: list[Memory]
     residency: list[DeviceResidency]
+    recovered: list[Recovered]
 
     @property
     def ok(self) -> bool:
@@ -149,6 +151,8 @@ def placement(model: Model) -> dict[str, str]:
 
 def print_after(report: Report) -> None:
     """Print who ran what, and how fast."""
+    for recovered in report.recovered:
+        print(f"{recovered}\n")
     print("who ran what:")
     output.print_table(
         [
@@ -306,6 +310,7 @@ def collect(
             for device in map(model.runtime.device, [row.device for row in usage])
         ],
         residency=list(residency),
+        recovered=list(model.recovered),
     )
 
 

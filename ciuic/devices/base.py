@@ -37,7 +37,9 @@ from ciuic.ops import OPERATORS
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
+from .accounting import Accounting
 from .array import DeviceArray, Event, Shape, Storage, Task
+from .failure import History
 from .roofline import Estimate, Roofline
 from .slots import Slots, SlotStorage
 from .statistics import Observer, Statistics, TaskRecord
@@ -49,15 +51,10 @@ KINDS: tuple[Kind, ...] = ("CPU", "GPU", "FPGA", "TPU")
 Weight = Quantized | CiuicTensor
 Kernel = Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
-_HOUSEKEEPING = (
-    "free",
-    "slots",
-    "synchronize",
-    "zeros",
-)  # queue entries that are no work of a model
+_HOUSEKEEPING = ("free", "slots", "synchronize", "zeros")  # that are no work of a model
 
 
-class Device(Slots, ABC):
+class Device(Slots, Accounting, ABC):
     """A device that is open.
 
     Parameters
@@ -94,18 +91,18 @@ class Device(Slots, ABC):
         self.capacity_bytes = capacity_bytes
         self.statistics = Statistics()
         self.observers: list[Observer] = []
-        self._used = self._peak = 0
-        self._memory_lock = threading.Lock()
+        self._open_account()
         # Appended to by finalizers, which may run inside any lock.
-        self._freed: deque[int] = deque()
         self._dropped: deque[Any] = deque()
         self._held: weakref.WeakKeyDictionary[Any, DeviceArray] = weakref.WeakKeyDictionary()
         self._hold_lock = threading.Lock()
         self._record_lock = threading.Lock()  # the copy lane records too
+        self._history = History(uri)
         self.streams = []
         self._kernels = self._load_kernels()
         self._closed = False
         self._cancelled = False
+        self._queue_lock = threading.Lock()  # nothing comes into the queue behind its end
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"ciuic {uri}", daemon=True)
         self._thread.start()
@@ -125,25 +122,6 @@ class Device(Slots, ABC):
         self.close()
 
     # Memory.
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes that arrays take now."""
-        with self._memory_lock:
-            self._settle_freed()
-            return self._used
-
-    @property
-    def peak_bytes(self) -> int:
-        """Most bytes that arrays took at one time since the last `reset_peak`."""
-        with self._memory_lock:
-            return self._peak
-
-    def reset_peak(self) -> None:
-        """Begin to watch for the peak anew."""
-        with self._memory_lock:
-            self._settle_freed()
-            self._peak = self._used
 
     def upload(self, value: npt.NDArray[Any] | Quantized) -> DeviceArray:
         """Return a copy of an array on the device; the caller may change the original at once.
@@ -290,14 +268,20 @@ class Device(Slots, ABC):
         """Whether the device has been closed."""
         return self._closed
 
+    @property
+    def lost(self) -> bool:
+        """Whether the device has failed for good; opening it again may bring it back."""
+        return self._history.lost is not None
+
     def close(self, *, cancel: bool = False) -> None:
         """Finish, or with ``cancel`` give up, what is queued and release the device."""
         if self._closed:
             return
         self._end_streams(finish=not cancel)
-        self._closed = True
-        self._cancelled = cancel
-        self._queue.put(None)
+        with self._queue_lock:
+            self._closed = True
+            self._cancelled = cancel
+            self._queue.put(None)
         self._thread.join()
 
     # The queue.
@@ -311,18 +295,22 @@ class Device(Slots, ABC):
         attributes: dict[str, Any],
         nbytes: int = 0,
     ) -> Event:
-        if self._closed:
-            raise DeviceError(f"{self.uri} is closed")
         event = Event(output)
-        self._queue.put(Task(op, kernel, inputs, attributes, event, nbytes))
-        return event
+        with self._queue_lock:
+            if not self._closed:
+                self._queue.put(Task(op, kernel, inputs, attributes, event, nbytes))
+                return event
+        raise self._history.fault(DeviceError(f"{self.uri} is closed"), op)
 
     def _serve(self) -> None:
         while (task := self._queue.get()) is not None:
             self._perform(task)
             del task  # or its arrays would live until the next task
         self._held.clear()
-        self._close()
+        try:
+            self._close()
+        except Exception as error:  # of a device that fails there is nothing more to release
+            logger.warning("%s could not be closed properly: %s", self.uri, error)
 
     def _perform(self, task: Task) -> None:
         storage = task.event.output.storage
@@ -336,13 +324,16 @@ class Device(Slots, ABC):
                     array.storage.wait()
                 if array.storage.error is not None:
                     raise array.storage.error
+            if task.op not in (*_HOUSEKEEPING, "download"):
+                self._history.check(task.op)
             start = time.perf_counter()
             storage.data = task.kernel(task.inputs, task.event.output, task.attributes)
             self._finished(task, start, time.perf_counter() - start)
         except BaseException as error:  # it belongs to whoever waits for the result
             if not isinstance(error, CiuicError):
                 logger.debug("%s failed on %s", task.op, self.uri, exc_info=True)
-            storage.error = error
+            shapes = tuple(array.shape for array in task.inputs)
+            storage.error = self._history.fault(error, task.op, shapes)
             storage.free()  # the error refers to the task by its traceback, so it would stay long
         task.event.set()
 
@@ -360,6 +351,7 @@ class Device(Slots, ABC):
     def _tell(self, record: TaskRecord) -> None:
         with self._record_lock:
             self.statistics.add(record)
+            self._history.add(record)
             for observer in self.observers:
                 observer(record)
 
@@ -374,27 +366,14 @@ class Device(Slots, ABC):
         if not self._take(nbytes):
             self.synchronize()  # tasks in the queue keep what they read, though nobody else does
             if not self._take(nbytes):
-                raise OutOfMemory(
+                error = OutOfMemory(
                     self.uri,
                     wanted=nbytes,
                     available=self.capacity_bytes - self.used_bytes,
                     capacity=self.capacity_bytes,
                 )
+                raise self._history.fault(error, "an allocation")
         storage.nbytes = nbytes
-
-    def _take(self, nbytes: int) -> bool:
-        """Count bytes as used if there is room for them."""
-        with self._memory_lock:
-            self._settle_freed()
-            if self._used + nbytes > self.capacity_bytes:
-                return False
-            self._used += nbytes
-            self._peak = max(self._peak, self._used)
-        return True
-
-    def _settle_freed(self) -> None:
-        while self._freed:
-            self._used -= self._freed.popleft()
 
     def _bring(self, weight: Weight) -> DeviceArray:
         if isinstance(weight, Quantized):

@@ -382,6 +382,12 @@ class Overlay:
         self._closed = True
         try:
             self._rings.close()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Give all memory back; a transport does that though its device fails."""
+        try:
             self._staging.close()
             for buffer in (*self._slots, *(h.buffer for h in self._handles if not h.slot)):
                 self._transport.free(buffer)

@@ -123,10 +123,12 @@ class Rings:
         }
 
     def close(self) -> None:
-        """Stop the overlay and give the rings back."""
-        self._stop()
-        self._transport.free(self._descriptors)
-        self._transport.free(self._completions)
+        """Stop the overlay and give the rings back, even if it does not stop."""
+        try:
+            self._stop()
+        finally:
+            self._transport.free(self._descriptors)
+            self._transport.free(self._completions)
 
     def _stop(self) -> None:
         self._write(registers.CONTROL, reset=1)
