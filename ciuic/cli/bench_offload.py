@@ -236,7 +236,7 @@ def _rounds(
     first: int,
     steps: int,
 ) -> tuple[list[float], float]:
-    """Return seconds per token of each round, and the share of them that a paced device was late."""
+    """Return seconds per token of each round, and in which share of them the device was late."""
     found: list[float] = []
     late, start = getattr(device, "late_seconds", 0.0), time.perf_counter()
     for done in range(arguments.rounds):

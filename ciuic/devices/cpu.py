@@ -52,6 +52,12 @@ class CpuDevice(Device):
     ----------
     native : Native, optional
         Its kernels in C; compiled if need be. ``Native(None, why)`` leaves it with numpy alone.
+
+    Attributes
+    ----------
+    statistics
+        Among its counters ``arena_bytes``: the most that the intermediate results of a recorded
+        program took.
     """
 
     kind = KIND
@@ -104,6 +110,8 @@ class CpuDevice(Device):
         assert self._calls is not None  # or nothing could have been recorded
         self._check_owner((x,))
         output = self._allocate(program.result.shape, program.result.dtype)
+        counters = self.statistics.counters
+        counters["arena_bytes"] = max(program.arena_bytes, counters.get("arena_bytes", 0))
         kernel = partial(program.run, self._calls)
         return self._enqueue("decode", kernel, (x,), output, {"offset": offset}).output
 
