@@ -19,6 +19,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Literal
 
@@ -31,13 +32,12 @@ from ciuic.errors import (
     OutOfMemory,
     PlacementError,
     ShapeError,
-    TransferError,
 )
 from ciuic.ops import OPERATORS
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
-from .array import DeviceArray, Event, Shape, Storage, Task
+from .array import DeviceArray, Event, Shape, Storage, Task, give_back
 from .roofline import Estimate, Roofline
 from .slots import Slots, SlotStorage
 from .statistics import Observer, Statistics, TaskRecord
@@ -190,7 +190,7 @@ class Device(Slots, ABC):
         """
         self._check_owner((array,))
         result = DeviceArray(Storage(self, 0), (), DTYPES[0])
-        self._enqueue("free", _free, (array,), result, {})
+        self._enqueue("free", give_back, (array,), result, {})
 
     def discard(self, storage: Storage) -> None:
         """Take note that a storage is not used any more; called by `Storage`."""
@@ -325,7 +325,19 @@ class Device(Slots, ABC):
         self._close()
 
     def _perform(self, task: Task) -> None:
-        storage = task.event.output.storage
+        event, error = task.event, self._run(task)
+        if error is not None:
+            # Its traceback refers to the task, this frame included; whoever gets it may keep it.
+            del task
+            clear_frames(error.__traceback__)
+            storage = event.output.storage
+            storage.error = error
+            storage.free()
+            del error
+        event.set()
+
+    def _run(self, task: Task) -> BaseException | None:
+        """Run a task; return what made it fail, or an earlier one that it needs."""
         try:
             if self._cancelled:
                 raise DeviceError(f"{self.uri} was closed before {task.op} ran")
@@ -335,16 +347,16 @@ class Device(Slots, ABC):
                 if isinstance(array.storage, SlotStorage):
                     array.storage.wait()
                 if array.storage.error is not None:
-                    raise array.storage.error
+                    return array.storage.error
             start = time.perf_counter()
+            storage = task.event.output.storage
             storage.data = task.kernel(task.inputs, task.event.output, task.attributes)
             self._finished(task, start, time.perf_counter() - start)
         except BaseException as error:  # it belongs to whoever waits for the result
             if not isinstance(error, CiuicError):
                 logger.debug("%s failed on %s", task.op, self.uri, exc_info=True)
-            storage.error = error
-            storage.free()  # the error refers to the task by its traceback, so it would stay long
-        task.event.set()
+            return error
+        return None
 
     def _finished(self, task: Task, start: float, seconds: float) -> None:
         """Count a task that the kernel has done; override where it is only under way then."""
@@ -483,9 +495,3 @@ class Device(Slots, ABC):
     @abstractmethod
     def _close(self) -> None:
         """Release the device."""
-
-
-def _free(inputs: Sequence[DeviceArray], _output: DeviceArray, _attributes: dict[str, Any]) -> None:
-    storage = inputs[0].storage
-    storage.free()
-    storage.error = TransferError("an array was used after its memory had been given back")
