@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the weights (%(default)s)",
     )
     parser.add_argument(
-        "--tokens", type=int, default=3, metavar="N", help="tokens a round (%(default)s)"
+        "--tokens", type=int, default=2, metavar="N", help="tokens a round (%(default)s)"
     )
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="medians of this many (%(default)s)"
