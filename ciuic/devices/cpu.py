@@ -146,6 +146,10 @@ class CpuDevice(Device):
         values = self.reader(extent.path).read(extent.start, k * n, memory)
         return RowWeight(values.view(np.int8).reshape(n, k), weight.scales)
 
+    def files(self) -> dict[Path, int]:
+        """Return the files that weights are read from while they stream, and their bytes."""
+        return {path: reader.nbytes for path, reader in self._readers.items()}
+
     def reader(self, path: Path) -> DiskReader:
         """Return what reads weights from a file; the way is measured the first time."""
         with self._readers_lock:

@@ -45,11 +45,13 @@ class DiskReader:
         How it reads.
     bytes_per_second
         Measured; None if the method was given.
+    nbytes
+        Of the whole file.
     """
 
     def __init__(self, path: Path, method: Method | None = None) -> None:
         self.path = path
-        self._size = path.stat().st_size
+        self.nbytes = path.stat().st_size
         self.bytes_per_second: float | None = None
         self._file: int | None = None
         self._map: mmap.mmap | None = None
@@ -82,7 +84,7 @@ class DiskReader:
         target = np.frombuffer(memory, np.uint8)
         try:
             if self._map is not None:
-                end = min(stop, self._size)
+                end = min(stop, self.nbytes)
                 target[: end - first] = np.frombuffer(self._map, np.uint8, end - first, first)
                 self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
                 done = end - first
@@ -94,7 +96,7 @@ class DiskReader:
             raise TransferError(f"{self.path} cannot be read ({error.strerror})") from error
         if first + done < start + nbytes:
             raise TransferError(
-                f"{self.path} must have {start + nbytes:,} bytes, not {self._size:,}"
+                f"{self.path} must have {start + nbytes:,} bytes, not {self.nbytes:,}"
             )
         return target[start - first : start - first + nbytes]
 
