@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the weights (%(default)s)",
     )
     parser.add_argument(
-        "--tokens", type=int, default=3, metavar="N", help="tokens a round (%(default)s)"
+        "--tokens", type=int, default=2, metavar="N", help="tokens a round (%(default)s)"
     )
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="medians of this many (%(default)s)"
@@ -236,7 +236,7 @@ def _rounds(
     first: int,
     steps: int,
 ) -> tuple[list[float], float]:
-    """Return seconds per token of each round, and the share that a paced device was late."""
+    """Return seconds per token of each round, and in which share of them the device was late."""
     found: list[float] = []
     late, start = getattr(device, "late_seconds", 0.0), time.perf_counter()
     for done in range(arguments.rounds):

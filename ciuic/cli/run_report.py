@@ -75,13 +75,17 @@ class Cache:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Memory of a device: its tier, bytes in use at the end, at most, and that there are."""
+    """Memory of a device: its tier, bytes in use at the end, at most, and that there are.
+
+    Of these, ``arena_bytes`` were for the intermediate results of a token (`ciuic.memory.arena`).
+    """
 
     tier: str
     device: str
     used_bytes: int
     peak_bytes: int
     capacity_bytes: int
+    arena_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +164,9 @@ def print_after(report: Report) -> None:
                 "device": row.device,
                 "tasks": row.tasks,
                 "seconds": row.seconds,
-                "MiB moved": row.nbytes / 2**20,
+                "MiB over its link": row.nbytes / 2**20,
                 "share (%)": 100 * row.share,
+                "busy (%)": None if row.utilisation is None else 100 * row.utilisation,
             }
             for row in report.usage
         ]
@@ -179,6 +184,7 @@ def print_after(report: Report) -> None:
                 "MiB in use": row.used_bytes / 2**20,
                 "at most": row.peak_bytes / 2**20,
                 "of": row.capacity_bytes / 2**20,
+                "arena (KiB)": row.arena_bytes / 2**10,
             }
             for row in report.memory
         ]
@@ -306,6 +312,7 @@ def collect(
                 used_bytes=device.used_bytes,
                 peak_bytes=device.peak_bytes,
                 capacity_bytes=device.capacity_bytes,
+                arena_bytes=int(device.statistics.counters.get("arena_bytes", 0)),
             )
             for device in map(model.runtime.device, [row.device for row in usage])
         ],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.errors import ShapeError
+from ciuic.errors import ShapeError, TransferError
 
 if TYPE_CHECKING:
     from .base import Device
@@ -139,3 +139,10 @@ class Task(NamedTuple):
     attributes: dict[str, Any]
     event: Event
     nbytes: int = 0
+
+
+def give_back(inputs: Sequence[DeviceArray], *_: Any) -> None:
+    """Give the memory of an array back: the kernel of `Device.free`."""
+    storage = inputs[0].storage
+    storage.free()
+    storage.error = TransferError("an array was used after its memory had been given back")

@@ -19,6 +19,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Literal
 
@@ -31,18 +32,17 @@ from ciuic.errors import (
     OutOfMemory,
     PlacementError,
     ShapeError,
-    TransferError,
 )
 from ciuic.ops import OPERATORS
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
 from .accounting import Accounting
-from .array import DeviceArray, Event, Shape, Storage, Task
+from .array import DeviceArray, Event, Shape, Storage, Task, give_back
 from .failure import History
 from .roofline import Estimate, Roofline
 from .slots import Slots, SlotStorage
-from .statistics import Observer, Statistics, TaskRecord
+from .statistics import WAIT, Observer, Span, Statistics, TaskRecord
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class Device(Slots, Accounting, ABC):
     statistics : Statistics
     observers : list
         Called with a `TaskRecord` after each task and transfer, on the queue thread.
+    watchers : list
+        Called after each wait of the host for this device, on the thread that waited.
     """
 
     kind: Kind
@@ -91,6 +93,7 @@ class Device(Slots, Accounting, ABC):
         self.capacity_bytes = capacity_bytes
         self.statistics = Statistics()
         self.observers: list[Observer] = []
+        self.watchers: list[Observer] = []
         self._open_account()
         # Appended to by finalizers, which may run inside any lock.
         self._dropped: deque[Any] = deque()
@@ -158,7 +161,7 @@ class Device(Slots, Accounting, ABC):
         self._check_owner((array,))
         result = DeviceArray(Storage(self, 0), array.shape, array.dtype)
         event = self._enqueue("download", self._download, (array,), result, {}, array.nbytes)
-        contents: npt.NDArray[Any] = event.wait().storage.data
+        contents: npt.NDArray[Any] = self._await(event).storage.data
         return contents
 
     def free(self, array: DeviceArray) -> None:
@@ -168,7 +171,7 @@ class Device(Slots, Accounting, ABC):
         """
         self._check_owner((array,))
         result = DeviceArray(Storage(self, 0), (), DTYPES[0])
-        self._enqueue("free", _free, (array,), result, {})
+        self._enqueue("free", give_back, (array,), result, {})
 
     def discard(self, storage: Storage) -> None:
         """Take note that a storage is not used any more; called by `Storage`."""
@@ -261,7 +264,7 @@ class Device(Slots, Accounting, ABC):
     def synchronize(self) -> None:
         """Wait until everything submitted so far is done and counted."""
         result = DeviceArray(Storage(self, 0), (), DTYPES[0])
-        self._enqueue("synchronize", self._synchronize, (), result, {}).wait()
+        self._await(self._enqueue("synchronize", self._synchronize, (), result, {}))
 
     @property
     def closed(self) -> bool:
@@ -302,6 +305,18 @@ class Device(Slots, Accounting, ABC):
                 return event
         raise self._history.fault(DeviceError(f"{self.uri} is closed"), op)
 
+    def _await(self, event: Event) -> DeviceArray:
+        """Wait for a task, and tell those who watch how long."""
+        if not self.watchers:
+            return event.wait()
+        start = time.perf_counter()
+        try:
+            return event.wait()
+        finally:
+            waited = TaskRecord(self.uri, WAIT, (), {}, start, time.perf_counter() - start, 0)
+            for watcher in list(self.watchers):
+                watcher(waited)
+
     def _serve(self) -> None:
         while (task := self._queue.get()) is not None:
             self._perform(task)
@@ -313,7 +328,21 @@ class Device(Slots, Accounting, ABC):
             logger.warning("%s could not be closed properly: %s", self.uri, error)
 
     def _perform(self, task: Task) -> None:
-        storage = task.event.output.storage
+        event, error = task.event, self._run(task)
+        if error is not None:
+            # Its traceback refers to the task, this frame included; whoever gets it may keep it.
+            del task
+            for one in (error, error.__cause__):
+                if one is not None:
+                    clear_frames(one.__traceback__)
+            storage = event.output.storage
+            storage.error = error
+            storage.free()
+            del error
+        event.set()
+
+    def _run(self, task: Task) -> BaseException | None:
+        """Run a task; return what made it fail, or an earlier one that it needs."""
         try:
             if self._cancelled:
                 raise DeviceError(f"{self.uri} was closed before {task.op} ran")
@@ -323,19 +352,19 @@ class Device(Slots, Accounting, ABC):
                 if isinstance(array.storage, SlotStorage):
                     array.storage.wait()
                 if array.storage.error is not None:
-                    raise array.storage.error
+                    return array.storage.error
             if task.op not in (*_HOUSEKEEPING, "download"):
                 self._history.check(task.op)
             start = time.perf_counter()
+            storage = task.event.output.storage
             storage.data = task.kernel(task.inputs, task.event.output, task.attributes)
             self._finished(task, start, time.perf_counter() - start)
         except BaseException as error:  # it belongs to whoever waits for the result
             if not isinstance(error, CiuicError):
                 logger.debug("%s failed on %s", task.op, self.uri, exc_info=True)
             shapes = tuple(array.shape for array in task.inputs)
-            storage.error = self._history.fault(error, task.op, shapes)
-            storage.free()  # the error refers to the task by its traceback, so it would stay long
-        task.event.set()
+            return self._history.fault(error, task.op, shapes)
+        return None
 
     def _finished(self, task: Task, start: float, seconds: float) -> None:
         """Count a task that the kernel has done; override where it is only under way then."""
@@ -346,7 +375,8 @@ class Device(Slots, Accounting, ABC):
         shapes = tuple(array.shape for array in task.inputs)
         program = task.attributes.get("program")
         op = task.op if program is None else program.name
-        self._tell(TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, task.nbytes))
+        facts = (task.nbytes, self._used, self._spans())
+        self._tell(TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, *facts))
 
     def _tell(self, record: TaskRecord) -> None:
         with self._record_lock:
@@ -447,6 +477,10 @@ class Device(Slots, Accounting, ABC):
         """Return whether the kernel of an operator can work with these attributes."""
         return True
 
+    def _spans(self) -> tuple[Span, ...]:
+        """Return what the hardware says that it did for the task that has just ended."""
+        return ()
+
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         """Return the bytes that a weight or array takes here."""
         return weight.nbytes
@@ -462,9 +496,3 @@ class Device(Slots, Accounting, ABC):
     @abstractmethod
     def _close(self) -> None:
         """Release the device."""
-
-
-def _free(inputs: Sequence[DeviceArray], _output: DeviceArray, _attributes: dict[str, Any]) -> None:
-    storage = inputs[0].storage
-    storage.free()
-    storage.error = TransferError("an array was used after its memory had been given back")

@@ -52,6 +52,12 @@ class CpuDevice(Device):
     ----------
     native : Native, optional
         Its kernels in C; compiled if need be. ``Native(None, why)`` leaves it with numpy alone.
+
+    Attributes
+    ----------
+    statistics
+        Among its counters ``arena_bytes``: the most that the intermediate results of a recorded
+        program took.
     """
 
     kind = KIND
@@ -104,6 +110,8 @@ class CpuDevice(Device):
         assert self._calls is not None  # or nothing could have been recorded
         self._check_owner((x,))
         output = self._allocate(program.result.shape, program.result.dtype)
+        counters = self.statistics.counters
+        counters["arena_bytes"] = max(program.arena_bytes, counters.get("arena_bytes", 0))
         kernel = partial(program.run, self._calls)
         return self._enqueue("decode", kernel, (x,), output, {"offset": offset}).output
 
@@ -137,6 +145,10 @@ class CpuDevice(Device):
         k, n = weight.shape
         values = self.reader(extent.path).read(extent.start, k * n, memory)
         return RowWeight(values.view(np.int8).reshape(n, k), weight.scales)
+
+    def files(self) -> dict[Path, int]:
+        """Return the files that weights are read from while they stream, and their bytes."""
+        return {path: reader.nbytes for path, reader in self._readers.items()}
 
     def reader(self, path: Path) -> DiskReader:
         """Return what reads weights from a file; the way is measured the first time."""

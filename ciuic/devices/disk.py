@@ -24,7 +24,7 @@ Method = Literal["direct", "read", "map"]
 METHODS: tuple[Method, ...] = ("direct", "read", "map")
 PAGE_NBYTES = 4096  # alignment that O_DIRECT asks for, on every file system met so far
 SAMPLE_NBYTES = 16 << 20  # that each way reads of a file to be measured
-ROUNDS = 2
+ROUNDS = 3
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -45,11 +45,13 @@ class DiskReader:
         How it reads.
     bytes_per_second
         Measured; None if the method was given.
+    nbytes
+        Of the whole file.
     """
 
     def __init__(self, path: Path, method: Method | None = None) -> None:
         self.path = path
-        self._size = path.stat().st_size
+        self.nbytes = path.stat().st_size
         self.bytes_per_second: float | None = None
         self._file: int | None = None
         self._map: mmap.mmap | None = None
@@ -82,7 +84,7 @@ class DiskReader:
         target = np.frombuffer(memory, np.uint8)
         try:
             if self._map is not None:
-                end = min(stop, self._size)
+                end = min(stop, self.nbytes)
                 target[: end - first] = np.frombuffer(self._map, np.uint8, end - first, first)
                 self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
                 done = end - first
@@ -94,7 +96,7 @@ class DiskReader:
             raise TransferError(f"{self.path} cannot be read ({error.strerror})") from error
         if first + done < start + nbytes:
             raise TransferError(
-                f"{self.path} must have {start + nbytes:,} bytes, not {self._size:,}"
+                f"{self.path} must have {start + nbytes:,} bytes, not {self.nbytes:,}"
             )
         return target[start - first : start - first + nbytes]
 
@@ -133,23 +135,29 @@ def drop_cached(path: Path) -> None:
 
 
 def fastest(path: Path) -> tuple[Method, float]:
-    """Return the way to read a file that is fastest here, and its bytes per second."""
-    rates = {method: measure(path, method) or 0.0 for method in METHODS}
-    method = max(METHODS, key=lambda one: rates[one])
-    return method, rates[method]
+    """Return the way to read a file that is fastest here, and its bytes per second.
+
+    They take turns, since disks that are shared are fast for a while and slower afterwards.
+    """
+    seconds = dict.fromkeys(METHODS, 0.0)
+    for turn in range(ROUNDS):
+        for method in METHODS:
+            one = measure(path, method, turn)
+            seconds[method] += float("inf") if one is None else one
+    method = min(METHODS, key=lambda one: seconds[one])
+    return method, ROUNDS * min(SAMPLE_NBYTES, path.stat().st_size) / max(1e-9, seconds[method])
 
 
-def measure(path: Path, method: Method) -> float | None:
-    """Return bytes per second of reading what is not cached; None if that way does not work.
+def measure(path: Path, method: Method, turn: int = 0) -> float | None:
+    """Return the seconds of reading a sample that is not cached; None if that way does not work.
 
-    Each way reads other parts of the file, as far as it goes: what was read before may be in a
-    cache below the operating system.
+    Each way reads another part of the file in each turn, as far as it goes: what was read before
+    may be in a cache below the operating system.
     """
     size = path.stat().st_size
     nbytes = min(SAMPLE_NBYTES, size)
     memory = mmap.mmap(-1, room_for(nbytes))
     np.frombuffer(memory, np.uint8)[::PAGE_NBYTES] = 1  # so that its pages are there
-    seconds = 0.0
     try:
         reader = DiskReader(path, method)
     except OSError as error:
@@ -157,14 +165,12 @@ def measure(path: Path, method: Method) -> float | None:
             raise
         return None
     try:
-        for turn in range(ROUNDS):
-            drop_cached(path)
-            start = (METHODS.index(method) * ROUNDS + turn) * nbytes % (size - nbytes + 1)
-            began = time.perf_counter()
-            reader.read(start, nbytes, memory)
-            seconds += time.perf_counter() - began
+        drop_cached(path)
+        start = (turn * len(METHODS) + METHODS.index(method)) * nbytes % (size - nbytes + 1)
+        began = time.perf_counter()
+        reader.read(start, nbytes, memory)
+        return time.perf_counter() - began
     except TransferError:
         return None
     finally:
         reader.close()
-    return ROUNDS * nbytes / max(1e-9, seconds)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -113,6 +114,10 @@ class Slots(ABC):
 
         memories = self._enqueue("slots", open_all, (), holder, {}).wait().storage.data
         return holder, [Slot(memory) for memory in memories]
+
+    def files(self) -> Mapping[Path, int]:
+        """Return the files that weights are read from while they stream, and their bytes."""
+        return {}
 
     def stage(self, slot: Slot, weight: Any) -> Any:
         """Put a weight into a slot in place of the one before; return the back end's object.

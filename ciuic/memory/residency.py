@@ -21,6 +21,8 @@ from ciuic.errors import OutOfMemory
 SLOTS = (4, 3, 2)
 """Slots that may be tried; of as fast ones the first."""
 AS_FAST = 1.01
+SHARES_OWED = (0.1, 0.3, 0.5, 0.7)
+"""What must be owed of a weight's bytes for it to stream: which spreads them best is tried."""
 Key = Hashable
 
 
@@ -105,7 +107,8 @@ def plan_residency(
         _residency(uses, streamed, slots, link_bytes_per_second)
         for slots in SLOTS
         for limit in sorted({use.nbytes for use in uses if use.streams})
-        if (streamed := _spread(uses, room, slots, limit)) is not None
+        for owed in SHARES_OWED
+        if (streamed := _spread(uses, room, slots, limit, owed)) is not None
     ]
     if not found:
         least = min([total, *_least_rooms(uses)])
@@ -125,7 +128,9 @@ def _least_rooms(uses: Sequence[Use]) -> Iterator[int]:
         yield pinned + min(SLOTS) * limit
 
 
-def _spread(uses: Sequence[Use], room: int, slots: int, limit: int) -> frozenset[Key] | None:
+def _spread(
+    uses: Sequence[Use], room: int, slots: int, limit: int, share_owed: float
+) -> frozenset[Key] | None:
     """Return which weights of at most ``limit`` bytes stream, evenly over the cycle.
 
     As few bytes as possible stream; None if the rest does not fit.
@@ -140,7 +145,7 @@ def _spread(uses: Sequence[Use], room: int, slots: int, limit: int) -> frozenset
     streamed: set[Key] = set()
     for use in may:
         owed += share * use.nbytes
-        if 2 * owed >= use.nbytes:
+        if owed >= share_owed * use.nbytes:
             streamed.add(use.key)
             owed -= use.nbytes
     kept = [use for use in may if use.key not in streamed]

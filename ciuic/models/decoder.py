@@ -16,8 +16,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ciuic.devices import Device, DeviceArray
+from ciuic.devices.array import Storage
 from ciuic.devices.cpu import CpuDevice
-from ciuic.devices.program import Program, Step
+from ciuic.devices.program import Placement, Program, Step
+from ciuic.memory.arena import Lifetime, plan_arena
 from ciuic.ops import OPERATORS
 from ciuic.runtime import Runtime
 from ciuic.scheduler.executor import Input
@@ -105,7 +107,7 @@ class Decoder:
         finally:
             for layer_cache, length in zip(cache.layers, lengths, strict=True):
                 layer_cache.length = length
-        return Program(x, position, recorder.steps, logits)
+        return Program(x, position, recorder.steps, logits, recorder.arena(logits))
 
 
 class _Recorder:
@@ -115,6 +117,7 @@ class _Recorder:
         self._runtime = runtime
         self._device = device
         self.steps: list[Step] = []
+        self._results: dict[Storage, int] = {}  # bytes of each
 
     def device(self, device: Device | str) -> Device:
         """Return a device by URI, or the device given; it must be the one that is recorded for."""
@@ -137,6 +140,36 @@ class _Recorder:
         arrays = [self._runtime.place(value, self._device) for value in inputs]
         operator = OPERATORS[op]
         shape = operator.shape(*arrays, **attributes)
-        result = arrays[0] if operator.in_place else self._device.zeros(shape)
+        result = arrays[0] if operator.in_place else self._place_for(shape)
         self.steps.append(Step(op, arrays, result, attributes))
         return result
+
+    def arena(self, kept: DeviceArray) -> Placement:
+        """Return one array with places for all results; ``kept`` is needed after the last step."""
+        first = {id(step.result.storage): at for at, step in reversed([*enumerate(self.steps)])}
+        last = {
+            id(array.storage): at
+            for at, step in enumerate(self.steps)
+            for array in (*step.inputs, step.result)
+        }
+        last[id(kept.storage)] = len(self.steps)
+        storages = [storage for storage in self._results if id(storage) in first]
+        plan = plan_arena(
+            [
+                Lifetime(
+                    nbytes=self._results[storage], first=first[id(storage)], last=last[id(storage)]
+                )
+                for storage in storages
+            ]
+        )
+        memory = self._device.zeros((plan.nbytes,), np.int8)
+        parts = [
+            (storage, slice(offset, offset + self._results[storage]))
+            for storage, offset in zip(storages, plan.offsets, strict=True)
+        ]
+        return Placement(memory, parts)
+
+    def _place_for(self, shape: tuple[int, ...]) -> DeviceArray:
+        array = DeviceArray(Storage(self._device, 0), shape, np.dtype(np.float32))
+        self._results[array.storage] = array.nbytes
+        return array

@@ -347,7 +347,7 @@ class Planner:
         rows, found, least = list(memory), list[DeviceResidency](), list[str]()
         for index, row in enumerate(memory):
             device = self.devices[row.device]
-            if row.fits or (device.host_memory and not self.request.on_disk):
+            if row.fits:
                 continue
             others = row.total_bytes - row.nbytes.get("weights", 0)
             # Of a table on disk only rows are read.
@@ -365,6 +365,9 @@ class Planner:
             except OutOfMemory as error:
                 wanted = others + fixed + error.wanted
                 least.append(f"{row.device}: all of it with {wanted:,} bytes, weights streaming")
+                continue
+            if device.host_memory and not self.request.on_disk:
+                least.append(f"{row.device}: a model from `ciuic convert`, streaming from its file")
                 continue
             nbytes = {**row.nbytes, "weights": one.pinned_bytes + fixed, "slots": one.slots_bytes}
             rows[index] = replace(row, nbytes=nbytes)

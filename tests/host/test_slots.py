@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import ciuic_host
@@ -11,13 +12,14 @@ import pytest
 from ciuic_host import Overlay
 from ciuic_host.device import FpgaDevice
 from ciuic_host.emulated import EmulatedTransport
+from ciuic_host.transport import Buffer
 
-from ciuic.abi import CONFIGS
+from ciuic.abi import COMPLETION, CONFIGS, DESCRIPTOR
 from ciuic.errors import TransferError
 from ciuic.memory.streaming import Streaming
 from ciuic.quantize import quantize_columns
 from ciuic.quantize_int4 import quantize_groups
-from ciuic.reference import gemm
+from ciuic.reference import gemm, packed_nbytes
 from ciuic.runtime import Runtime
 
 K, N = 40, 24
@@ -119,3 +121,44 @@ def test_streamed_weights_cross_the_caches(rng: np.random.Generator, w4: bool) -
 
 def test_a_missing_flush_of_a_slot_shows(rng: np.random.Generator) -> None:
     assert not streamed(Forgetful("forgetful", CONFIGS["sim"], shadow=True), rng, w4=False)
+
+
+class Counting(EmulatedTransport):
+    """Counts the bytes that change hands, by buffer."""
+
+    def __init__(self) -> None:
+        super().__init__("counting", CONFIGS["sim"])
+        self.flushed: Counter[int] = Counter()
+        self.invalidated: Counter[int] = Counter()
+
+    def flush(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
+        super().flush(buffer, start, stop)
+        self.flushed[buffer.device_address] += (stop or buffer.nbytes) - start
+
+    def invalidate(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
+        super().invalidate(buffer, start, stop)
+        self.invalidated[buffer.device_address] += (stop or buffer.nbytes) - start
+
+
+def test_each_byte_changes_hands_once(rng: np.random.Generator) -> None:
+    """Weights go to the device once a cycle and never back; activations and results once a task."""
+    k, n, count = 96, 64, 5
+    weights = [quantize_columns(rng.standard_normal((k, n), np.float32)) for _ in range(count)]
+    x = rng.standard_normal((2, k), np.float32)
+    transport, runtime = Counting(), Runtime()
+    with FpgaDevice("fpga:emulated", Overlay(transport)) as device:
+        stream = Streaming(device, weights, 2)
+        slots = {slot.device_address for slot in device.overlay._slots}
+        for weight in weights * 2:
+            runtime.run("linear", [x, weight], device=device).numpy()
+        stream.close()
+        packed = packed_nbytes(k, n, CONFIGS["sim"])
+        in_slots = sum(transport.flushed[slot] for slot in slots)
+        assert in_slots % packed == 0
+        assert 2 * count <= in_slots // packed <= 2 * count + 2  # those ahead of a third cycle
+        assert not slots & transport.invalidated.keys()
+        others = Counter({at: n for at, n in transport.flushed.items() if at not in slots})
+        tasks = 2 * count
+        # A record is cleared, and handed to the overlay, before it is written there.
+        assert sum(others.values()) == tasks * (2 * k + DESCRIPTOR.nbytes + COMPLETION.nbytes)
+        assert sum(transport.invalidated.values()) == tasks * (2 * n * 4 + COMPLETION.nbytes)

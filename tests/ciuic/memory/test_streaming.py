@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ciuic.devices import Device, DeviceManager
+from ciuic.devices import Device, DeviceManager, Kernel, slots
 from ciuic.errors import DeviceError, OutOfMemory
 from ciuic.memory.streaming import Streaming
 from ciuic.quantize import QuantizedMatrix, quantize_columns
@@ -32,7 +32,20 @@ class SlowLink(StandIn):
         self.staged: list[object] = []
         self.present = self.most = 0
         self.lock = threading.Lock()
+        self._fails_at: int | None = None  # so many products from now on
         super().__init__(capacity=1 << 20, seconds=seconds)
+
+    def _kernel(self, op: str) -> Kernel:
+        kernel = super()._kernel(op)
+
+        def failing(inputs: Any, output: Any, attributes: Any) -> Any:
+            if self._fails_at is not None:
+                self._fails_at -= 1
+                if self._fails_at < 0:
+                    raise DeviceError(f"{op} failed")
+            return kernel(inputs, output, attributes)
+
+        return failing
 
     def _stage(self, memory: Any, weight: Any) -> Any:
         with self.lock:
@@ -210,3 +223,24 @@ def test_weights_stream_to_opencl(x: np.ndarray, w4: bool) -> None:
                 np.testing.assert_array_equal(one.numpy(), want)
             del got, one
         stream.close()
+
+
+def test_an_error_that_somebody_keeps_keeps_no_slot(
+    weights: list[QuantizedMatrix], x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "ARRIVAL_SECONDS", 5.0)
+    runtime = Runtime()
+    with StandIn("resident") as resident, SlowLink() as device:
+        expected = run(runtime, resident, weights, x)
+        stream = Streaming(device, weights, 2)
+        kept = []
+        for failing in (0, 3, 5):
+            device._fails_at = failing
+            with pytest.raises(DeviceError, match="linear failed") as error:
+                run(runtime, device, weights, x)
+            kept.append(error.value)
+        device._fails_at = None
+        for _ in range(2):
+            np.testing.assert_array_equal(run(runtime, device, weights, x), expected)
+        stream.close()
+        assert len(kept) == 3

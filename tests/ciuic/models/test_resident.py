@@ -164,3 +164,26 @@ def test_converted_models_are_planned_too(small_model: Write, tmp_path: Path) ->
     assert plan.residency
     assert plan.memory[-1].total_bytes == (tmp_path / "c" / "weights.safetensors").stat().st_size
     assert planned(DEFAULT_MODEL, 1 << 30).fits
+
+
+def test_the_host_reads_from_the_file_what_it_may_not_keep(
+    tmp_path: Path, capsys: Capture, small_model: Write
+) -> None:
+    path, folder = small_model(5, tied=False, n_kv_heads=4), tmp_path / "c"
+    with load_model(path, quantize="int8") as model:
+        convert(model, folder)
+    run = ["--raw", "--prompt", "the", "--max-tokens", "6"]
+    whole = command(capsys, "run", str(folder), *run)
+    host = {"place": "*=cpu", "context": 7, "prompt_tokens": 1, "on_disk": True}
+    (row, *_) = planned(folder, 1, **host, caps={}).memory
+    cap = row.total_bytes - row.nbytes["weights"] + 60_000
+    capped = command(capsys, "run", str(folder), *run, "--cap", f"CPU={cap}", "--check")
+    assert capped["token_ids"] == whole["token_ids"]
+    assert capped["check"]["same_tokens"]
+    (one,) = capped["residency"]
+    assert (one["device"], one["source"]) == ("cpu", "disk")
+    assert one["streamed"]
+    assert one["pinned_bytes"] + one["slots"] * one["slot_bytes"] <= 60_000
+    # Weights that were quantized when they were loaded are in no file.
+    assert main(["run", str(path), *run, "--cap", f"CPU={cap}"]) == 2
+    assert "cpu: a model from `ciuic convert`, streaming from its file" in capsys.readouterr().err
