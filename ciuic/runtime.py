@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.devices import Device, DeviceArray, DeviceManager
+from ciuic.devices import Device, DeviceArray, DeviceManager, Weight
+from ciuic.memory.division import Division, divide
 from ciuic.memory.tiers import Tier
 from ciuic.scheduler.cost import CostModel
 from ciuic.scheduler.cost_store import stored_calibration
@@ -39,12 +41,16 @@ class Runtime:
     manager : DeviceManager
     costs : CostModel
         Begins with what `ciuic calibrate` measured; learns from every task that runs.
+    divisions : mapping
+        Weight (a quantized matrix, or the value of a tensor) -> `Division`, of those linear layers
+        that several devices compute together, or another device than the layer's.
     """
 
     def __init__(self, manager: DeviceManager | None = None, *, host_lanes: bool = False) -> None:
         self.manager = manager or DeviceManager()
         self.costs = CostModel(stored_calibration)
         self._executor = Executor(self.manager, host_lanes=host_lanes)
+        self.divisions: WeakKeyDictionary[Any, Division] = WeakKeyDictionary()
         self._usage = Usage()
         self._counted_since = time.perf_counter()
         self._executor.observe(self.costs.observe)
@@ -53,6 +59,27 @@ class Runtime:
     def device(self, device: Device | str) -> Device:
         """Return a device by URI, or the device given; its tasks are counted from now on."""
         return self._executor.device(device)
+
+    def division(self, weight: Weight) -> Division | None:
+        """Return how a weight is divided over devices; None if it is whole on its layer's."""
+        if not self.divisions:
+            return None
+        return self.divisions.get(weight.value if isinstance(weight, CiuicTensor) else weight)
+
+    def divide(
+        self, weight: Weight, shares: Sequence[tuple[Device, int]], bias: Weight | None = None
+    ) -> Division:
+        """Have a linear layer's columns computed by several devices, see `division.divide`.
+
+        Raises
+        ------
+        UsageError
+            If the shares are not those of all columns.
+        """
+        division = divide(weight, shares, bias)
+        key = weight.value if isinstance(weight, CiuicTensor) else weight
+        self.divisions[key] = division
+        return division
 
     def home(self, op: str, device: Device) -> Device:
         """Return the device that will run an operator: the one given, or the host for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ciuic.devices import Device
     from ciuic.models.model import Model
     from ciuic.models.plan_report import ModelPlan
+    from ciuic.models.planner import PlanRequest
     from ciuic.models.progress import Report
     from ciuic.models.sampling import SamplingOptions
     from ciuic.models.weights import Quantize
@@ -39,7 +41,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--place",
         metavar="SPEC",
-        help="which layers on which device, such as 0-1=opencl,2-4=cpu,5=fpga:rtl",
+        help="which layers on which device, such as 0-1=opencl,2-4=cpu,5=fpga:rtl; "
+        "5.down=cpu|opencl divides a matrix, 5.expert.0-3=opencl puts experts on a device",
     )
     parser.add_argument(
         "--quantize",
@@ -125,21 +128,71 @@ def sampling_options(arguments: argparse.Namespace) -> SamplingOptions:
 
 def place(model: Model, spec: str | None, report: Report) -> list[Row]:
     """Put the model's parts on devices, open these, and return their rows."""
+    from ciuic.models.divided import place_operators
     from ciuic.models.placed import HOST
     from ciuic.scheduler.placement import parse_placement
 
     from .devices import describe
 
+    shared: list[str] = []
     if spec is not None:
         chosen = parse_placement(spec, n_layers=len(model.layers))
         model.place(dict(enumerate(chosen.layers)), chosen.head)
-    uris = dict.fromkeys([HOST, *(layer.device for layer in model.layers), model.head_device])
+        model.shared = place_operators(model.layers, model.runtime, chosen.operators)
+        shared = [uri for uris in chosen.operators.values() for uri in uris]
+    uris = dict.fromkeys(
+        [HOST, *(layer.device for layer in model.layers), model.head_device, *shared]
+    )
     rows = []
     for uri in uris:
         report(f"opening {uri}", 0, 1)
         rows.append(describe(model.runtime.device(uri)))
         report(f"opening {uri}", 1, 1)
     return rows
+
+
+def choose(
+    model: Model, arguments: argparse.Namespace, *, prompt_tokens: int, context: int
+) -> tuple[str | None, dict[str, str]]:
+    """Return the placement that was asked for, or else the one that the planner chooses, and why.
+
+    It chooses among the host and the real devices here, by calibrated figures or assumed ones, and
+    never what it takes to be slower than all on one device. The placement is None, which is all on
+    the host, if there is no choice.
+    """
+    from ciuic.devices import DeviceManager
+    from ciuic.models.plan import plan_model
+    from ciuic.models.plan_report import placement_of
+
+    if arguments.place is not None:
+        return arguments.place, {"*": "as asked"}
+    uris = model.runtime.manager.list_uris(emulated=False)
+    if len(uris) == 1:
+        return None, {"*": f"{uris[0]} is the only device here that is not emulated"}
+    request = _request(model, arguments, prompt_tokens=prompt_tokens, context=context)
+    with DeviceManager() as manager:
+        plan = plan_model(replace(request, devices=uris), manager)
+    return placement_of(plan), {part.part: part.reason for part in plan.placement}
+
+
+def _request(
+    model: Model, arguments: argparse.Namespace, *, prompt_tokens: int, context: int
+) -> PlanRequest:
+    """Return what to plan: the model as it was loaded, for so many tokens."""
+    from ciuic.models.converted import is_converted
+    from ciuic.models.loading import find_model
+    from ciuic.models.names import DEFAULT_MODEL
+    from ciuic.models.planner import PlanRequest
+
+    path = arguments.model or DEFAULT_MODEL
+    return PlanRequest(
+        model=path,
+        context=max(2, min(context, model.config.max_seq_len)),
+        prompt_tokens=max(1, min(prompt_tokens, context - 1)),
+        format=model.layers[0].weights.quantize or "float32",
+        caps=dict(map(cap_of, arguments.cap)),
+        on_disk=is_converted(find_model(path)),
+    )
 
 
 def plan_memory(
@@ -156,27 +209,14 @@ def plan_memory(
     """
     from ciuic.devices import DeviceManager
     from ciuic.errors import PlacementError
-    from ciuic.models.converted import is_converted
-    from ciuic.models.loading import find_model
-    from ciuic.models.names import DEFAULT_MODEL
     from ciuic.models.plan import plan_model
-    from ciuic.models.planner import PlanRequest
 
-    caps = dict(map(cap_of, arguments.cap))
-    if not caps and not _mostly_full(model):
+    if not arguments.cap and not _mostly_full(model):
         return None
-    path = arguments.model or DEFAULT_MODEL
     places = [f"{i}={model.runtime.device(on.device).uri}" for i, on in enumerate(model.layers)]
     places.append(f"head={model.runtime.device(model.head_device).uri}")
-    request = PlanRequest(
-        model=path,
-        place=",".join(places),
-        context=max(2, min(context, model.config.max_seq_len)),
-        prompt_tokens=max(1, min(prompt_tokens, context - 1)),
-        format=model.layers[0].weights.quantize or "float32",
-        caps=caps,
-        on_disk=is_converted(find_model(path)),
-    )
+    request = _request(model, arguments, prompt_tokens=prompt_tokens, context=context)
+    request = replace(request, place=",".join(places))
     with DeviceManager() as manager:
         plan = plan_model(request, manager)
     if not plan.fits:

@@ -131,14 +131,11 @@ def _run(
     generate()  # refuses before work what it would refuse later
     with ExitStack() as stack:
         with output.progress() as report:
-            devices = model_options.place(model, arguments.place, report)
             longest = max(map(len, ids))
-            plan = model_options.plan_memory(
-                model,
-                arguments,
-                prompt_tokens=longest,
-                context=longest + arguments.max_tokens,
-            )
+            sizes = {"prompt_tokens": longest, "context": longest + arguments.max_tokens}
+            chosen, reasons = model_options.choose(model, arguments, **sizes)
+            devices = model_options.place(model, chosen, report)
+            plan = model_options.plan_memory(model, arguments, **sizes)
             if len(ids) == 1:
                 cache = _cache(model, arguments.prompt_cache)
                 generate = partial(generate, cache=cache)
@@ -146,7 +143,7 @@ def _run(
             stack.enter_context(limit(model.runtime, dict(map(cap_of, arguments.cap))))
             stack.enter_context(resident(model, residency, report))
         if not arguments.json:
-            run_report.print_before(devices, model)
+            run_report.print_before(devices, model, reasons)
             print_residency(residency)
         before = run_report.counters(model)
         with _traced(model, arguments.trace):
@@ -154,7 +151,13 @@ def _run(
         if arguments.prompt_cache is not None:
             cache.save(arguments.prompt_cache)
         result = run_report.collect(
-            model, work, prompts=prompts, devices=devices, before=before, residency=residency
+            model,
+            work,
+            prompts=prompts,
+            devices=devices,
+            before=before,
+            residency=residency,
+            reasons=reasons,
         )
         if not arguments.json:
             run_report.print_after(result)

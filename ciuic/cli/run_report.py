@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ciuic.memory.tiers import Tier
@@ -115,6 +115,8 @@ class Report:
     memory: list[Memory]
     residency: list[DeviceResidency]
     recovered: list[Recovered]
+    shared: dict[str, str]
+    reasons: dict[str, str]
 
     @property
     def ok(self) -> bool:
@@ -138,12 +140,16 @@ def ranges(devices: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def print_before(devices: Sequence[Row], model: Model) -> None:
-    """Print the devices and which layers are on which."""
+def print_before(devices: Sequence[Row], model: Model, reasons: Mapping[str, str]) -> None:
+    """Print the devices, which layers are on which, and why."""
     print_devices(devices)
     print(f"\nplacement of {model.config.name}:")
     for layers, device in placement(model).items():
         print(f"  {layers:>7}  {device}")
+    for operator, device in shared(model).items():
+        print(f"  {operator:>7}  {device}")
+    for part, reason in reasons.items():
+        print(f"why{'' if part == '*' else f' {part}'}: {reason}")
     print()
 
 
@@ -151,6 +157,11 @@ def placement(model: Model) -> dict[str, str]:
     """Return ranges of layers, and the head, with the URIs of their devices."""
     uris = [model.runtime.device(layer.device).uri for layer in model.layers]
     return {**ranges(uris), "head": model.runtime.device(model.head_device).uri}
+
+
+def shared(model: Model) -> dict[str, str]:
+    """Return operators that are not on their layer's device, with who computes them and why."""
+    return {f"{index}.{role}": what for (index, role), what in model.shared.items()}
 
 
 def print_after(report: Report) -> None:
@@ -273,6 +284,7 @@ def collect(
     devices: Sequence[Row],
     before: Counters,
     residency: Sequence[DeviceResidency],
+    reasons: Mapping[str, str],
 ) -> Report:
     """Return the report of finished work; ``before`` are the counters at its start."""
     usage = model.runtime.usage()
@@ -318,6 +330,8 @@ def collect(
         ],
         residency=list(residency),
         recovered=list(model.recovered),
+        shared=shared(model),
+        reasons=dict(reasons),
     )
 
 

@@ -42,7 +42,7 @@ from .array import DeviceArray, Event, Shape, Storage, Task, give_back
 from .failure import History
 from .roofline import Estimate, Roofline
 from .slots import Slots, SlotStorage
-from .statistics import WAIT, Observer, Span, Statistics, TaskRecord
+from .statistics import Observer, Span, Statistics, TaskRecord, watched
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class Device(Slots, Accounting, ABC):
         Whether it stands in for hardware; such devices are chosen only when asked for.
     host_memory : bool
         Whether its memory is the host's, so that bytes need not move.
+    arrays_on_host : bool
+        Whether its arrays are, though weights need not be: tasks take and give arrays there.
     statistics : Statistics
     observers : list
         Called with a `TaskRecord` after each task and transfer, on the queue thread.
@@ -85,6 +87,7 @@ class Device(Slots, Accounting, ABC):
     name: str
     emulated: bool
     host_memory: bool = False
+    arrays_on_host: bool = False
     roofline: Roofline
     _drops = False  # whether ``_drop`` must see data that nobody uses any more
 
@@ -306,16 +309,8 @@ class Device(Slots, Accounting, ABC):
         raise self._history.fault(DeviceError(f"{self.uri} is closed"), op)
 
     def _await(self, event: Event) -> DeviceArray:
-        """Wait for a task, and tell those who watch how long."""
-        if not self.watchers:
+        with watched(self.uri, self.watchers):
             return event.wait()
-        start = time.perf_counter()
-        try:
-            return event.wait()
-        finally:
-            waited = TaskRecord(self.uri, WAIT, (), {}, start, time.perf_counter() - start, 0)
-            for watcher in list(self.watchers):
-                watcher(waited)
 
     def _serve(self) -> None:
         while (task := self._queue.get()) is not None:

@@ -63,6 +63,7 @@ class CpuDevice(Device):
     kind = KIND
     emulated = False
     host_memory = True
+    arrays_on_host = True
     roofline = Roofline(
         flops_per_second=3e10,
         bytes_per_second=1e10,

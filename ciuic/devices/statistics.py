@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -66,6 +68,21 @@ class TaskRecord(NamedTuple):
 
 
 Observer = Callable[[TaskRecord], None]
+
+
+@contextmanager
+def watched(device: str, watchers: Sequence[Observer]) -> Iterator[None]:
+    """Tell watchers, if there are any, how long the host waits for a device here."""
+    if not watchers:
+        yield
+        return
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        waited = TaskRecord(device, WAIT, (), {}, start, time.perf_counter() - start, 0)
+        for watcher in tuple(watchers):
+            watcher(waited)
 
 
 @dataclass

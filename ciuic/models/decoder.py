@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ciuic.devices import Device, DeviceArray
+from ciuic.devices import Device, DeviceArray, Weight
 from ciuic.devices.array import Storage
 from ciuic.devices.cpu import CpuDevice
 from ciuic.devices.program import Placement, Program, Step
@@ -57,6 +57,8 @@ class Decoder:
         None, and nothing done, if its operators cannot be a program.
         """
         device = self._model.runtime.device(HOST)
+        if self._model.runtime.divisions:
+            return None
         if not isinstance(device, CpuDevice) or not device.records("linear"):
             return None
         if device.streams:
@@ -125,6 +127,9 @@ class _Recorder:
         if found is not self._device:
             raise NotRecordable
         return found
+
+    def division(self, _weight: Weight) -> None:
+        """Return that a weight is not divided: `Decoder.submit` has seen to it."""
 
     def home(self, _op: str, device: Device | str) -> Device:
         """Return the device that will run an operator; `run` refuses those that it cannot."""

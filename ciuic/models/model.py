@@ -119,6 +119,8 @@ class Model:
         URIs of devices that failed; it does not go back to them.
     recovered
         Failures that it went on after.
+    shared
+        (Layer, matrix or expert) -> who computes it and why, where that is not the layer's device.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Model:
         self._weights_digest: bytes | None = None
         self.failed: set[str] = set()
         self.recovered: list[Recovered] = []
+        self.shared: dict[tuple[int, str], str] = {}
 
     @property
     def source(self) -> TensorSource:

@@ -238,3 +238,8 @@ class ModelPlan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {"estimated": True, "fits": self.fits, **asdict(self)}
+
+
+def placement_of(plan: ModelPlan) -> str:
+    """Return a plan's placement as ``--place`` takes it."""
+    return ",".join(f"{part.part.split()[-1]}={part.device}" for part in plan.placement)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 from ciuic.devices import Device
@@ -15,6 +15,7 @@ from ciuic.scheduler.chain import obstacles, place_chain
 from ciuic.scheduler.placement import parse_placement
 from ciuic.scheduler.problem import ChainProblem
 
+from .divided import place_operators
 from .dry_run import DryRuntime
 from .fitting import Part, fit, link_of, routed_share, waiting
 from .kv_cache import BLOCK_SLOTS
@@ -101,7 +102,7 @@ class Planner:
         if self.asked is not None:
             if request.devices:
                 raise UsageError("--place names the devices: leave --device out")
-            wanted = [*self.asked.layers, self.asked.head]
+            wanted = [*self.asked.layers, self.asked.head, *chain(*self.asked.operators.values())]
         opened = [runtime.device(uri) for uri in dict.fromkeys(wanted)]
         self.candidates = {device.uri: device for device in opened}
         self.devices = {HOST: self.rules.host, **self.candidates}
@@ -110,7 +111,15 @@ class Planner:
             if not any(name in (device.uri, device.kind) for device in self.devices.values()):
                 raise UsageError(f"--cap must name a device of the plan, not {name!r}")
         self.embedding = self.rules.embedding(network)
-        self._kinds = [layer_kind(layer) for layer in network.layers]
+        operators = {} if self.asked is None else self.asked.operators
+        if self.asked is not None:
+            for layer, uri in zip(network.layers, self.asked.layers, strict=True):
+                layer.device = uri
+        self.divisions = place_operators(network.layers, runtime, operators)
+        self._kinds: list[Hashable] = [
+            (layer_kind(layer), *(o for o in operators.items() if o[0][0] == index))
+            for index, layer in enumerate(network.layers)
+        ]
         self._costs: dict[tuple[object, str], PartCost] = {}
 
     def plan(self) -> ModelPlan:
@@ -157,7 +166,8 @@ class Planner:
     def _choose(self) -> tuple[list[str], list[str]]:
         """Return the device of each layer and of the head, and why."""
         if self.asked is not None:
-            return [*self.asked.layers, self.asked.head], ["as asked"] * (self._n + 1)
+            why = ["; ".join(["as asked", *self._operators_of(i)]) for i in range(self._n + 1)]
+            return [*self.asked.layers, self.asked.head], why
         parts = range(self._n + 1)
         problem = ChainProblem(
             seconds=[{uri: self._cost(i, uri).seconds for uri in self.candidates} for i in parts],
@@ -175,6 +185,10 @@ class Planner:
             chosen = self._everywhere(best)
         keeps = obstacles(problem, chosen)
         return chosen, [self._reason(i, keeps[i]) for i in parts]
+
+    def _operators_of(self, index: int) -> list[str]:
+        """Return which operators of a layer are elsewhere, and why."""
+        return [f"{role}: {what}" for (at, role), what in self.divisions.items() if at == index]
 
     def _best_single(self, chosen: list[str]) -> str | None:
         """Return a device that holds everything and takes less than the placement, if any."""

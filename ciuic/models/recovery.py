@@ -89,8 +89,11 @@ def recover(model: Model, error: CiuicError) -> Recovered:
     parts = {
         name: weights for name, (on, weights) in _parts(model).items() if on.uri == story.device
     }
+    whole_again = _undivide(model, story.device)
     if not parts:
-        raise error
+        if not whole_again:
+            raise error
+        return _recovered(model, error, story, whole_again)
     failed = next(on for on, _ in _parts(model).values() if on.uri == story.device)
     model.failed.add(story.device)
     left = {on.uri: on for on, _ in _parts(model).values()}
@@ -118,12 +121,36 @@ def recover(model: Model, error: CiuicError) -> Recovered:
         raise refusal from error
     for move in moves:
         _move(model, move.part, left[move.target], as_fpga=move.as_fpga)
-    recovered = Recovered(
-        error=str(error), story=story, moved={move.part: move.target for move in moves}
-    )
+    moved = {move.part: move.target for move in moves}
+    return _recovered(model, error, story, {**moved, **whole_again})
+
+
+def _recovered(model: Model, error: CiuicError, story: Story, moved: dict[str, str]) -> Recovered:
+    recovered = Recovered(error=str(error), story=story, moved=moved)
     logger.warning("%s", recovered)
     model.recovered.append(recovered)
     return recovered
+
+
+def _undivide(model: Model, failed: str) -> dict[str, str]:
+    """Make matrices and experts whole that a device shared; return part -> its layer's device."""
+    divisions = model.runtime.divisions
+    for key, division in list(divisions.items()):
+        shares = [part for part in division if part.device.uri == failed]
+        for part in shares:
+            for weight in (part.weight, part.bias):
+                if weight is not None:
+                    part.device.evict(weight)
+        if shares:
+            del divisions[key]
+    whole = {
+        (index, role): model.runtime.device(model.layers[index].device).uri
+        for (index, role), what in model.shared.items()
+        if failed in what
+    }
+    for key in whole:
+        del model.shared[key]
+    return {f"layer {index} {role}": uri for (index, role), uri in whole.items()}
 
 
 def _parts(model: Model) -> dict[str, tuple[Device, LayerWeights]]:

@@ -57,7 +57,7 @@ def resident(
                 if name in moving.get(home.uri, ()):
                     found[home.uri, name] = weight
                 else:
-                    home.hold(weight)
+                    on.hold(weight)
         model.runtime.synchronize()
         report("loading weights", len(parts), len(parts))
         for one in residency:

@@ -82,6 +82,7 @@ class FpgaDevice(Device):
     """
 
     kind = KIND
+    arrays_on_host = True
     _drops = True
 
     def __init__(self, uri: str, overlay: Overlay, *, verify: bool = False) -> None:
