@@ -132,6 +132,8 @@ def _run(
     with ExitStack() as stack:
         with output.progress() as report:
             devices = model_options.place(model, arguments.place, report)
+            for row in devices:
+                model.runtime.device(row.uri).reset_peak()
             longest = max(map(len, ids))
             plan = model_options.plan_memory(
                 model,
