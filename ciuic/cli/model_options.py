@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ciuic.devices import Device
     from ciuic.models.model import Model
-    from ciuic.models.plan_report import ModelPlan
+    from ciuic.models.plan_report import DeviceResidency, ModelPlan
     from ciuic.models.progress import Report
     from ciuic.models.sampling import SamplingOptions
     from ciuic.models.weights import Quantize
@@ -142,8 +144,34 @@ def place(model: Model, spec: str | None, report: Report) -> list[Row]:
     return rows
 
 
-def plan_memory(
-    model: Model, arguments: argparse.Namespace, *, prompt_tokens: int, context: int
+@contextmanager
+def loaded(
+    model: Model,
+    arguments: argparse.Namespace,
+    report: Report,
+    *,
+    prompt_tokens: int | None = None,
+    context: int | None = None,
+) -> Iterator[tuple[DeviceResidency, ...]]:
+    """Load a placed model, within the caps; yield what streams, which it does in this context.
+
+    ``prompt_tokens`` and ``context`` are what is planned for, by default what plans are for.
+    """
+    from ciuic.models.resident import limit, resident
+
+    plan = _plan_memory(model, arguments, prompt_tokens=prompt_tokens, context=context)
+    residency = () if plan is None else plan.residency
+    caps = dict(map(cap_of, arguments.cap))
+    with limit(model.runtime, caps), resident(model, residency, report):
+        yield residency
+
+
+def _plan_memory(
+    model: Model,
+    arguments: argparse.Namespace,
+    *,
+    prompt_tokens: int | None,
+    context: int | None,
 ) -> ModelPlan | None:
     """Return the plan of what lies where if a device's memory is capped or nearly full.
 
@@ -171,8 +199,8 @@ def plan_memory(
     request = PlanRequest(
         model=path,
         place=",".join(places),
-        context=max(2, min(context, model.config.max_seq_len)),
-        prompt_tokens=max(1, min(prompt_tokens, context - 1)),
+        context=None if context is None else max(2, min(context, model.config.max_seq_len)),
+        prompt_tokens=prompt_tokens,
         format=model.layers[0].weights.quantize or "float32",
         caps=caps,
         on_disk=is_converted(find_model(path)),

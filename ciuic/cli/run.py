@@ -111,10 +111,7 @@ def _prompts(arguments: argparse.Namespace) -> list[str]:
 def _run(
     arguments: argparse.Namespace, model: Model, prompts: list[str], sampling: SamplingOptions
 ) -> int:
-    from ciuic.models.resident import limit, resident
-
     from . import run_report
-    from .model_options import cap_of
     from .plan import print_residency
     from .run_check import check
     from .run_write import texts_of, write
@@ -134,19 +131,20 @@ def _run(
             devices = model_options.place(model, arguments.place, report)
             for row in devices:
                 model.runtime.device(row.uri).reset_peak()
-            longest = max(map(len, ids))
-            plan = model_options.plan_memory(
-                model,
-                arguments,
-                prompt_tokens=longest,
-                context=longest + arguments.max_tokens,
-            )
             if len(ids) == 1:
                 cache = _cache(model, arguments.prompt_cache)
                 generate = partial(generate, cache=cache)
-            residency = () if plan is None else plan.residency
-            stack.enter_context(limit(model.runtime, dict(map(cap_of, arguments.cap))))
-            stack.enter_context(resident(model, residency, report))
+            longest = max(map(len, ids))
+            context = min(longest + arguments.max_tokens, model.config.max_seq_len)
+            residency = stack.enter_context(
+                model_options.loaded(
+                    model,
+                    arguments,
+                    report,
+                    prompt_tokens=min(longest, context - 1),
+                    context=context,
+                )
+            )
         if not arguments.json:
             run_report.print_before(devices, model)
             print_residency(residency)
