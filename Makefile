@@ -20,7 +20,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench boards formal mutants references env clean
+.PHONY: help demo test lint bench boards faults formal mutants references env clean
 
 help: ## show this list
 	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
@@ -44,6 +44,9 @@ lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
 
 bench: $(VENV)/.demo ## speed of the simulated overlay
 	@$(BIN)/ciuic bench sim
+
+faults: $(VENV)/.dev ## a thousand runs with devices that fail at random points; two minutes
+	@$(BIN)/python -m pytest -s -m slow tests/faults
 
 formal: $(VENV)/.dev ## the bounded proofs alone (`make test` runs them too)
 	@$(BIN)/python -m pytest tests/formal --durations=0

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, DeviceManager
+from ciuic.memory.tiers import Tier
 from ciuic.scheduler.cost import CostModel
 from ciuic.scheduler.cost_store import stored_calibration
 from ciuic.scheduler.executor import HOST_URI, Executor, Input
@@ -44,6 +46,7 @@ class Runtime:
         self.costs = CostModel(stored_calibration)
         self._executor = Executor(self.manager, host_lanes=host_lanes)
         self._usage = Usage()
+        self._counted_since = time.perf_counter()
         self._executor.observe(self.costs.observe)
         self._executor.observe(self._usage)
 
@@ -115,24 +118,30 @@ class Runtime:
     def usage(self) -> list[UsageRow]:
         """Return what each device has done since the last ``reset_usage``; wait for all of it."""
         self.synchronize()
-        return self._usage.rows(self._executor.fallbacks)
+        passed = time.perf_counter() - self._counted_since
+        return self._usage.rows(self._executor.fallbacks, passed)
 
     def reset_usage(self) -> None:
         """Begin to count anew."""
         self.synchronize()
         self._usage.clear()
         self._executor.fallbacks.clear()
+        self._counted_since = time.perf_counter()
 
     def start_trace(self) -> Trace:
-        """Return a trace that records every task and transfer from now on."""
+        """Return a trace that records every task, transfer and wait from now on."""
         trace = Trace()
-        self._executor.observe(trace)
+        self._executor.observe(trace, waits=True)
         return trace
 
     def stop_trace(self, trace: Trace) -> None:
         """End a trace once everything submitted so far is in it."""
         self.synchronize()
         self._executor.ignore(trace)
+        trace.tiers = {
+            device.uri: (Tier.HOST if device.host_memory else Tier.DEVICE).value
+            for device in self._executor.devices
+        }
 
 
 @lru_cache(maxsize=1)

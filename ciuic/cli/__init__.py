@@ -115,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except CiuicError as error:
-        return _fail(error, error.exit_code)
+        story = "" if error.story is None else f"\n{error.story}"
+        return _fail(f"{error}{story}", error.exit_code)
     except ModuleNotFoundError as error:
         message = _missing_package(error)
         if message is None:

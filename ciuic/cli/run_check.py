@@ -103,17 +103,17 @@ def check(
 @contextmanager
 def _on_cpu(model: Model, fpga: dict[int, Device]) -> Iterator[None]:
     """Have all layers on the CPU, those of an FPGA in its number format."""
-    before = [(layer, layer.device) for layer in model.layers]
+    before = [(layer, layer.device, layer.as_fpga) for layer in model.layers]
     head = model.head_device
     try:
         for index, layer in enumerate(model.layers):
             layer.device = HOST
-            layer.as_fpga = index in fpga
+            layer.as_fpga = layer.as_fpga or index in fpga
         model.head_device = HOST
         yield
     finally:
-        for layer, device in before:
-            layer.device, layer.as_fpga = device, False
+        for layer, device, as_fpga in before:
+            layer.device, layer.as_fpga = device, as_fpga
         model.head_device = head
 
 

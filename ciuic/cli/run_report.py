@@ -11,6 +11,7 @@ from ciuic.models.continuation import Speed
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
 from ciuic.models.plan_report import DeviceResidency
+from ciuic.models.recovery import Recovered
 from ciuic.scheduler.trace import UsageRow
 
 from . import output
@@ -113,6 +114,7 @@ class Report:
     fpga: list[Fpga]
     memory: list[Memory]
     residency: list[DeviceResidency]
+    recovered: list[Recovered]
 
     @property
     def ok(self) -> bool:
@@ -153,6 +155,8 @@ def placement(model: Model) -> dict[str, str]:
 
 def print_after(report: Report) -> None:
     """Print who ran what, and how fast."""
+    for recovered in report.recovered:
+        print(f"{recovered}\n")
     print("who ran what:")
     output.print_table(
         [
@@ -160,8 +164,9 @@ def print_after(report: Report) -> None:
                 "device": row.device,
                 "tasks": row.tasks,
                 "seconds": row.seconds,
-                "MiB moved": row.nbytes / 2**20,
+                "MiB over its link": row.nbytes / 2**20,
                 "share (%)": 100 * row.share,
+                "busy (%)": None if row.utilisation is None else 100 * row.utilisation,
             }
             for row in report.usage
         ]
@@ -312,6 +317,7 @@ def collect(
             for device in map(model.runtime.device, [row.device for row in usage])
         ],
         residency=list(residency),
+        recovered=list(model.recovered),
     )
 
 

@@ -37,10 +37,12 @@ from ciuic.ops import OPERATORS
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
+from .accounting import Accounting
 from .array import DeviceArray, Event, Shape, Storage, Task, give_back
+from .failure import History
 from .roofline import Estimate, Roofline
 from .slots import Slots, SlotStorage
-from .statistics import Observer, Statistics, TaskRecord
+from .statistics import WAIT, Observer, Span, Statistics, TaskRecord
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +51,10 @@ KINDS: tuple[Kind, ...] = ("CPU", "GPU", "FPGA", "TPU")
 Weight = Quantized | CiuicTensor
 Kernel = Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
-_HOUSEKEEPING = (
-    "free",
-    "slots",
-    "synchronize",
-    "zeros",
-)  # queue entries that are no work of a model
+_HOUSEKEEPING = ("free", "slots", "synchronize", "zeros")  # that are no work of a model
 
 
-class Device(Slots, ABC):
+class Device(Slots, Accounting, ABC):
     """A device that is open.
 
     Parameters
@@ -80,6 +77,8 @@ class Device(Slots, ABC):
     statistics : Statistics
     observers : list
         Called with a `TaskRecord` after each task and transfer, on the queue thread.
+    watchers : list
+        Called after each wait of the host for this device, on the thread that waited.
     """
 
     kind: Kind
@@ -94,18 +93,19 @@ class Device(Slots, ABC):
         self.capacity_bytes = capacity_bytes
         self.statistics = Statistics()
         self.observers: list[Observer] = []
-        self._used = self._peak = 0
-        self._memory_lock = threading.Lock()
+        self.watchers: list[Observer] = []
+        self._open_account()
         # Appended to by finalizers, which may run inside any lock.
-        self._freed: deque[int] = deque()
         self._dropped: deque[Any] = deque()
         self._held: weakref.WeakKeyDictionary[Any, DeviceArray] = weakref.WeakKeyDictionary()
         self._hold_lock = threading.Lock()
         self._record_lock = threading.Lock()  # the copy lane records too
+        self._history = History(uri)
         self.streams = []
         self._kernels = self._load_kernels()
         self._closed = False
         self._cancelled = False
+        self._queue_lock = threading.Lock()  # nothing comes into the queue behind its end
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"ciuic {uri}", daemon=True)
         self._thread.start()
@@ -125,25 +125,6 @@ class Device(Slots, ABC):
         self.close()
 
     # Memory.
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes that arrays take now."""
-        with self._memory_lock:
-            self._settle_freed()
-            return self._used
-
-    @property
-    def peak_bytes(self) -> int:
-        """Most bytes that arrays took at one time since the last `reset_peak`."""
-        with self._memory_lock:
-            return self._peak
-
-    def reset_peak(self) -> None:
-        """Begin to watch for the peak anew."""
-        with self._memory_lock:
-            self._settle_freed()
-            self._peak = self._used
 
     def upload(self, value: npt.NDArray[Any] | Quantized) -> DeviceArray:
         """Return a copy of an array on the device; the caller may change the original at once.
@@ -180,7 +161,7 @@ class Device(Slots, ABC):
         self._check_owner((array,))
         result = DeviceArray(Storage(self, 0), array.shape, array.dtype)
         event = self._enqueue("download", self._download, (array,), result, {}, array.nbytes)
-        contents: npt.NDArray[Any] = event.wait().storage.data
+        contents: npt.NDArray[Any] = self._await(event).storage.data
         return contents
 
     def free(self, array: DeviceArray) -> None:
@@ -283,21 +264,27 @@ class Device(Slots, ABC):
     def synchronize(self) -> None:
         """Wait until everything submitted so far is done and counted."""
         result = DeviceArray(Storage(self, 0), (), DTYPES[0])
-        self._enqueue("synchronize", self._synchronize, (), result, {}).wait()
+        self._await(self._enqueue("synchronize", self._synchronize, (), result, {}))
 
     @property
     def closed(self) -> bool:
         """Whether the device has been closed."""
         return self._closed
 
+    @property
+    def lost(self) -> bool:
+        """Whether the device has failed for good; opening it again may bring it back."""
+        return self._history.lost is not None
+
     def close(self, *, cancel: bool = False) -> None:
         """Finish, or with ``cancel`` give up, what is queued and release the device."""
         if self._closed:
             return
         self._end_streams(finish=not cancel)
-        self._closed = True
-        self._cancelled = cancel
-        self._queue.put(None)
+        with self._queue_lock:
+            self._closed = True
+            self._cancelled = cancel
+            self._queue.put(None)
         self._thread.join()
 
     # The queue.
@@ -311,25 +298,43 @@ class Device(Slots, ABC):
         attributes: dict[str, Any],
         nbytes: int = 0,
     ) -> Event:
-        if self._closed:
-            raise DeviceError(f"{self.uri} is closed")
         event = Event(output)
-        self._queue.put(Task(op, kernel, inputs, attributes, event, nbytes))
-        return event
+        with self._queue_lock:
+            if not self._closed:
+                self._queue.put(Task(op, kernel, inputs, attributes, event, nbytes))
+                return event
+        raise self._history.fault(DeviceError(f"{self.uri} is closed"), op)
+
+    def _await(self, event: Event) -> DeviceArray:
+        """Wait for a task, and tell those who watch how long."""
+        if not self.watchers:
+            return event.wait()
+        start = time.perf_counter()
+        try:
+            return event.wait()
+        finally:
+            waited = TaskRecord(self.uri, WAIT, (), {}, start, time.perf_counter() - start, 0)
+            for watcher in list(self.watchers):
+                watcher(waited)
 
     def _serve(self) -> None:
         while (task := self._queue.get()) is not None:
             self._perform(task)
             del task  # or its arrays would live until the next task
         self._held.clear()
-        self._close()
+        try:
+            self._close()
+        except Exception as error:  # of a device that fails there is nothing more to release
+            logger.warning("%s could not be closed properly: %s", self.uri, error)
 
     def _perform(self, task: Task) -> None:
         event, error = task.event, self._run(task)
         if error is not None:
             # Its traceback refers to the task, this frame included; whoever gets it may keep it.
             del task
-            clear_frames(error.__traceback__)
+            for one in (error, error.__cause__):
+                if one is not None:
+                    clear_frames(one.__traceback__)
             storage = event.output.storage
             storage.error = error
             storage.free()
@@ -348,6 +353,8 @@ class Device(Slots, ABC):
                     array.storage.wait()
                 if array.storage.error is not None:
                     return array.storage.error
+            if task.op not in (*_HOUSEKEEPING, "download"):
+                self._history.check(task.op)
             start = time.perf_counter()
             storage = task.event.output.storage
             storage.data = task.kernel(task.inputs, task.event.output, task.attributes)
@@ -355,7 +362,8 @@ class Device(Slots, ABC):
         except BaseException as error:  # it belongs to whoever waits for the result
             if not isinstance(error, CiuicError):
                 logger.debug("%s failed on %s", task.op, self.uri, exc_info=True)
-            return error
+            shapes = tuple(array.shape for array in task.inputs)
+            return self._history.fault(error, task.op, shapes)
         return None
 
     def _finished(self, task: Task, start: float, seconds: float) -> None:
@@ -367,11 +375,13 @@ class Device(Slots, ABC):
         shapes = tuple(array.shape for array in task.inputs)
         program = task.attributes.get("program")
         op = task.op if program is None else program.name
-        self._tell(TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, task.nbytes))
+        facts = (task.nbytes, self._used, self._spans())
+        self._tell(TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, *facts))
 
     def _tell(self, record: TaskRecord) -> None:
         with self._record_lock:
             self.statistics.add(record)
+            self._history.add(record)
             for observer in self.observers:
                 observer(record)
 
@@ -386,27 +396,14 @@ class Device(Slots, ABC):
         if not self._take(nbytes):
             self.synchronize()  # tasks in the queue keep what they read, though nobody else does
             if not self._take(nbytes):
-                raise OutOfMemory(
+                error = OutOfMemory(
                     self.uri,
                     wanted=nbytes,
                     available=self.capacity_bytes - self.used_bytes,
                     capacity=self.capacity_bytes,
                 )
+                raise self._history.fault(error, "an allocation")
         storage.nbytes = nbytes
-
-    def _take(self, nbytes: int) -> bool:
-        """Count bytes as used if there is room for them."""
-        with self._memory_lock:
-            self._settle_freed()
-            if self._used + nbytes > self.capacity_bytes:
-                return False
-            self._used += nbytes
-            self._peak = max(self._peak, self._used)
-        return True
-
-    def _settle_freed(self) -> None:
-        while self._freed:
-            self._used -= self._freed.popleft()
 
     def _bring(self, weight: Weight) -> DeviceArray:
         if isinstance(weight, Quantized):
@@ -479,6 +476,10 @@ class Device(Slots, ABC):
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
         """Return whether the kernel of an operator can work with these attributes."""
         return True
+
+    def _spans(self) -> tuple[Span, ...]:
+        """Return what the hardware says that it did for the task that has just ended."""
+        return ()
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         """Return the bytes that a weight or array takes here."""

@@ -31,6 +31,7 @@ from .generate import Generation
 from .kv_cache import KvCache, slot_nbytes
 from .placed import HOST, Placed, Value
 from .progress import Report, silent
+from .recovery import Recovered
 from .sampling import SamplingOptions
 from .tensor_source import TensorSource
 from .tokenizer import Tokenizer
@@ -114,6 +115,10 @@ class Model:
         Its chat template, or None.
     head_device
         Where the last norm and the output matrix run.
+    failed
+        URIs of devices that failed; it does not go back to them.
+    recovered
+        Failures that it went on after.
     """
 
     def __init__(
@@ -135,6 +140,8 @@ class Model:
         self._decoder = Decoder(self)
         self.template = _chat_template(source, template, tokenizer)
         self._weights_digest: bytes | None = None
+        self.failed: set[str] = set()
+        self.recovered: list[Recovered] = []
 
     @property
     def source(self) -> TensorSource:

@@ -28,6 +28,7 @@ from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
 from ciuic.devices.roofline import Estimate, Roofline
+from ciuic.devices.statistics import Span
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
 from ciuic.ops.latent_attention import attend_latents
@@ -207,6 +208,9 @@ class FpgaDevice(Device):
         elif isinstance(data, list):  # the memory of slots
             for slot in data:
                 self.overlay.close_slot(slot)
+
+    def _spans(self) -> tuple[Span, ...]:
+        return self.overlay.timeline.take()
 
     def _finish(self) -> None:
         """Kernels have finished when they return."""

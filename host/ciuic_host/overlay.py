@@ -29,6 +29,7 @@ from .identity import identify
 from .memory_timing import MemoryTiming
 from .rings import Rings, Ticket
 from .staging import Matrix, Staging, round_up
+from .timeline import Timeline
 from .transport import PAGE_BYTES, Buffer, Transport
 from .uri import Report, no_report, open_transport
 
@@ -63,6 +64,8 @@ class Overlay:
         What the overlay is built with.
     completions
         The latest completion records, oldest first.
+    timeline
+        The same as time.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class Overlay:
         if transport.clock_hz is not None:
             self.config = replace(self.config, clock_hz=transport.clock_hz)
         self.completions: deque[Completion] = deque(maxlen=COMPLETIONS_KEPT)
+        self.timeline = Timeline(self.config.clock_hz)
         self._rings = Rings(transport)
         self._staging = Staging(transport, self.config.alignment)
         self._handles: set[WeightHandle] = set()
@@ -356,6 +360,7 @@ class Overlay:
         """
         records = self._rings.wait(ticket, self.timeout if seconds is None else seconds)
         self.completions.extend(records)
+        self.timeline.add(ticket.rung, records)
         return records
 
     def counters(self) -> dict[str, int]:
@@ -382,6 +387,12 @@ class Overlay:
         self._closed = True
         try:
             self._rings.close()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Give all memory back; a transport does that though its device fails."""
+        try:
             self._staging.close()
             for buffer in (*self._slots, *(h.buffer for h in self._handles if not h.slot)):
                 self._transport.free(buffer)

@@ -32,11 +32,15 @@ ABANDONED = "it was given up because the overlay was reset before it completed"
 
 @dataclass(frozen=True)
 class Ticket:
-    """Descriptors that were submitted together: numbers [start, stop) since a reset."""
+    """Descriptors that were submitted together: numbers [start, stop) since a reset.
+
+    ``rung`` is when, in seconds on the clock of ``time.perf_counter``.
+    """
 
     epoch: int
     start: int
     stop: int
+    rung: float = 0.0
 
 
 class Rings:
@@ -83,14 +87,14 @@ class Rings:
 
     def submit(self, descriptors: Sequence[bytes], seconds: float) -> Ticket:
         """Start descriptors; wait at most ``seconds`` without progress while the ring is full."""
-        start = self.submitted
+        start, rung = self.submitted, time.perf_counter()
         for first in range(0, len(descriptors), self.entries):
             part = descriptors[first : first + self.entries]
             excess = len(self._opcodes) + len(part) - self.entries
             if excess > 0:
                 self._collect(self._collected + excess, seconds)
             self._enqueue(part)
-        return Ticket(self._epoch, start, self.submitted)
+        return Ticket(self._epoch, start, self.submitted, rung)
 
     def wait(self, ticket: Ticket, seconds: float) -> list[Completion]:
         """Return the records of a ticket, once; wait at most ``seconds`` without progress.
@@ -123,10 +127,12 @@ class Rings:
         }
 
     def close(self) -> None:
-        """Stop the overlay and give the rings back."""
-        self._stop()
-        self._transport.free(self._descriptors)
-        self._transport.free(self._completions)
+        """Stop the overlay and give the rings back, even if it does not stop."""
+        try:
+            self._stop()
+        finally:
+            self._transport.free(self._descriptors)
+            self._transport.free(self._completions)
 
     def _stop(self) -> None:
         self._write(registers.CONTROL, reset=1)
