@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ciuic.devices import Device
     from ciuic.models.model import Model
-    from ciuic.models.plan_report import ModelPlan
+    from ciuic.models.plan_report import DeviceResidency, ModelPlan
     from ciuic.models.planner import PlanRequest
     from ciuic.models.progress import Report
     from ciuic.models.sampling import SamplingOptions
@@ -152,13 +154,17 @@ def place(model: Model, spec: str | None, report: Report) -> list[Row]:
 
 
 def choose(
-    model: Model, arguments: argparse.Namespace, *, prompt_tokens: int, context: int
+    model: Model,
+    arguments: argparse.Namespace,
+    *,
+    prompt_tokens: int | None = None,
+    context: int | None = None,
 ) -> tuple[str | None, dict[str, str]]:
     """Return the placement that was asked for, or else the one that the planner chooses, and why.
 
     It chooses among the host and the real devices here, by calibrated figures or assumed ones, and
     never what it takes to be slower than all on one device. The placement is None, which is all on
-    the host, if there is no choice.
+    the host, if there is no choice. ``prompt_tokens`` and ``context`` are as of `loaded`.
     """
     from ciuic.devices import DeviceManager
     from ciuic.models.plan import plan_model
@@ -176,7 +182,11 @@ def choose(
 
 
 def _request(
-    model: Model, arguments: argparse.Namespace, *, prompt_tokens: int, context: int
+    model: Model,
+    arguments: argparse.Namespace,
+    *,
+    prompt_tokens: int | None,
+    context: int | None,
 ) -> PlanRequest:
     """Return what to plan: the model as it was loaded, for so many tokens."""
     from ciuic.models.converted import is_converted
@@ -187,16 +197,42 @@ def _request(
     path = arguments.model or DEFAULT_MODEL
     return PlanRequest(
         model=path,
-        context=max(2, min(context, model.config.max_seq_len)),
-        prompt_tokens=max(1, min(prompt_tokens, context - 1)),
+        context=None if context is None else max(2, min(context, model.config.max_seq_len)),
+        prompt_tokens=prompt_tokens,
         format=model.layers[0].weights.quantize or "float32",
         caps=dict(map(cap_of, arguments.cap)),
         on_disk=is_converted(find_model(path)),
     )
 
 
-def plan_memory(
-    model: Model, arguments: argparse.Namespace, *, prompt_tokens: int, context: int
+@contextmanager
+def loaded(
+    model: Model,
+    arguments: argparse.Namespace,
+    report: Report,
+    *,
+    prompt_tokens: int | None = None,
+    context: int | None = None,
+) -> Iterator[tuple[DeviceResidency, ...]]:
+    """Load a placed model, within the caps; yield what streams, which it does in this context.
+
+    ``prompt_tokens`` and ``context`` are what is planned for, by default what plans are for.
+    """
+    from ciuic.models.resident import limit, resident
+
+    plan = _plan_memory(model, arguments, prompt_tokens=prompt_tokens, context=context)
+    residency = () if plan is None else plan.residency
+    caps = dict(map(cap_of, arguments.cap))
+    with limit(model.runtime, caps), resident(model, residency, report):
+        yield residency
+
+
+def _plan_memory(
+    model: Model,
+    arguments: argparse.Namespace,
+    *,
+    prompt_tokens: int | None,
+    context: int | None,
 ) -> ModelPlan | None:
     """Return the plan of what lies where if a device's memory is capped or nearly full.
 

@@ -111,10 +111,7 @@ def _prompts(arguments: argparse.Namespace) -> list[str]:
 def _run(
     arguments: argparse.Namespace, model: Model, prompts: list[str], sampling: SamplingOptions
 ) -> int:
-    from ciuic.models.resident import limit, resident
-
     from . import run_report
-    from .model_options import cap_of
     from .plan import print_residency
     from .run_check import check
     from .run_write import texts_of, write
@@ -132,16 +129,17 @@ def _run(
     with ExitStack() as stack:
         with output.progress() as report:
             longest = max(map(len, ids))
-            sizes = {"prompt_tokens": longest, "context": longest + arguments.max_tokens}
+            context = min(longest + arguments.max_tokens, model.config.max_seq_len)
+            sizes = {"prompt_tokens": min(longest, context - 1), "context": context}
             chosen, reasons = model_options.choose(model, arguments, **sizes)
             devices = model_options.place(model, chosen, report)
-            plan = model_options.plan_memory(model, arguments, **sizes)
+            for row in devices:
+                model.runtime.device(row.uri).reset_peak()
             if len(ids) == 1:
                 cache = _cache(model, arguments.prompt_cache)
                 generate = partial(generate, cache=cache)
-            residency = () if plan is None else plan.residency
-            stack.enter_context(limit(model.runtime, dict(map(cap_of, arguments.cap))))
-            stack.enter_context(resident(model, residency, report))
+            loaded = model_options.loaded(model, arguments, report, **sizes)
+            residency = stack.enter_context(loaded)
         if not arguments.json:
             run_report.print_before(devices, model, reasons)
             print_residency(residency)
