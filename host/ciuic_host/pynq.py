@@ -175,12 +175,8 @@ class PynqTransport(Transport):
     def _program(self, bitstream: Path, clock_mhz: float | None, poll: bool) -> None:
         import pynq
 
-        check_pair(self.name, bitstream)
         use_device(self._device)
-        self._overlay = pynq.Overlay(str(bitstream.resolve()), download=False, device=self._device)
-        design = check_design(self.name, bitstream, self._overlay, self._device)
-        _mend_clocks(self._overlay)
-        self._overlay.download()
+        self._overlay, design = load_overlay(self.name, bitstream, self._device)
         self.clock_mhz = _set_clock(self.name, design, clock_mhz)
         self._mmio = pynq.MMIO(design.base, design.span, device=self._device)
         self._interrupt = Polling() if poll else InterruptLine(design.interrupt)
@@ -338,11 +334,35 @@ class PynqTransport(Transport):
             self._on_close()
 
 
-def check_pair(name: str, bitstream: Path) -> None:
-    """Raise `UsageError` if there is no bitstream, or no handoff file beside it."""
+def load_overlay(name: str, bitstream: Path, device: Any) -> tuple[Any, Design]:
+    """Program a board; return the `pynq.Overlay` and where Ciuic's overlay is in it.
+
+    Parameters
+    ----------
+    name
+        Of the device, for errors.
+    bitstream
+        A ``.bit``, its ``.hwh`` beside it.
+    device
+        The `pynq` device, such as ``pynq.Device.active_device``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such bitstream, or no handoff file beside it.
+    OverlayMismatch
+        If the bitstream is for another board, or its overlay not one that this package knows.
+    """
+    import pynq
+
     for path in (bitstream, bitstream.with_suffix(".hwh")):
         if not path.is_file():
             raise UsageError(f"{name}: {path} must be a file")
+    overlay = pynq.Overlay(str(bitstream.resolve()), download=False, device=device)
+    design = check_design(name, bitstream, overlay, device)
+    _mend_clocks(overlay)
+    overlay.download()
+    return overlay, design
 
 
 def _is_simulated(device: Any, *, remote: bool) -> bool:

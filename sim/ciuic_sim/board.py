@@ -202,8 +202,10 @@ class Board:
             return buffer
 
     def free(self, buffer: Buffer) -> None:
-        """Give memory back."""
+        """Give memory back; a board that is switched off has none."""
         with self._access():
+            if self._closed:
+                return
             self._memory.free(buffer)
             del self._buffers[buffer.device_address]
             if self._simulation is not None:

@@ -5,8 +5,8 @@ device below them is not. For notebooks and programs written for a board:
 
     from ciuic_sim.pynq_device import simulated_board
 
-    with simulated_board("pynq-z2", "tiny") as bitstream:
-        overlay = pynq.Overlay(str(bitstream))     # pynq's active device is the simulated board
+    with simulated_board("pynq-z2", "tiny") as bitstream:  # pynq's active device from here on
+        overlay, _ = ciuic_host.pynq.load_overlay("board", bitstream, pynq.Device.active_device)
         print(overlay.ciuic.register_map.MAGIC)
 
 and with Ciuic's driver ``ciuic_host.open("fpga:pynq-sim?config=tiny")``. Needs `pynq`, see
@@ -37,14 +37,11 @@ from pynqmetadata.frontends import Metadata
 from pynqmetadata.views.runtime import RuntimeMetadataParser
 
 from ciuic.abi import CONFIGS, OverlayConfig
-from ciuic.abi.boards import Family
 from ciuic.errors import CiuicError
 
 from .bitstream import write_bitstream
 from .board import Board
-
-PYNQ_NAMES = {"pynq-z2": "Pynq-Z2", "kv260": "KV260"}  # as pynq's images call their boards
-ARCHITECTURES: dict[Family, str] = {"zynq-7000": "armv7l", "zynq-ultrascale+": "aarch64"}
+from .pynq_names import LINUX_MACHINES, PYNQ_NAMES
 
 
 @contextmanager
@@ -91,7 +88,7 @@ class SimulatedDevice(Device):
         super().__init__(f"simulated {board.name}")
         self.board = board
         self.name = PYNQ_NAMES[board.name]
-        self.arch = ARCHITECTURES[board.addresses.family]
+        self.arch = LINUX_MACHINES[board.addresses.family]
         self.capabilities = {"REGISTER_RW": True, "MEMORY_MAPPED": False}
         self.default_memory = SimulatedMemory(self)
 
