@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ciuic.errors import OverlayMismatch, UsageError
 
 FIRST = bytes.fromhex("0ff00ff00ff00ff000")
@@ -79,6 +81,10 @@ class Bitfile:
         if len(data) != length or length % WORD_BYTES or set(texts) != set(TEXTS.values()):
             raise ValueError
         return cls(**texts, data=data)
+
+    def binary(self) -> bytes:
+        """Return the words with the bytes of each reversed, as processors load them."""
+        return np.frombuffer(self.data, "u4").byteswap().tobytes()
 
     def pack(self) -> bytes:
         """Return the contents of the file."""

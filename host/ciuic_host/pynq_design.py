@@ -22,6 +22,22 @@ SYSTEMS: dict[str, Family] = {
 }
 
 
+def metadata(bitstream: Path) -> Any:
+    """Return what `pynq` knows of a ``.bit``, from the handoff file beside it.
+
+    Read anew each time: `pynq` keeps the last one in a file of its own folder, which all programs
+    of a machine share, and finds it again by a hash of the bitstream alone.
+    """
+    from pynqmetadata.frontends import Metadata
+    from pynqmetadata.views.runtime import RuntimeMetadataParser
+
+    parser = RuntimeMetadataParser(Metadata(input=bitstream.with_suffix(".hwh")))
+    parser.refresh_hierarchy_dict()
+    parser.bin_data = Bitfile.read(bitstream).binary()
+    parser.xclbin_data = parser.dtbo_data = None
+    return parser
+
+
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """Where the overlay is in a design.

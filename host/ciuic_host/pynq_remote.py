@@ -1,18 +1,22 @@
 """A board somewhere else, by way of PYNQ.remote: the connection, and its deadlines.
 
 The client of `pynq` 4.0 waits for answers without a limit; here every call has one, so that a board
-that was switched off is an error and not a standstill.
+that was switched off is an error and not a standstill. And it keeps what it read of the last
+bitstream in a file of the package's own folder, which programs that run at the same time share.
 """
 
 from __future__ import annotations
 
 import socket
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from ciuic.errors import DeviceError, DeviceNotFound, DeviceTimeout, UsageError
+
+from .pynq_design import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,10 +71,8 @@ def connect(uri: str, address: str) -> tuple[Any, Deadline]:
         raise DeviceNotFound(
             uri, f"PYNQ.remote must listen on port {port} of {host}, but: {error}"
         ) from error
-    from pynq.pl_server.remote_device import RemoteDevice
-
     try:
-        device = RemoteDevice(0, host, port)
+        device = _remote_board()(0, host, port)
     except (RuntimeError, AttributeError, grpc.RpcError) as error:
         raise DeviceNotFound(
             uri, f"port {port} of {host} must be PYNQ.remote's, but: {_reason(error)}"
@@ -79,6 +81,26 @@ def connect(uri: str, address: str) -> tuple[Any, Deadline]:
     channel = grpc.intercept_channel(device.client.channel, deadline)
     device._stub = {name: type(stub)(channel) for name, stub in device._stub.items()}
     return device, deadline
+
+
+def _remote_board() -> Any:
+    from pynq.pl_server.remote_device import RemoteDevice
+
+    class RemoteBoard(RemoteDevice):
+        """A remote device that keeps nothing in the folder of the package `pynq`."""
+
+        def get_bitfile_metadata(self, bitfile_name: str, partial: bool = False) -> Any:
+            """Return what the handoff file beside a bitstream says."""
+            assert not partial, "an overlay of Ciuic is never part of another"
+            return metadata(Path(bitfile_name))
+
+        def gen_cache(self, bitstream: Any, parser: Any = None) -> None:
+            """Keep nothing."""
+
+        def shutdown(self) -> None:
+            """Do as `pynq` does, which knows nothing of what a remote board has loaded."""
+
+    return RemoteBoard
 
 
 def disconnect(device: Any) -> None:

@@ -30,12 +30,15 @@ class Contents:
         The part that the bitstream is for.
     config
         The overlay.
+    handoff
+        SHA-256 of the ``.hwh``: `pynq` takes two bitstreams for one whose bytes are the same.
     abi_version
         What its register of that name answers.
     """
 
     part: str
     config: OverlayConfig
+    handoff: str
     abi_version: int = registers.ABI_VERSION_VALUE
 
     def words(self) -> bytes:
@@ -84,7 +87,13 @@ def write_bitstream(
     from ciuic_hw.build.hwh import hwh_text
 
     part = BOARDS[board].part
-    contents = Contents(part=part, config=config, abi_version=abi_version)
+    handoff = hwh_text(BOARDS[board], config)
+    contents = Contents(
+        part=part,
+        config=config,
+        handoff=sha256(handoff.encode()).hexdigest(),
+        abi_version=abi_version,
+    )
     file = Bitfile(
         design="ciuic;UserID=0XFFFFFFFF;Version=simulated",
         part=part,
@@ -92,9 +101,8 @@ def write_bitstream(
         time="00:00:00",
         data=contents.words(),
     )
-    handoff = hwh_text(BOARDS[board], config)
     # PYNQ.remote sends a bitstream only if the board has none of its name.
-    digest = sha256(file.data + handoff.encode()).hexdigest()[:12]
+    digest = sha256(file.data).hexdigest()[:12]
     path = folder / f"ciuic-{board}-{config.name}-{digest}.bit"
     path.with_suffix(".hwh").write_text(handoff)
     path.write_bytes(file.pack())

@@ -26,15 +26,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ciuic_host.bitfile import WORD_BYTES, Bitfile
+from ciuic_host.bitfile import WORD_BYTES
 from ciuic_host.pynq import use_device
+from ciuic_host.pynq_design import metadata
 from ciuic_host.transport import Buffer
 from ciuic_host.uri import Report, no_report
 from pynq.buffer import PynqBuffer
 from pynq.interrupt import _InterruptController
 from pynq.pl_server.device import Device
-from pynqmetadata.frontends import Metadata
-from pynqmetadata.views.runtime import RuntimeMetadataParser
 
 from ciuic.abi import CONFIGS, OverlayConfig
 from ciuic.errors import CiuicError
@@ -101,12 +100,7 @@ class SimulatedDevice(Device):
     def get_bitfile_metadata(self, bitfile_name: str, partial: bool = False) -> Any:
         """Return what the handoff file beside a bitstream says, read anew each time."""
         assert not partial, "an overlay of Ciuic is never part of another"
-        path = Path(bitfile_name)
-        parser = RuntimeMetadataParser(Metadata(input=path.with_suffix(".hwh")))
-        parser.refresh_hierarchy_dict()
-        parser.bin_data = _binary(Bitfile.read(path).data)
-        parser.xclbin_data = parser.dtbo_data = None
-        return parser
+        return metadata(Path(bitfile_name))
 
     def download(self, bitstream: Any, parser: Any = None) -> None:
         """Program the board."""
@@ -219,8 +213,3 @@ class SimulatedInterrupt:
 
 def _bytes_at(virtual_address: int, nbytes: int) -> npt.NDArray[np.uint8]:
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(virtual_address))
-
-
-def _binary(words: bytes) -> bytes:
-    """Return words with the bytes of each reversed, as the processors load them."""
-    return np.frombuffer(words, "u4").byteswap().tobytes()
