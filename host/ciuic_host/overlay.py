@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
 from ciuic.abi.numerics import SoftmaxScale
-from ciuic.errors import ShapeError, TransferError, UsageError
+from ciuic.errors import DeviceError, ShapeError, TransferError, UsageError
 from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
 
 from .completion import Completion
@@ -326,18 +326,21 @@ class Overlay:
         self._rings.reset()
 
     def close(self) -> None:
-        """Stop the overlay and release everything; a second call does nothing."""
+        """Stop the overlay and release everything; a second call does nothing.
+
+        An overlay that does not answer any more is only said to be so, in the log: whatever went
+        wrong before is what matters.
+        """
         if self._closed:
             return
         self._closed = True
         try:
             self._rings.close()
-            self._staging.close()
-            for handle in self._handles:
-                self._transport.free(handle.buffer)
-            self._handles.clear()
+        except DeviceError as error:
+            logger.warning("%s could not be stopped: %s", self.name, error)
         finally:
-            self._transport.close()
+            self._transport.close()  # gives all buffers back
+            self._handles.clear()
 
     def __enter__(self) -> Overlay:
         return self

@@ -293,6 +293,8 @@ class PynqTransport(Transport):
     @contextmanager
     def _told(self, doing: str) -> Iterator[None]:
         """Turn what `pynq` and its connection raise into errors of Ciuic."""
+        if self._lost:
+            raise DeviceError(f"{self.name}: connection to the board was lost before {doing}")
         try:
             yield
         except CiuicError:
@@ -324,8 +326,9 @@ class PynqTransport(Transport):
             if memory is not None:
                 if self._lost:
                     memory.abandon()
-                with self._told("memory was freed"):
-                    memory.clear()
+                else:
+                    with self._told("memory was freed"):
+                        memory.clear()
         finally:
             if self._deadline is not None:
                 from .pynq_remote import disconnect

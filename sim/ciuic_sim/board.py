@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -47,14 +48,14 @@ class Faults:
     ----------
     interrupt_cut
         The wire from the overlay to the interrupt controller is.
-    clock_stopped
-        The overlay's clock stands still, but for the accesses to its registers.
+    doorbell_cut
+        What is written to the overlay's doorbell does not reach it.
     memory_refused
         No memory is given out.
     """
 
     interrupt_cut: bool = False
-    clock_stopped: bool = False
+    doorbell_cut: bool = False
     memory_refused: bool = False
 
 
@@ -69,6 +70,8 @@ class Board:
         Contiguous memory for buffers.
     settings
         How the memory behaves.
+    library
+        A compiled simulation, in place of the one of the bitstream's configuration.
     report
         Called with (what, steps done, steps in all) while an overlay is compiled.
 
@@ -87,6 +90,7 @@ class Board:
         *,
         memory_bytes: int = CMA_BYTES,
         settings: MemorySettings | None = None,
+        library: Path | None = None,
         report: Report = no_report,
     ) -> None:
         if name not in ADDRESS_MAPS:
@@ -97,6 +101,7 @@ class Board:
         self.on_interrupt: Callable[[], None] = lambda: None
         self.loaded: Contents | None = None
         self._settings = settings or MemorySettings()
+        self._library = library
         self._report = report
         self._memory = DeviceMemory(name, capacity=memory_bytes, shadow=False)
         self._buffers: dict[int, Buffer] = {}
@@ -126,7 +131,8 @@ class Board:
         contents = Contents.of_binary(data)
         if self.addresses.die not in contents.part:
             raise OverlayMismatch("part", expected=self.addresses.die, found=contents.part)
-        library = overlay_library(contents.config, self._report)  # may take a minute
+        # May take a minute.
+        library = self._library or overlay_library(contents.config, self._report)
         with self._access():
             if self._simulation is not None:
                 self._simulation.close()
@@ -162,8 +168,7 @@ class Board:
         with self._access():
             control, controller = self.addresses.control, self.addresses.interrupt_controller
             if control.holds(address):
-                self._overlay().write(address - control.base, value)
-                self._working = True
+                self._write_overlay(address - control.base, value)
             elif controller.holds(address):
                 self._overlay()
                 self._controller.write(address - controller.base, value)
@@ -253,7 +258,7 @@ class Board:
         """Let the overlay work while it has work and nobody wants to access it."""
         with self._turn:
             while not self._closed:
-                if self._wanted or not self._working or self.faults.clock_stopped:
+                if self._wanted or not self._working:
                     self._turn.wait()
                     continue
                 try:
@@ -287,6 +292,12 @@ class Board:
         if offset == registers.ABI_VERSION.offset and self.loaded is not None:
             return self.loaded.abi_version
         return value
+
+    def _write_overlay(self, offset: int, value: int) -> None:
+        overlay = self._overlay()
+        if not (self.faults.doorbell_cut and offset == registers.DOORBELL.offset):
+            overlay.write(offset, value)
+            self._working = True
 
     def _check_system(self, address: int) -> None:
         if not any(region.holds(address) for region in self._regions):
