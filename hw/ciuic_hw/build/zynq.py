@@ -50,10 +50,15 @@ class ProcessingSystem:
     segments
         The address segments of a board's memory regions, of the port with number ``{port}``;
         ``{gp}`` is that port's number among all general-purpose ones.
+    unused
+        Segments behind the same port that are no memory, named alike.
+    control_clock, memory_clock
+        Pins: the clocks of the interfaces, ``{port}`` as above.
     clock, reset, interrupt
         Pins: the clock and the reset (low) of the logic, an interrupt of the processors.
     pll_hz
-        Frequency of the PLL that clocks are divided from, in Hz.
+        Frequency of the PLL that clocks are divided from, in Hz, on the board that has the system:
+        base.tcl of PYNQ for PYNQ-Z2 (a crystal of 50 MHz) and of Kria-PYNQ for KV260.
     bus_bytes
         The widest memory port, in bytes.
     axi3
@@ -65,6 +70,9 @@ class ProcessingSystem:
     control: str
     memory: tuple[str, ...]
     segments: tuple[str, ...]
+    unused: tuple[str, ...]
+    control_clock: str
+    memory_clock: str
     clock: str
     reset: str
     interrupt: str
@@ -85,6 +93,10 @@ class ProcessingSystem:
     def memory_segments(self, port: int) -> tuple[str, ...]:
         """Return the segments behind a memory port, one a region of the board's memory."""
         return tuple(one.format(port=port, gp=port + FIRST_HP) for one in self.segments)
+
+    def unused_segments(self, port: int) -> tuple[str, ...]:
+        """Return the segments behind a memory port that the overlay has nothing to do with."""
+        return tuple(one.format(port=port, gp=port + FIRST_HP) for one in self.unused)
 
     def pl_clock(self, wanted_hz: float) -> PlClock:
         """Return the fastest clock that is not faster than wanted, of equals the first."""
@@ -165,6 +177,9 @@ PROCESSING_SYSTEMS: dict[Family, ProcessingSystem] = {
         control="M_AXI_GP0",
         memory=tuple(f"S_AXI_HP{port}" for port in range(4)),
         segments=("S_AXI_HP{port}/HP{port}_DDR_LOWOCM",),
+        unused=(),
+        control_clock="M_AXI_GP0_ACLK",
+        memory_clock="S_AXI_HP{port}_ACLK",
         clock="FCLK_CLK0",
         reset="FCLK_RESET0_N",
         interrupt="IRQ_F2P",
@@ -178,10 +193,13 @@ PROCESSING_SYSTEMS: dict[Family, ProcessingSystem] = {
         control="M_AXI_HPM0_FPD",
         memory=tuple(f"S_AXI_HP{port}_FPD" for port in range(4)),
         segments=("SAXIGP{gp}/HP{port}_DDR_LOW", "SAXIGP{gp}/HP{port}_DDR_HIGH"),
+        unused=("SAXIGP{gp}/HP{port}_LPS_OCM", "SAXIGP{gp}/HP{port}_QSPI"),
+        control_clock="maxihpm0_fpd_aclk",
+        memory_clock="saxihp{port}_fpd_aclk",
         clock="pl_clk0",
         reset="pl_resetn0",
         interrupt="pl_ps_irq0",
-        pll_hz=1500e6,
+        pll_hz=999.99e6,
         bus_bytes=16,
         axi3=False,
     ),
