@@ -47,6 +47,7 @@ class Layer(Protocol):
 
     device: Device | str
     as_fpga: bool
+    attention: str | None
 
     @property
     def weights(self) -> LayerWeights:

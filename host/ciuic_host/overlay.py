@@ -23,6 +23,8 @@ from ciuic.abi.numerics import SoftmaxScale
 from ciuic.errors import DeviceError, ShapeError, TransferError, UsageError
 from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
 
+from . import attention
+from .attention import Attention, CacheHandle, Role
 from .completion import Completion
 from .gemm import Gemm, Packed, WeightHandle, check_matrix, stage
 from .identity import identify
@@ -83,7 +85,7 @@ class Overlay:
         self.timeline = Timeline(self.config.clock_hz)
         self._rings = Rings(transport)
         self._staging = Staging(transport, self.config.alignment)
-        self._handles: set[WeightHandle] = set()
+        self._handles: set[WeightHandle | CacheHandle] = set()
         self._slots: list[Buffer] = []
         self._closed = False
         logger.info("%s: overlay %s", transport.name, self.config.name)
@@ -240,6 +242,22 @@ class Overlay:
         )
         return result.get(RESULT_DTYPES[out])
 
+    def attentions(self, calls: Sequence[Attention]) -> list[npt.NDArray[np.int16]]:
+        """Return softmax(scale * queries @ keys.T) @ values of several heads, started together.
+
+        Results are (m, width of the values), in units of 2**-`numerics.ATTENTION_FRACTION` values.
+        Their error is bounded in `ciuic.reference.attention`.
+        """
+        if not self.config.attention:
+            raise UsageError(f"overlay {self.config.name!r} must have an attention engine")
+        for call in calls:
+            self._check_handle(call.keys)
+            self._check_handle(call.values)
+            call.check(self.config)
+        staged = attention.stage(calls, self.config, self._staging)
+        self.wait(self.submit([part.descriptor for parts in staged for part in parts]))
+        return [np.concatenate([part.result.get(np.int16) for part in parts]) for parts in staged]
+
     def copy(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a copy of an array that went through the overlay."""
         if array.size == 0:
@@ -335,8 +353,32 @@ class Overlay:
         """Return the bytes of the device's memory that weights (k, n) take: whole pages."""
         return round_up(packed_nbytes(k, n, self.config, w4=w4), PAGE_BYTES)
 
-    def free(self, handle: WeightHandle) -> None:
-        """Give the memory of weights back; a slot's remains the slot's."""
+    def new_cache(self, role: Role, *, heads: int, width: int, slots: int) -> CacheHandle:
+        """Return room for the keys or values of heads: ``slots`` rows of ``width`` elements each.
+
+        It holds zeros; `write_cache` fills it.
+        """
+        sizes = {"heads": heads, "width": width, "slots": slots}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ShapeError(f"{name} of a cache must be at least 1, not {size!r}")
+        nbytes = attention.head_nbytes(self.config, width, slots)
+        buffer = self._transport.allocate(heads * nbytes)
+        handle = CacheHandle(role, heads, width, slots, buffer, nbytes // self.config.ports)
+        self._transport.flush(buffer)
+        self._handles.add(handle)
+        return handle
+
+    def write_cache(self, handle: CacheHandle, start: int, rows: npt.NDArray[np.int8]) -> None:
+        """Write keys or values (n, heads, width) from row ``start`` on, a multiple of ``cols``.
+
+        Rows up to the next multiple become zero, others stay.
+        """
+        self._check_handle(handle)
+        attention.write_rows(self._transport, self.config, handle, start, rows)
+
+    def free(self, handle: WeightHandle | CacheHandle) -> None:
+        """Give the memory of weights or of a cache back; a slot's remains the slot's."""
         self._check_handle(handle)
         self._handles.remove(handle)
         if not handle.slot:
@@ -438,11 +480,14 @@ class Overlay:
         value = self._transport.read(low.offset)
         return value | self._transport.read(high.offset) << 32
 
-    def _check_handle(self, handle: WeightHandle) -> None:
-        if handle not in self._handles:
-            raise TransferError(
-                f"weights ({handle.k}, {handle.n}) must be loaded on {self.name} and not freed"
-            )
+    def _check_handle(self, handle: WeightHandle | CacheHandle) -> None:
+        if handle in self._handles:
+            return
+        if isinstance(handle, WeightHandle):
+            what = f"weights ({handle.k}, {handle.n})"
+        else:
+            what = f"{handle.role} ({handle.slots}, {handle.heads}, {handle.width})"
+        raise TransferError(f"{what} must be loaded on {self.name} and not freed")
 
 
 def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_report) -> Overlay:
