@@ -120,7 +120,7 @@ def recover(model: Model, error: CiuicError) -> Recovered:
     except PlacementError as refusal:
         raise refusal from error
     for move in moves:
-        _move(model, move.part, left[move.target], as_fpga=move.as_fpga)
+        _move(model, move.part, failed, left[move.target], as_fpga=move.as_fpga)
     moved = {move.part: move.target for move in moves}
     return _recovered(model, error, story, {**moved, **whole_again})
 
@@ -170,10 +170,12 @@ def _nbytes(weights: LayerWeights, on: Device, failed: Device) -> int:
     )
 
 
-def _move(model: Model, part: str, target: Device, *, as_fpga: bool) -> None:
+def _move(model: Model, part: str, failed: Device, target: Device, *, as_fpga: bool) -> None:
     if part == HEAD:
         model.head_device = target
         return
     layer = model.layers[int(part.removeprefix("layer "))]
     layer.device = target
+    if not layer.as_fpga:  # or it has that form anyhow
+        layer.attention = layer.attention or failed.attention
     layer.as_fpga = layer.as_fpga or as_fpga

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
+from ciuic.abi import DESCRIPTOR, Format, Opcode, registers
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.errors import DeviceError, ShapeError, TransferError, UsageError
 from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
@@ -30,7 +30,8 @@ from .gemm import Gemm, Packed, WeightHandle, check_matrix, stage
 from .identity import identify
 from .memory_timing import MemoryTiming
 from .rings import Rings, Ticket
-from .staging import Matrix, Staging, round_up
+from .softmax import RESULT_DTYPES, Softmax
+from .staging import Staging, round_up
 from .timeline import Timeline
 from .transport import PAGE_BYTES, Buffer, Transport
 from .uri import Report, no_report, open_transport
@@ -39,15 +40,6 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 60.0
 COMPLETIONS_KEPT = 1024
-SCORE_FORMATS: dict[str, Format] = {
-    "int32": Format.INT32,
-    "int16": Format.INT16,
-    "int8": Format.INT8,
-}
-RESULT_DTYPES: dict[Format, type[np.unsignedinteger[Any]]] = {
-    Format.Q0_16: np.uint16,
-    Format.Q0_8: np.uint8,
-}
 
 
 class Overlay:
@@ -205,41 +197,17 @@ class Overlay:
         out
             ``Format.Q0_16`` (uint16, units of 2**-16) or ``Format.Q0_8`` (uint8, units of 2**-8).
         """
-        check_matrix("scores", scores, tuple(SCORE_FORMATS))
-        rows, cols = scores.shape
-        if cols > self.config.max_row:
-            raise ShapeError(f"scores must have at most {self.config.max_row} columns, not {cols}")
-        if out not in RESULT_DTYPES:
-            raise ShapeError(f"result format must be Q0_16 or Q0_8, not {out!r}")
-        if not 0 <= row_offset < 1 << 32:
-            raise ShapeError(f"row_offset must be from 0 to 2**32 - 1, not {row_offset!r}")
-        encoded = scale if isinstance(scale, SoftmaxScale) else _encode(scale)
-        # No matrix at all, or one of a single row.
-        lists = [] if lengths is None else [_lengths(lengths, rows, cols)]
-        operand, result, *listed = self._staging.matrices(
-            (rows, cols * scores.itemsize),
-            (rows, cols * out.nbytes),
-            *((1, one.nbytes) for one in lists),
+        call = Softmax(
+            scores=scores,
+            scale=scale,
+            causal=causal,
+            row_offset=row_offset,
+            lengths=lengths,
+            out=out,
         )
-        operand.put(scores)
-        flags = Flag.CAUSAL if causal else Flag(0)
-        for matrix, one in zip(listed, lists, strict=True):
-            matrix.put(one)
-            flags |= Flag.LENGTHS
-        self._run(
-            Opcode.SOFTMAX,
-            operand,
-            result,
-            flags=flags,
-            p_addr=listed[0].address if listed else 0,
-            m=rows,
-            n=cols,
-            in_format=SCORE_FORMATS[scores.dtype.name],
-            out_format=out,
-            multiplier=encoded.multiplier,
-            shift=encoded.shift,
-            row_offset=row_offset if causal else 0,
-        )
+        call.check(self.config)
+        descriptor, result = call.stage(self._staging)
+        self._finish(descriptor)
         return result.get(RESULT_DTYPES[out])
 
     def attentions(self, calls: Sequence[Attention]) -> list[npt.NDArray[np.int16]]:
@@ -460,18 +428,6 @@ class Overlay:
     ) -> None:
         self.close()
 
-    def _run(self, opcode: Opcode, operand: Matrix, result: Matrix, **fields: int) -> None:
-        self._finish(
-            DESCRIPTOR.pack(
-                opcode=opcode,
-                a_addr=operand.address,
-                a_stride=operand.stride,
-                o_addr=result.address,
-                o_stride=result.stride,
-                **fields,
-            )
-        )
-
     def _finish(self, descriptor: bytes) -> None:
         self.wait(self.submit([descriptor]))
 
@@ -520,22 +476,3 @@ def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_repo
     except BaseException:
         transport.close()
         raise
-
-
-def _lengths(lengths: npt.ArrayLike, rows: int, cols: int) -> npt.NDArray[np.uint32]:
-    """Return lengths of rows as the overlay reads them (1, rows)."""
-    array = np.asarray(lengths)
-    if array.shape != (rows,) or array.dtype.kind not in "iu":
-        raise ShapeError(f"lengths must be {rows} integers, not {array.dtype} {array.shape}")
-    if array.min() < 0 or array.max() > cols:
-        raise ShapeError(
-            f"lengths must be from 0 to {cols}, not from {array.min()} to {array.max()}"
-        )
-    return array.astype(np.uint32).reshape(1, rows)
-
-
-def _encode(scale: float) -> SoftmaxScale:
-    try:
-        return SoftmaxScale.encode(scale)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
