@@ -1,4 +1,40 @@
-"""Golden model of the attention engine."""
+"""Golden model of the attention engine, and the bound of its error.
+
+Keys are taken in blocks (of the array's columns). For each query and block, with x the scaled
+scores in octaves (powers of two of their exponentials):
+
+=============  ==================================================================================
+scores         exact sums of INT8 products
+x              |score| times the scale in the steps of the softmax engine (`ciuic.abi.numerics`:
+               scaled, exponent), with the sign of the score; saturates, from 64 octaves on
+octave e       largest floor(x) of the valid keys, and one; so the largest probability is from a
+               half to one
+probability p  2**(x - e) by the softmax engine's table, rounded to PROBABILITY_BITS, at most 127
+total, sums    of p and of p times value, ATTENTION_GUARD fraction bits; what was summed before, or
+               the block, whichever has the lower octave, is shifted right first
+result         sums over total, by the softmax engine's reciprocal, ATTENTION_FRACTION bits, rounded
+=============  ==================================================================================
+
+The result is a mean of the values, weighted by the p, so what p and total share cancels: with E the
+errors of the p and r the result, it is off by sum(E * (v - r)) / total. In units of the octave each
+E is at most 2**-8 (rounding, and p below that count as zero; 2**-7 for a p of one), the total is at
+least a half, and v - r at most two of the values' full scale of 128:
+
+- Worst case, with B keys in a block: all of them just below a step of the rounding, all values at
+  the end opposite to the result: B * 2**-6 of full scale. More blocks of the same octave add as
+  much to the total as to the error, blocks of lower octaves count less.
+- Independent errors, uniform in the steps of the rounding: sqrt(B) * 2**-8 / sqrt(3) over a half,
+  times the spread of the values: with 16 keys in a block and values all at either end 2**-5.8 root
+  mean square, and `TYPICAL_ERROR` = 2**-4, three and a half times that, is not passed by random
+  operands.
+- Table and scale are off by less than 2**-15 of p (see `softmax`), shifts by a unit of
+  2**-ATTENTION_GUARD of a total of 2**6 and more, reciprocal by 2**-16, the last rounding by half a
+  unit of 2**-15 of full scale: all of them far below the rounding of p.
+
+Scores that saturate are the limit of these claims: SCALED_BITS and a multiplier of at least 2**16
+leave 64 octaves on either side of zero, which is scale * |score| up to 44. Keys that all share a
+large offset must be given without it (softmax does not see it).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +45,10 @@ from ciuic.abi import numerics
 
 from .softmax import _EXP2, _RECIPROCAL, Integers, _interpolate
 
-_LEAST = -256
-_CAP = 63
+TYPICAL_ERROR = 2.0**-4  # of a result of random operands, of the values' full scale
+
+_LEAST = -256  # octave of a block without valid keys, far below all others
+_CAP = 63  # of a shift, which leaves nothing
 
 
 def attention(
@@ -23,7 +61,25 @@ def attention(
     lengths: npt.ArrayLike,
     block: int,
 ) -> npt.NDArray[np.int16]:
-    """Return the results (m, d_v) in units of a value over 2**ATTENTION_FRACTION."""
+    """Return attention of one head as the engine computes it.
+
+    Parameters
+    ----------
+    queries, keys, values
+        INT8 (m, k), (n, k) and (n, d_v).
+    multipliers, shifts
+        Fields of each query's `SoftmaxScale` (m,).
+    lengths
+        Keys that each query sees (m,), from the first on; more than n count as n.
+    block
+        Keys that are taken at a time: the columns of the array.
+
+    Returns
+    -------
+    numpy.ndarray
+        INT16 (m, d_v), in units of a value over 2**ATTENTION_FRACTION; zero for queries that see
+        no key.
+    """
     m, n = len(queries), len(keys)
     multiplier = np.asarray(multipliers, np.int64)[:, None]
     shift = np.asarray(shifts, np.int64)[:, None]

@@ -29,9 +29,10 @@ SOFTMAX_READ = 4  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 4  # between the requests of two rows, of scores and of results
 SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
-ATTENTION = 75  # around the stages of an attention
+ATTENTION = 72  # around the stages of an attention
 ATTENTION_PHASE = 2  # between two phases of an attention
 ATTENTION_ROWS = 4  # between the requests of two queries, and between two blocks of columns
+ATTENTION_ROW_GAP = 3  # for each query of a job that follows none, beside its beats
 ATTENTION_REST = 7  # between two blocks of scores on the lanes
 ATTENTION_LANES = 55  # from the last scores of a block to its first probabilities in the array
 LENGTHS = 14  # around the latency of the lengths of rows
@@ -166,6 +167,7 @@ def attention(
         + timing.read_latency
         + timing.write_latency
         + queries
+        + m * ATTENTION_ROW_GAP
         + (tile_beats if m > tile_beats else 0)
         + key_blocks * block
         + max(0.0, through - hidden)

@@ -342,6 +342,8 @@ class EmulatedTransport(Transport):
             self._count(gemm_busy=cycles, array_busy=work.busy)
         elif opcode == Opcode.SOFTMAX:
             self._count(softmax_busy=cycles, lanes_busy=work.busy)
+        elif opcode == Opcode.ATTENTION:
+            self._count(array_busy=work.busy)
 
     def _count(self, **amounts: int) -> None:
         for name, amount in amounts.items():

@@ -16,11 +16,11 @@ from ciuic_sim.cases import MEMORIES, Taken
 
 from ciuic.abi import CONFIGS
 from ciuic.cli import main
+from ciuic.reference.attention import TYPICAL_ERROR
 
 pytestmark = pytest.mark.rtl
 
 SIM = CONFIGS["sim"]
-MAX_ERROR = 2.0**-5  # of values from -1 to 1
 LAYER = [Case(8, 8, 64, t) for t in (64, 256)]
 DECODE = [Case(1, 1, 1, t) for t in (128, 1024)]
 
@@ -29,7 +29,7 @@ def test_a_layer_keeps_the_array_busy() -> None:
     for row in attention_bench.measure(SIM, "ideal", LAYER):
         assert row.bound == "compute"
         assert row.array_utilization >= 0.80, row
-        assert row.max_abs_error <= MAX_ERROR, row
+        assert row.max_abs_error <= TYPICAL_ERROR, row
         assert row.bytes_read < row.bytes_if_unfused, row
 
 
@@ -38,7 +38,7 @@ def test_decoding_keeps_the_bus_busy_and_reads_keys_and_values_once() -> None:
         assert row.bound == "memory"
         assert row.fraction_of_bound >= 0.90, row
         assert row.bytes_read == 2 * case.t * case.d + case.d + 8
-        assert row.max_abs_error <= MAX_ERROR, row
+        assert row.max_abs_error <= TYPICAL_ERROR, row
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
