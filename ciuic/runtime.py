@@ -77,9 +77,12 @@ class Runtime:
             If the shares are not those of all columns.
         """
         division = divide(weight, shares, bias)
-        key = weight.value if isinstance(weight, CiuicTensor) else weight
-        self.divisions[key] = division
+        self.divisions[weight.value if isinstance(weight, CiuicTensor) else weight] = division
         return division
+
+    def make_whole(self, weight: Weight) -> None:
+        """Have a linear layer computed by its layer's device again."""
+        self.divisions.pop(weight.value if isinstance(weight, CiuicTensor) else weight, None)
 
     def home(self, op: str, device: Device) -> Device:
         """Return the device that will run an operator: the one given, or the host for it."""

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from ciuic.devices import Device, DeviceManager
-from ciuic.errors import CiuicError, DeviceError, DeviceTimeout, PlacementError
+from ciuic.devices import manager as manager_module
+from ciuic.devices.manager import scheme_of
+from ciuic.errors import CiuicError, DeviceError, DeviceNotFound, DeviceTimeout, PlacementError
 from ciuic.models.loading import load_model
 from ciuic.models.model import Model
 from ciuic.runtime import Runtime
@@ -100,6 +102,32 @@ def test_a_lost_device_answers_at_once_with_the_story_of_its_loss(
         layer.submit(PROMPT_ROW, device=device).numpy()
     assert one.value.story is not None
     assert one.value.story == two.value.story
+
+
+def test_a_device_that_is_gone_is_not_opened_again_to_go_on_without_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    class Scheme:
+        @staticmethod
+        def open_device(uri: str) -> Device:
+            if opened:
+                raise DeviceNotFound(uri, "it was removed")
+            opened.append(uri)
+            return open_faulty(uri, Schedule(Fault.REMOVED, at=20))[0]
+
+    monkeypatch.setattr(
+        manager_module, "scheme_of", lambda uri: Scheme if uri == "fpga:gone" else scheme_of(uri)
+    )
+    model.layers[1].as_fpga = True
+    want = ids_of(model)
+    model.layers[1].as_fpga = False
+    model.place({1: "fpga:gone"})
+    assert ids_of(model) == want
+    assert [one.moved for one in model.recovered] == [{"layer 1": "cpu"}]
+    with pytest.raises(DeviceNotFound):
+        model.runtime.device("fpga:gone")
 
 
 def test_a_run_stops_if_the_host_has_no_room(
