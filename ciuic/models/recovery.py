@@ -119,6 +119,7 @@ def recover(model: Model, error: CiuicError) -> Recovered:
             ],
         )
     except PlacementError as refusal:
+        refusal.story = story
         raise refusal from error
     for move in moves:
         _move(model, move.part, left[move.target], as_fpga=move.as_fpga)
