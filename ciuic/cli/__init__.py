@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "calibrate": "measure this machine's devices, for better plans",
     "convert": "write a model's weights as devices take them, once",
     "bench": "measure, and print each figure with what it depends on",
+    "board": "run a simulated board, which programs for PYNQ.remote reach",
     "build": "synthesize an overlay for a board, place and route it, show what it takes",
     "doctor": "show what is installed, what is missing and how to mend it",
 }

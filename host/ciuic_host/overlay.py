@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
 from ciuic.abi.numerics import SoftmaxScale
-from ciuic.errors import ShapeError, TransferError, UsageError
+from ciuic.errors import DeviceError, ShapeError, TransferError, UsageError
 from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
 
 from .completion import Completion
@@ -381,12 +381,18 @@ class Overlay:
         self._rings.reset()
 
     def close(self) -> None:
-        """Stop the overlay and release everything; a second call does nothing."""
+        """Stop the overlay and release everything; a second call does nothing.
+
+        An overlay that does not answer any more is only said to be so, in the log: whatever went
+        wrong before is what matters.
+        """
         if self._closed:
             return
         self._closed = True
         try:
             self._rings.close()
+        except DeviceError as error:
+            logger.warning("%s could not be stopped: %s", self.name, error)
         finally:
             self._release()
 
@@ -396,10 +402,10 @@ class Overlay:
             self._staging.close()
             for buffer in (*self._slots, *(h.buffer for h in self._handles if not h.slot)):
                 self._transport.free(buffer)
-            self._handles.clear()
-            self._slots.clear()
         finally:
             self._transport.close()
+            self._handles.clear()
+            self._slots.clear()
 
     def __enter__(self) -> Overlay:
         return self

@@ -77,6 +77,9 @@ class Rings:
         self._epoch += 1
         self._opcodes.clear()
         self._collected = 0
+        # A record counts if it has the number of its descriptor, so those of before must go.
+        self._completions.array[:] = 0
+        self._transport.flush(self._completions)
         self._write_address("RING_BASE", self._descriptors)
         self._write_address("COMPLETION_BASE", self._completions)
         self._write(registers.RING_LOG2, log2=self._log2)
@@ -145,9 +148,10 @@ class Rings:
 
     def _enqueue(self, descriptors: Sequence[bytes]) -> None:
         for descriptor in descriptors:
-            slot = self.submitted % self.entries
-            _put(self._transport, self._descriptors, slot, descriptor)
-            _put(self._transport, self._completions, slot, bytes(COMPLETION.nbytes))
+            start = self.submitted % self.entries * DESCRIPTOR.nbytes
+            stop = start + DESCRIPTOR.nbytes
+            self._descriptors.array[start:stop] = memoryview(descriptor)
+            self._transport.flush(self._descriptors, start, stop)
             self._opcodes.append(DESCRIPTOR.unpack(descriptor)["opcode"])
         self._transport.write(registers.DOORBELL.offset, self.submitted % WRAP)
 
@@ -190,7 +194,7 @@ class Rings:
     def _take(self, completed: int) -> None:
         while self._collected < completed and self._opcodes:
             record = self._record()
-            if record.status is not Status.OK:
+            if record.status is not Status.OK or record.index != self._collected % WRAP:
                 return
             self._records[self._epoch, self._collected] = record
             self._collected += 1
@@ -220,12 +224,6 @@ class Rings:
         for suffix, shift in (("LO", 0), ("HI", 32)):
             register = registers.BY_NAME[f"{name}_{suffix}"]
             self._transport.write(register.offset, buffer.device_address >> shift & WRAP - 1)
-
-
-def _put(transport: Transport, ring: Buffer, slot: int, data: bytes) -> None:
-    start, stop = slot * len(data), (slot + 1) * len(data)
-    ring.array[start:stop] = memoryview(data)
-    transport.flush(ring, start, stop)
 
 
 def _name(kind: type[IntEnum], value: int) -> str:
