@@ -204,9 +204,3 @@ CONFIGS: dict[str, OverlayConfig] = {
         ),
     )
 }
-
-BOARD_MEMORY_BYTES: dict[str, int] = {
-    "pynq-z2": 512 << 20,  # DDR3; TUL PYNQ-Z2 reference manual v1.0, section 3.1
-    "kv260": 4 << 30,  # DDR4; AMD UG1089, table 1
-}
-"""Name of a board, which is that of its configuration -> bytes of its memory."""

@@ -103,18 +103,19 @@ def check(
 @contextmanager
 def _on_cpu(model: Model, fpga: dict[int, Device]) -> Iterator[None]:
     """Have all layers on the CPU, those of an FPGA in its number format."""
-    before = [(layer, layer.device) for layer in model.layers]
+    before = [(layer, layer.device, layer.as_fpga, layer.attention) for layer in model.layers]
     head = model.head_device
     try:
         for index, layer in enumerate(model.layers):
             layer.device = HOST
-            layer.as_fpga = index in fpga
-            layer.attention = fpga[index].attention if index in fpga else None
+            layer.as_fpga = layer.as_fpga or index in fpga
+            if index in fpga:
+                layer.attention = layer.attention or fpga[index].attention
         model.head_device = HOST
         yield
     finally:
-        for layer, device in before:
-            layer.device, layer.as_fpga, layer.attention = device, False, None
+        for layer, device, as_fpga, attention in before:
+            layer.device, layer.as_fpga, layer.attention = device, as_fpga, attention
         model.head_device = head
 
 

@@ -21,6 +21,7 @@ add              x, y                                                 -> shape o
 embedding        ids int32 (t,), table (vocab, d)                     -> (t, d)
 kv_append        cache (T, ...), rows (t, ...); offset                -> the cache itself
 slice_rows       x (t, ...); start, stop                              -> (stop - start, ...)
+join_columns     x (t, n), y (t, m), ...                              -> (t, n + m + ...)
 route_tokens     x (t, d), weight (d, experts), bias (experts,); top_k,
                  n_group=1, topk_group=1, normalize=True, scale=1.0,
                  scoring="sigmoid"|"softmax"                          -> (t, experts)

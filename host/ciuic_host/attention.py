@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,7 @@ class CacheHandle:
     slots: int
     buffer: Buffer
     stripe_bytes: int
+    slot: ClassVar[bool] = False  # its buffer is its own, as that of weights need not be
 
     def address(self, head: int) -> int:
         """Return the device address of a head."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
 from ciuic.devices.roofline import Estimate, Roofline
+from ciuic.devices.statistics import Span
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
 from ciuic.ops.attention_int8 import attend_grouped, attend_int8, int8_form
@@ -47,9 +49,10 @@ from .attention import Attention
 from .cached_rows import CachedRows, PackedRows
 from .completion import Completion
 from .estimate import INT32_NBYTES, Shape, estimate, task_staging_bytes
-from .gemm import WeightHandle
+from .gemm import Packed, WeightHandle
 from .overlay import Overlay
 from .overlay import open as open_overlay
+from .transport import Buffer
 from .uri import split_option, transports
 
 KIND: Kind = "FPGA"
@@ -89,6 +92,7 @@ class FpgaDevice(Device):
     """
 
     kind = KIND
+    arrays_on_host = True
     _drops = True
 
     def __init__(self, uri: str, overlay: Overlay, *, verify: bool = False) -> None:
@@ -96,12 +100,14 @@ class FpgaDevice(Device):
         self.emulated = overlay.emulated
         self.name = f"overlay {overlay.config.name}, {overlay.config.rows}x{overlay.config.cols}"
         self.verify = verify
+        # What streams is packed once: the host keeps it in that form.
+        self._packed: WeakKeyDictionary[Quantized, Packed] = WeakKeyDictionary()
         self._build_hash = overlay.build_hash()
         config = overlay.config
         self.roofline = Roofline(
             flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
             bytes_per_second=config.stream_bytes * config.clock_hz,
-            link_bytes_per_second=config.bus_bytes * config.clock_hz,
+            link_bytes_per_second=overlay.link_bytes_per_second,
             task_seconds=1e-4,
         )
         super().__init__(uri, overlay.memory_bytes)
@@ -173,13 +179,34 @@ class FpgaDevice(Device):
     def _put_weight(self, weight: Quantized) -> OverlayWeight:
         if isinstance(weight, GroupQuantizedMatrix):
             handle = self.overlay.load_weights_w4(weight.values, weight.scales)
+        else:
+            handle = self.overlay.load_weights(weight.values)
+        return self._with_scales(handle, weight)
+
+    def _with_scales(self, handle: WeightHandle, weight: Quantized) -> OverlayWeight:
+        if isinstance(weight, GroupQuantizedMatrix):
             golden = partial(reference.gemm_w4, weights=weight.values, scales=weight.scales)
             units, offsets = weight.units, weight.offsets
         else:
-            handle = self.overlay.load_weights(weight.values)
             golden = partial(reference.gemm, weights=weight.values)
             units, offsets = weight.scales, None
         return OverlayWeight(handle, units, golden if self.verify else None, offsets)
+
+    def _open_slot(self, nbytes: int) -> Buffer:
+        return self.overlay.open_slot(nbytes)
+
+    def _stage(self, memory: Buffer, weight: Weight) -> Any:
+        if not isinstance(weight, Quantized):
+            return super()._stage(memory, weight)
+        packed = self._packed.get(weight)
+        if packed is None:
+            scales = weight.scales if isinstance(weight, GroupQuantizedMatrix) else None
+            packed = self._packed[weight] = self.overlay.pack(weight.values, scales)
+        return self._with_scales(self.overlay.fill_slot(memory, packed), weight)
+
+    def _unstage(self, data: Any) -> None:
+        if isinstance(data, OverlayWeight):
+            self.overlay.free(data.handle)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = _contents(array).view()
@@ -201,6 +228,12 @@ class FpgaDevice(Device):
             self.overlay.free(data.handle)
         elif isinstance(data, CachedRows):
             data.release(self.overlay)
+        elif isinstance(data, list):  # the memory of slots
+            for slot in data:
+                self.overlay.close_slot(slot)
+
+    def _spans(self) -> tuple[Span, ...]:
+        return self.overlay.timeline.take()
 
     def _finish(self) -> None:
         """Kernels have finished when they return."""

@@ -39,7 +39,8 @@ def open_transport(options: Options) -> Transport:
     """Open the emulated overlay; options ``config``, ``memory`` (MiB), ``shadow`` (0 or 1).
 
     ``board`` is the configuration of a board with the memory that the board has. ``pace=real``
-    lets work take the time that it takes on the board, and ``link`` (MB/s) lets bytes do so.
+    lets work take the time that it takes on the board, and ``link`` (MB/s) lets bytes do so;
+    ``clock`` (MHz) is that of the overlay, where it is not what its configuration is meant for.
     How fast its memory is taken to be: ``read_latency``, ``write_latency`` and ``late``, see
     `MemoryTiming`.
     """
@@ -54,6 +55,7 @@ def open_transport(options: Options) -> Transport:
     timing = MemoryTiming.from_options(options)
     paced = options.text("pace", "none", ("none", "real")) == "real"
     link = options.integer("link", 0, 0, 1_000_000) * 1_000_000
+    clock_hz = options.integer("clock", round(config.clock_hz / 1e6), 1, 1000) * 1e6
     options.check_all_known()
     return EmulatedTransport(
         options.uri,
@@ -61,7 +63,8 @@ def open_transport(options: Options) -> Transport:
         capacity=capacity,
         shadow=shadow,
         timing=timing,
-        pace=Pace(config.clock_hz if paced else None, link or None),
+        pace=Pace(clock_hz if paced else None, link or None),
+        clock_hz=clock_hz,
     )
 
 
@@ -82,6 +85,8 @@ class EmulatedTransport(Transport):
         How fast its memory is taken to be.
     pace
         When results are to be seen; at once by default.
+    clock_hz
+        Of the overlay, by default what its configuration is meant for.
     """
 
     emulated = True
@@ -95,13 +100,16 @@ class EmulatedTransport(Transport):
         shadow: bool = True,
         timing: MemoryTiming | None = None,
         pace: Pace | None = None,
+        clock_hz: float | None = None,
     ) -> None:
         self.name = name
+        self.clock_hz = clock_hz
         self.config = config
         self.memory_bytes = capacity
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
         self.timing = self._timing = timing or MemoryTiming()
         self._pace = pace or Pace()
+        self.link_bytes_per_second = self._pace.link_bytes_per_second
         self._engines = Engines(config, self._memory, self._timing)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}
         self._constants = registers.identity(config, BUILD_HASH)

@@ -116,8 +116,9 @@ class Engines:
 
     def forget(self, address: int, nbytes: int) -> None:
         """Drop what was derived from bytes that are about to change."""
-        for key in [key for key in self._weights if self._overlaps(key, address, nbytes)]:
-            del self._weights[key]
+        for key in list(self._weights):  # a thread that flushes other buffers may do so meanwhile
+            if self._overlaps(key, address, nbytes):
+                self._weights.pop(key, None)
 
     def _overlaps(self, key: WeightKey, address: int, nbytes: int) -> bool:
         starts = (key.address + port * key.stride for port in range(self._config.ports))
@@ -292,7 +293,8 @@ class Engines:
         return self._read(descriptor["p_addr"], 1, nbytes, nbytes).view(np.uint32).reshape(-1)
 
     def _unpacked(self, key: WeightKey) -> Weights:
-        if key not in self._weights:
+        weights = self._weights.get(key)
+        if weights is None:
             stripe = self._stripe_bytes(key)
             stripes = [
                 self._read(key.address + port * key.stride, 1, stripe, stripe)
@@ -301,11 +303,12 @@ class Engines:
             packed = np.concatenate(stripes)
             if key.w4:
                 values, scales = reference.unpack_weights_w4(packed, key.k, key.n, self._config)
-                self._weights[key] = Weights(np.ascontiguousarray(values), scales)
+                weights = Weights(np.ascontiguousarray(values), scales)
             else:
                 values = reference.unpack_weights(packed, key.k, key.n, self._config)
-                self._weights[key] = Weights(np.ascontiguousarray(values), None)
-        return self._weights[key]
+                weights = Weights(np.ascontiguousarray(values), None)
+            self._weights[key] = weights
+        return weights
 
     def _read(self, address: int, rows: int, row_bytes: int, stride: int) -> Matrix:
         """Return rows as a contiguous copy (rows, row_bytes), uint8."""
