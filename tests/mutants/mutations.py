@@ -188,9 +188,6 @@ MUTATIONS = (
         ATTENTION,
     ),
     Mutation(
-        "attention/output.py", "(self._fetched_all << parity)) & ~self.half_take", "3)", ATTENTION
-    ),
-    Mutation(
         "attention/output.py",
         "left.eq(Mux(self._held_last, rest, places))",
         "left.eq(places)",
