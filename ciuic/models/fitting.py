@@ -122,7 +122,7 @@ def fit(
         expert_slots=EXPERT_SLOTS if coming else 0,
         expert_slot_bytes=slot_bytes if coming else 0,
         link_bytes_per_second=link_bytes_per_second,
-        waiting_seconds=found.seconds - computing + routed_bytes / link_bytes_per_second,
+        waiting_seconds=max(0.0, found.seconds - computing) + routed_bytes / link_bytes_per_second,
     )
 
 

@@ -147,6 +147,7 @@ def test_each_byte_changes_hands_once(rng: np.random.Generator) -> None:
     x = rng.standard_normal((2, k), np.float32)
     transport, runtime = Counting(), Runtime()
     with FpgaDevice("fpga:emulated", Overlay(transport)) as device:
+        transport.flushed.clear()  # the ring of records was handed over when the device was opened
         stream = Streaming(device, weights, 2)
         slots = {slot.device_address for slot in device.overlay._slots}
         for weight in weights * 2:
@@ -159,6 +160,5 @@ def test_each_byte_changes_hands_once(rng: np.random.Generator) -> None:
         assert not slots & transport.invalidated.keys()
         others = Counter({at: n for at, n in transport.flushed.items() if at not in slots})
         tasks = 2 * count
-        # A record is cleared, and handed to the overlay, before it is written there.
-        assert sum(others.values()) == tasks * (2 * k + DESCRIPTOR.nbytes + COMPLETION.nbytes)
+        assert sum(others.values()) == tasks * (2 * k + DESCRIPTOR.nbytes)
         assert sum(transport.invalidated.values()) == tasks * (2 * n * 4 + COMPLETION.nbytes)

@@ -181,7 +181,7 @@ def test_a_model_that_does_not_fit_its_device_answers_the_same(small_model: Writ
     fpga = ["--place", "*=fpga:emulated?config=tiny", "--max-tokens", "6"]
     status, whole, _ = talk("the\n", path, *fpga)
     assert status == 0
-    status, capped, _ = talk("the\n", path, *fpga, "--cap", "FPGA=460000")
+    status, capped, _ = talk("the\n", path, *fpga, "--cap", "FPGA=520000")
     assert (status, capped) == (0, whole)
     status, _, err = talk("the\n", path, *fpga, "--cap", "FPGA=6000")
     assert status == 2

@@ -234,7 +234,7 @@ def test_layers_that_fit_are_counted() -> None:
 def test_a_capped_device_gets_less_and_the_plan_says_so() -> None:
     with DeviceManager() as manager:
         slow = plan_model(
-            PlanRequest(model=DEFAULT_MODEL, devices=[BOARD], caps={"FPGA": 7 << 20}), manager
+            PlanRequest(model=DEFAULT_MODEL, devices=[BOARD], caps={"FPGA": 10 << 20}), manager
         )
         both = plan_model(
             PlanRequest(model=DEFAULT_MODEL, devices=[BOARD, "cpu"], caps={"cpu": 46 << 20}),

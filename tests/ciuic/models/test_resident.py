@@ -24,7 +24,6 @@ from .conftest import Write
 
 Capture = pytest.CaptureFixture[str]
 FPGA = "fpga:emulated?config=tiny"
-CAP = 200_000  # bytes, of 260,000 that the small model takes with its buffers
 
 
 def planned(model: str | Path, cap: int, **how: Any) -> ModelPlan:
@@ -36,6 +35,12 @@ def planned(model: str | Path, cap: int, **how: Any) -> ModelPlan:
 def device_row(plan: ModelPlan) -> Any:
     (row,) = [row for row in plan.memory if row.tier == "device"]
     return row
+
+
+def cap_for(model: str | Path, share: float, **how: Any) -> int:
+    """Return the bytes of a device that has room for a share of its weights beside the rest."""
+    row = device_row(planned(model, 1 << 30, **how))
+    return int(row.total_bytes - (1 - share) * row.nbytes["weights"])
 
 
 def command(capsys: Capture, *arguments: str) -> Any:
@@ -95,7 +100,8 @@ def test_a_small_memory_in_the_name_does_what_a_cap_does(capsys: Capture) -> Non
 
 
 def test_what_streams_is_shown(capsys: Capture) -> None:
-    assert main(["plan", "--place", f"*={FPGA}", "--cap", "FPGA=3MB", "--context", "40"]) == 0
+    cap = cap_for(DEFAULT_MODEL, 0.4, prompt_tokens=39)
+    assert main(["plan", "--place", f"*={FPGA}", "--cap", f"FPGA={cap}", "--context", "40"]) == 0
     out = capsys.readouterr().out
     assert "slots" in out
     assert f"{FPGA}: " in out
@@ -142,7 +148,7 @@ def test_plan_says_what_is_where(small_model: Write, share: float) -> None:
 
 def test_streams_end_with_their_model(small_model: Write) -> None:
     path = small_model(3, tied=False)
-    plan = planned(path, CAP)
+    plan = planned(path, cap_for(path, 0.6))
     runtime = Runtime(DeviceManager())
     with load_model(path, quantize="int8", runtime=runtime) as model:
         device = runtime.device(FPGA)
@@ -160,7 +166,7 @@ def test_streams_end_with_their_model(small_model: Write) -> None:
 def test_converted_models_are_planned_too(small_model: Write, tmp_path: Path) -> None:
     with load_model(small_model(3), quantize="int8") as model:
         convert(model, tmp_path / "c")
-    plan = planned(tmp_path / "c", CAP)
+    plan = planned(tmp_path / "c", cap_for(tmp_path / "c", 0.6))
     assert plan.residency
     assert plan.memory[-1].total_bytes == (tmp_path / "c" / "weights.safetensors").stat().st_size
     assert planned(DEFAULT_MODEL, 1 << 30).fits
