@@ -191,7 +191,8 @@ def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
     def kernel(
         inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
     ) -> npt.NDArray[Any]:
-        return function(*map(host_operand, inputs), **attributes)
+        # The kernels in C, which may come next, take arrays as they lie by rows.
+        return np.ascontiguousarray(function(*map(host_operand, inputs), **attributes))
 
     return kernel
 

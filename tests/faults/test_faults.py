@@ -32,6 +32,7 @@ HANG_SECONDS = 60.0
 TOKENS = 5
 RUNS, IN_A_TEST = 1000, 10
 FEW = range(6)  # tests of `IN_A_TEST` runs each
+Formats = frozenset[tuple[int, str]]
 PROMPTS = ([7, 30, 12, 99, 41], [5, 6], [200, 19, 3])
 
 
@@ -86,17 +87,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def expected() -> Callable[[Path, list[list[int]], frozenset[int]], list[list[int]]]:
+def expected() -> Callable[[Path, list[list[int]], Formats], list[list[int]]]:
     """Return a function that tells what the CPU alone writes, some layers in FPGA's formats."""
-    known: dict[tuple[Path, str, frozenset[int]], list[list[int]]] = {}
+    known: dict[tuple[Path, str, Formats], list[list[int]]] = {}
 
-    def tokens(path: Path, prompts: list[list[int]], fpga: frozenset[int]) -> list[list[int]]:
+    def tokens(path: Path, prompts: list[list[int]], fpga: Formats) -> list[list[int]]:
         key = (path, repr(prompts), fpga)
         if key not in known:
             with DeviceManager() as manager:
                 with load_model(path, quantize="int8", runtime=Runtime(manager)) as model:
-                    for index in fpga:
+                    for index, attention in fpga:
                         model.layers[index].as_fpga = True
+                        model.layers[index].attention = attention
                     known[key] = write(model, prompts)
         return known[key]
 
@@ -151,10 +153,10 @@ def divide(rng: random.Random, model: Model, layer: Layer, found: list[Device | 
     model.runtime.divide(weight, list(zip(devices, counts, strict=True)))
 
 
-def fpga_layers(model: Model) -> frozenset[int]:
-    """Return the layers that compute in an FPGA's formats."""
+def fpga_layers(model: Model) -> Formats:
+    """Return the layers that compute in an FPGA's formats, and their forms of attention."""
     return frozenset(
-        index
+        (index, layer.device.attention)
         for index, layer in enumerate(model.layers)
         if isinstance(layer.device, Device) and layer.device.kind == "FPGA"
     )

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ciuic.abi import CONFIGS
 from ciuic.cli import main
 from ciuic.devices import Device, DeviceManager
 from ciuic.devices import manager as manager_module
 from ciuic.devices.manager import scheme_of
-from ciuic.errors import CiuicError, DeviceError, DeviceNotFound, DeviceTimeout, PlacementError
+from ciuic.errors import DeviceError, DeviceNotFound, DeviceTimeout, PlacementError
 from ciuic.models.loading import load_model
 from ciuic.models.model import Model
+from ciuic.ops.attention_int8 import int8_form
 from ciuic.runtime import Runtime
 
 from ..ciuic.models import small_dense
@@ -48,6 +50,15 @@ def opened() -> Iterator[Callable[[Schedule], Device]]:
         device.close()
 
 
+def ids_as_fpga(model: Model) -> list[int]:
+    """Return what the CPU writes with a layer in the formats of the overlay that will fail."""
+    layer = model.layers[1]
+    layer.as_fpga, layer.attention = True, int8_form(CONFIGS["sim"].cols)
+    ids = ids_of(model)
+    layer.as_fpga, layer.attention = False, None
+    return ids
+
+
 def ids_of(model: Model) -> list[int]:
     generation = model.generate(PROMPT, 6)
     for _ in generation:
@@ -59,9 +70,7 @@ def test_a_model_goes_on_without_the_device_and_tells_its_story(
     model: Model, opened: Callable[[Schedule], Device]
 ) -> None:
     device = opened(Schedule(Fault.BUS_ERROR, at=20))
-    model.layers[1].as_fpga = True
-    want = ids_of(model)
-    model.layers[1].as_fpga = False
+    want = ids_as_fpga(model)
     model.place({1: device})
     assert ids_of(model) == want
     (recovered,) = model.recovered
@@ -69,9 +78,10 @@ def test_a_model_goes_on_without_the_device_and_tells_its_story(
     assert recovered.story.device == "fpga:0"
     assert re.fullmatch(r"(linear|attention)( \d+x\d+(x\d+)?)+", recovered.story.doing)
     assert len(recovered.story.before) == 5
-    assert str(recovered).startswith(
-        "fpga:0 failed: descriptor 19 (GEMM) ended with READ_ERROR: the memory answered a read "
-        f"with an error; fpga:0 was doing {recovered.story.doing}; before that: "
+    assert re.match(
+        r"fpga:0 failed: descriptor \d+ \((GEMM|SOFTMAX|ATTENTION)\) ended with READ_ERROR: the "
+        rf"memory answered a read with an error; fpga:0 was doing {recovered.story.doing}; before ",
+        str(recovered),
     )
     assert str(recovered).endswith(" ms); goes on with layer 1 on cpu")
     assert ids_of(model) == want  # the next text too
@@ -121,9 +131,7 @@ def test_a_device_that_is_gone_is_not_opened_again_to_go_on_without_it(
     monkeypatch.setattr(
         manager_module, "scheme_of", lambda uri: Scheme if uri == "fpga:gone" else scheme_of(uri)
     )
-    model.layers[1].as_fpga = True
-    want = ids_of(model)
-    model.layers[1].as_fpga = False
+    want = ids_as_fpga(model)
     model.place({1: "fpga:gone"})
     assert ids_of(model) == want
     assert [one.moved for one in model.recovered] == [{"layer 1": "cpu"}]
@@ -166,22 +174,6 @@ def test_the_command_reports_it(
             err.splitlines()[-1],
         ]
         assert err.splitlines()[-1].startswith(f"{uri} was doing ")
-
-
-def test_a_run_stops_if_the_host_has_no_room(
-    model: Model, opened: Callable[[Schedule], Device]
-) -> None:
-    model.place({1: opened(Schedule(Fault.REMOVED, at=20))})
-    host = model.runtime.device("cpu")
-    ids = model.generate(PROMPT, 6)
-    next(ids)
-    capacity, host.capacity_bytes = host.capacity_bytes, host.used_bytes + 10_000
-    try:
-        with pytest.raises(CiuicError, match=r"^no other device has room for layer 1: cpu has"):
-            for _ in ids:
-                pass
-    finally:
-        host.capacity_bytes = capacity
 
 
 def test_what_is_nobodys_fault_has_no_story(model: Model) -> None:
