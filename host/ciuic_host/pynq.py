@@ -208,6 +208,9 @@ class PynqTransport(Transport):
 
     def free(self, buffer: Buffer) -> None:
         """Give a buffer back; its array must not be touched any more."""
+        if self._lost:  # a server that still runs keeps it; PYNQ.remote has no sessions
+            self._memory.forget(buffer)
+            return
         with self._told("memory was freed"):
             self._memory.free(buffer)
 
