@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -77,9 +78,19 @@ class Runtime:
             If the shares are not those of all columns.
         """
         division = divide(weight, shares, bias)
-        key = weight.value if isinstance(weight, CiuicTensor) else weight
-        self.divisions[key] = division
+        self.divisions[weight.value if isinstance(weight, CiuicTensor) else weight] = division
         return division
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context whose tasks do not depend on one another: devices overlap there.
+
+        Running them needs no such hint; a dry run makes use of it.
+        """
+        return nullcontext()
+
+    def make_whole(self, weight: Weight) -> None:
+        """Have a linear layer computed by its layer's device again."""
+        self.divisions.pop(weight.value if isinstance(weight, CiuicTensor) else weight, None)
 
     def home(self, op: str, device: Device) -> Device:
         """Return the device that will run an operator: the one given, or the host for it."""

@@ -273,6 +273,7 @@ def counters(model: Model) -> Counters:
     """Return the present counters of the FPGAs that a model is on, by URI."""
     on = [model.runtime.device(layer.device) for layer in model.layers]
     on.append(model.runtime.device(model.head_device))
+    on += [part.device for division in model.runtime.divisions.values() for part in division]
     return {d.uri: dict(d.statistics.counters) for d in on if d.kind == "FPGA"}
 
 

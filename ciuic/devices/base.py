@@ -224,6 +224,11 @@ class Device(Slots, Accounting, ABC):
         """Bytes of the scratchpads that programs see; 0 if there are none, or only caches."""
         return 0
 
+    @property
+    def attention(self) -> str:
+        """The form of attention (`ciuic.ops.attention`) that it computes of itself."""
+        return "exact"
+
     def estimate(
         self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]
     ) -> Estimate | None:

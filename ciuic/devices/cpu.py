@@ -197,7 +197,7 @@ def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
 
 
 def _is_native(op: str, attributes: dict[str, Any]) -> bool:
-    return op in ARGUMENTS and attributes.get("softmax") != "q16"
+    return op in ARGUMENTS and attributes.get("softmax") in (None, "exact")
 
 
 def _native_kernel(calls: Calls, op: str, in_numpy: Kernel) -> Kernel:

@@ -136,6 +136,10 @@ class DeviceManager:
             device = self._devices[uri] = _open.acquire(uri, self)
         return device
 
+    def opened(self, uri: str) -> Device | None:
+        """Return what a URI was opened as, though it be lost; None if it was not opened."""
+        return self._devices.get(uri)
+
     @property
     def devices(self) -> list[Device]:
         """The devices that this manager has open."""

@@ -85,7 +85,8 @@ class Decoder:
 
     def _placement(self) -> Hashable:
         layers = self._model.layers
-        return (self._model.head_device, *((layer.device, layer.as_fpga) for layer in layers))
+        formats = ((layer.device, layer.as_fpga, layer.attention) for layer in layers)
+        return (self._model.head_device, *formats)
 
     def _record(self, device: CpuDevice, cache: KvCache) -> Program | None:
         lengths = [layer.length for layer in cache.layers]

@@ -49,6 +49,8 @@ class DeepseekLayer:
     as_fpga
         Whether to compute in the overlay's number formats on any device: INT8 linear layers
         (if the model is quantized "auto") and the softmax "q16".
+    attention
+        The form of its attention (`ciuic.ops.attention`); None for that of the device.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class DeepseekLayer:
         self.runtime = runtime
         self.device: Device | str = HOST
         self.as_fpga = False
+        self.attention: str | None = None
 
     def __repr__(self) -> str:
         return f"<DeepseekLayer {self.index} on {self.device}>"
@@ -160,7 +163,7 @@ class DeepseekLayer:
             cache=cache,
             scale=config.score_scale,
             rope_gain=config.rope.turned_gain,
-            softmax="q16" if self.as_fpga or on.device.kind == "FPGA" else "exact",
+            softmax=self.attention or ("q16" if self.as_fpga else on.device.attention),
         )  # (t, heads * v)
         return on.linear(mixed, weights["o"])
 

@@ -47,6 +47,7 @@ class Layer(Protocol):
 
     device: Device | str
     as_fpga: bool
+    attention: str | None
 
     @property
     def weights(self) -> LayerWeights:
@@ -232,16 +233,17 @@ class Model:
         """Return the SHA-256, in hexadecimal, of all that a cache's contents depend on.
 
         That is the configuration, the tensors and their weights (`weights_digest`), the
-        quantization, and which layers compute in an FPGA's number formats.
+        quantization, and which layers compute in an FPGA's number formats and form of attention.
         """
         if self._weights_digest is None:
             self._weights_digest = weights_digest(Path(self._source.path))
         numerics = [
             (
                 layer.weights.quantize,
-                layer.as_fpga or self.runtime.device(layer.device).kind == "FPGA",
+                layer.as_fpga or on.kind == "FPGA",
+                layer.attention or ("q16" if layer.as_fpga else on.attention),
             )
-            for layer in self.layers
+            for layer, on in ((one, self.runtime.device(one.device)) for one in self.layers)
         ]
         config = {name: value for name, value in vars(self.config).items() if name != "name"}
         shapes = sorted((name, tuple(t.shape)) for name, t in (self._source.tensors or {}).items())

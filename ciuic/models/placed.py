@@ -62,9 +62,10 @@ class Placed:
     def _divided(self, op: str, x: Value, division: Division) -> DeviceArray:
         """Submit the parts of a linear layer, the host's last: it is then the others' turn."""
         found: dict[int, DeviceArray] = {}
-        for part in sorted(division, key=lambda part: part.device.host_memory):
-            inputs = [x, *(one for one in (part.weight, part.bias) if one is not None)]
-            found[part.start] = self.runtime.run(op, inputs, device=part.device)
+        with self.runtime.together():
+            for part in sorted(division, key=lambda part: part.device.host_memory):
+                inputs = [x, *(one for one in (part.weight, part.bias) if one is not None)]
+                found[part.start] = self.runtime.run(op, inputs, device=part.device)
         return self.run("join_columns", *(found[part.start] for part in division))
 
     def _rotate(self, x: Value, block: int) -> DeviceArray:

@@ -90,12 +90,13 @@ def recover(model: Model, error: CiuicError) -> Recovered:
         name: weights for name, (on, weights) in _parts(model).items() if on.uri == story.device
     }
     whole_again = _undivide(model, story.device)
+    if whole_again or parts:
+        model.failed.add(story.device)
     if not parts:
         if not whole_again:
             raise error
         return _recovered(model, error, story, whole_again)
     failed = next(on for on, _ in _parts(model).values() if on.uri == story.device)
-    model.failed.add(story.device)
     left = {on.uri: on for on, _ in _parts(model).values()}
     left |= {HOST: model.runtime.device(HOST)}
     left = {uri: on for uri, on in left.items() if uri not in model.failed and not on.lost}
@@ -118,9 +119,10 @@ def recover(model: Model, error: CiuicError) -> Recovered:
             ],
         )
     except PlacementError as refusal:
+        refusal.story = story
         raise refusal from error
     for move in moves:
-        _move(model, move.part, left[move.target], as_fpga=move.as_fpga)
+        _move(model, move.part, failed, left[move.target], as_fpga=move.as_fpga)
     moved = {move.part: move.target for move in moves}
     return _recovered(model, error, story, {**moved, **whole_again})
 
@@ -133,34 +135,41 @@ def _recovered(model: Model, error: CiuicError, story: Story, moved: dict[str, s
 
 
 def _undivide(model: Model, failed: str) -> dict[str, str]:
-    """Make matrices and experts whole that a device shared; return part -> its layer's device."""
-    divisions = model.runtime.divisions
-    for key, division in list(divisions.items()):
-        shares = [part for part in division if part.device.uri == failed]
-        for part in shares:
-            for weight in (part.weight, part.bias):
-                if weight is not None:
-                    part.device.evict(weight)
-        if shares:
-            del divisions[key]
-    whole = {
-        (index, role): model.runtime.device(model.layers[index].device).uri
-        for (index, role), what in model.shared.items()
-        if failed in what
-    }
-    for key in whole:
-        del model.shared[key]
-    return {f"layer {index} {role}": uri for (index, role), uri in whole.items()}
+    """Make matrices whole that a device had a share of; return part -> its layer's device."""
+    runtime = model.runtime
+    whole: dict[str, str] = {}
+    if not runtime.divisions:
+        return whole
+    for index, layer in enumerate(model.layers):
+        home = _device(model, layer.device)
+        for role, weight in layer.weights.on("FPGA" if layer.as_fpga else home.kind):
+            division = runtime.division(weight)
+            if division is None or all(part.device.uri != failed for part in division):
+                continue
+            for part in division:
+                part.device.evict(weight if part.weight is None else part.weight)
+            runtime.make_whole(weight)
+            whole[f"layer {index} {role}"] = home.uri
+            for key in [key for key in model.shared if key[0] == index]:
+                if f"{role}.".startswith(f"{key[1]}."):
+                    del model.shared[key]
+    return whole
 
 
 def _parts(model: Model) -> dict[str, tuple[Device, LayerWeights]]:
     """Return each layer's device and weights, and the head's."""
-    runtime = model.runtime
     parts = {
-        f"layer {index}": (runtime.device(layer.device), layer.weights)
+        f"layer {index}": (_device(model, layer.device), layer.weights)
         for index, layer in enumerate(model.layers)
     }
-    return parts | {HEAD: (runtime.device(model.head_device), model.network.head)}
+    return parts | {HEAD: (_device(model, model.head_device), model.network.head)}
+
+
+def _device(model: Model, on: Device | str) -> Device:
+    """Return a device, though it be lost: it is not opened again."""
+    if isinstance(on, str):
+        return model.runtime.manager.opened(on) or model.runtime.device(on)
+    return on
 
 
 def _nbytes(weights: LayerWeights, on: Device, failed: Device) -> int:
@@ -170,10 +179,12 @@ def _nbytes(weights: LayerWeights, on: Device, failed: Device) -> int:
     )
 
 
-def _move(model: Model, part: str, target: Device, *, as_fpga: bool) -> None:
+def _move(model: Model, part: str, failed: Device, target: Device, *, as_fpga: bool) -> None:
     if part == HEAD:
         model.head_device = target
         return
     layer = model.layers[int(part.removeprefix("layer "))]
     layer.device = target
+    if not layer.as_fpga:  # or it has that form anyhow
+        layer.attention = layer.attention or failed.attention
     layer.as_fpga = layer.as_fpga or as_fpga

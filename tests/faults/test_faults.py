@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from ciuic.devices import Device, DeviceArray, DeviceManager, Kernel
 from ciuic.errors import CiuicError, DeviceError, DeviceTimeout
 from ciuic.models.loading import load_model
-from ciuic.models.model import Model
+from ciuic.models.model import Layer, Model
 from ciuic.runtime import Runtime
 
 from ..ciuic.models import small_deepseek, small_dense
@@ -134,6 +135,20 @@ def place(rng: random.Random, model: Model, wreck: Wreck) -> None:
     for layer in model.layers:
         layer.device = rng.choice(found)
     model.head_device = rng.choice(found)
+    for layer in rng.sample(model.layers, rng.randint(0, len(model.layers))):
+        divide(rng, model, layer, found)
+
+
+def divide(rng: random.Random, model: Model, layer: Layer, found: list[Device | str]) -> None:
+    """Divide a matrix of a layer over some of the devices, or put it on one."""
+    shapes = {role: stored.shape for role, stored in layer.weights.stored.items()}
+    exact = ("router", "up_keys", "up_values")
+    role = rng.choice([one for one in shapes if len(shapes[one]) == 2 and one not in exact])
+    weight = layer.weights[role]
+    devices = [model.runtime.device(one) for one in rng.sample(found, rng.randint(1, len(found)))]
+    cuts = sorted(rng.sample(range(1, weight.shape[1]), len(devices) - 1))
+    counts = [stop - start for start, stop in pairwise([0, *cuts, weight.shape[1]])]
+    model.runtime.divide(weight, list(zip(devices, counts, strict=True)))
 
 
 def fpga_layers(model: Model) -> frozenset[int]:

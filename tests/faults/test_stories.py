@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ciuic.cli import main
 from ciuic.devices import Device, DeviceManager
-from ciuic.errors import CiuicError, DeviceError, DeviceTimeout, PlacementError
+from ciuic.devices import manager as manager_module
+from ciuic.devices.manager import scheme_of
+from ciuic.errors import CiuicError, DeviceError, DeviceNotFound, DeviceTimeout, PlacementError
 from ciuic.models.loading import load_model
 from ciuic.models.model import Model
 from ciuic.runtime import Runtime
@@ -100,6 +103,69 @@ def test_a_lost_device_answers_at_once_with_the_story_of_its_loss(
         layer.submit(PROMPT_ROW, device=device).numpy()
     assert one.value.story is not None
     assert one.value.story == two.value.story
+
+
+def test_a_device_that_is_gone_is_not_opened_again_to_go_on_without_it(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    class Scheme:
+        @staticmethod
+        def open_device(uri: str) -> Device:
+            if opened:
+                raise DeviceNotFound(uri, "it was removed")
+            opened.append(uri)
+            return open_faulty(uri, Schedule(Fault.REMOVED, at=20))[0]
+
+    monkeypatch.setattr(
+        manager_module, "scheme_of", lambda uri: Scheme if uri == "fpga:gone" else scheme_of(uri)
+    )
+    model.layers[1].as_fpga = True
+    want = ids_of(model)
+    model.layers[1].as_fpga = False
+    model.place({1: "fpga:gone"})
+    assert ids_of(model) == want
+    assert [one.moved for one in model.recovered] == [{"layer 1": "cpu"}]
+    with pytest.raises(DeviceNotFound):
+        model.runtime.device("fpga:gone")
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_the_command_reports_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    room: bool,
+) -> None:
+    uri = f"fpga:command-{room}"
+
+    class Scheme:
+        @staticmethod
+        def open_device(uri: str) -> Device:
+            return open_faulty(uri, Schedule(Fault.TIMEOUT, at=30))[0]
+
+    monkeypatch.setattr(
+        manager_module, "scheme_of", lambda name: Scheme if name == uri else scheme_of(name)
+    )
+    if not room:
+        monkeypatch.setattr("ciuic.scheduler.failover.HOST", "nowhere")
+    path = str(small_dense.write_folder(tmp_path / "model"))
+    command = ["run", path, "--prompt", "the", "--raw", "--max-tokens", "8", "--place", f"1={uri}"]
+    status = main([*command, "--check"])
+    out, err = capsys.readouterr()
+    if room:
+        assert status == 0
+        assert f"{uri} failed: no completion of a descriptor within 0.02 s (" in out
+        assert "; goes on with layer 1 on cpu" in out
+        assert "writes the same tokens" in out
+    else:
+        assert status == 2
+        assert err.splitlines()[-2:] == [
+            "ciuic: error: no other device has room for layer 1: none",
+            err.splitlines()[-1],
+        ]
+        assert err.splitlines()[-1].startswith(f"{uri} was doing ")
 
 
 def test_a_run_stops_if_the_host_has_no_room(

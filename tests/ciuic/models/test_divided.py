@@ -14,6 +14,8 @@ from ciuic.devices import DeviceManager
 from ciuic.errors import UsageError
 from ciuic.memory.division import divide
 from ciuic.models.divided import place_operators, share_columns
+from ciuic.models.dry_run import DryRuntime
+from ciuic.models.layer_costs import CostRules, Workload
 from ciuic.models.loading import load_model
 from ciuic.models.model import Model
 from ciuic.models.weights import Quantize
@@ -164,3 +166,28 @@ def test_operators_that_are_not_there_are_refused(
     path = str(small_deepseek.write_folder(tmp_path / "model"))
     assert main(["run", path, "--prompt", "the", "--raw", "--place", place]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_plan_counts_the_parts_of_a_matrix_at_the_same_time(
+    tmp_path: Path, devices: list[StandIn]
+) -> None:
+    """Each of two equal devices takes half of the columns: the layer takes less time."""
+    path = small_dense.write_folder(tmp_path / "model")
+    with DeviceManager() as manager:
+        runtime = DryRuntime(manager)
+        for device in devices:
+            manager._devices[device.uri] = device
+        rules = CostRules(runtime, Workload(prompt_tokens=8, context=16))
+        with load_model(path, quantize="int8", runtime=runtime) as model:
+            layer = model.layers[0]
+            first, second = map(runtime.device, devices)
+            whole = rules.layer(layer, model.config, first).first
+            weight = layer.weights["gate"]
+            columns = weight.shape[1]
+            runtime.divide(weight, [(first, columns // 2), (second, columns - columns // 2)])
+            divided = rules.layer(layer, model.config, first).first
+    assert whole.overlapped == 0
+    assert divided.overlapped == pytest.approx(divided.devices[second.uri].total, rel=1e-6)
+    assert divided.seconds == pytest.approx(
+        divided.transfers + divided.work - divided.devices[second.uri].total
+    )
