@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-STOP_SECONDS = 10
-
 
 @contextmanager
 def board_process(config: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -28,12 +26,7 @@ def board_process(config: str, *options: str) -> Iterator[tuple[subprocess.Popen
                 yield process, json.loads(process.stdout.readline())["uri"]
             finally:
                 process.send_signal(signal.SIGCONT)  # a test may have stopped it
-                process.send_signal(signal.SIGINT)
-                try:
-                    process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    raise
+                process.terminate()
 
 
 @contextmanager

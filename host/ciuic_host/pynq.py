@@ -3,7 +3,8 @@
 ``fpga:pynq`` is this board, ``fpga:pynq@192.0.2.7`` one whose PYNQ.remote server is reached there.
 The bitstream is a ``.bit`` with its ``.hwh`` beside it; before the board is programmed both are
 compared with the board and with this package. Needs pynq 3.0 to 4.0 on the board, 4.0 elsewhere,
-and nothing of Ciuic but `ciuic` and this package.
+and nothing of Ciuic but `ciuic` and this package. One board at a time in a process, as `pynq` knows
+one active device; a second one takes the interrupts of the first, unless that has ``poll=1``.
 
 What `pynq` gets wrong is mended here, and nowhere else: the clock of a Zynq-7000 (its frequency is
 None in release 4.0), what it keeps of the first device of a process, and that a bitstream is sent
@@ -208,6 +209,9 @@ class PynqTransport(Transport):
 
     def free(self, buffer: Buffer) -> None:
         """Give a buffer back; its array must not be touched any more."""
+        if self._lost:  # a server that still runs keeps it; PYNQ.remote has no sessions
+            self._memory.forget(buffer)
+            return
         with self._told("memory was freed"):
             self._memory.free(buffer)
 

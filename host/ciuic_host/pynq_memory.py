@@ -82,8 +82,13 @@ class CachedMemory:
     def settle(self) -> None:
         """Let what was flushed be where the overlay reads it."""
 
+    def forget(self, buffer: Buffer) -> None:
+        """Forget a buffer without a word to the board, which does not answer any more."""
+        self._block(buffer).freed = True
+        del self._blocks[buffer.device_address]
+
     def abandon(self) -> None:
-        """Forget all buffers without a word to the board, which does not answer any more."""
+        """Forget all buffers."""
         for block in self._blocks.values():
             block.freed = True
         self._blocks.clear()
@@ -182,7 +187,7 @@ class RemoteMemory(CachedMemory):
             del self._flushed[address]
 
     def abandon(self) -> None:
-        """Forget all buffers without a word to the board, which does not answer any more."""
+        """Forget all buffers."""
         self._flushed.clear()
         super().abandon()
 

@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         uri = f"fpga:pynq@{server.address}?bitstream={bitstream}"
         names = {"uri": uri, "address": server.address, "bitstream": str(bitstream)}
-        print(json.dumps(names) if arguments.json else f"serving {uri}", flush=True)
         try:
+            print(json.dumps(names) if arguments.json else f"serving {uri}", flush=True)
             server.wait()
         except KeyboardInterrupt:
             return 0

@@ -98,13 +98,13 @@ PROCESSING_SYSTEMS: dict[Family, tuple[tuple[Region, ...], dict[int, int]]] = {
             for base in (CRL_APB, CRF_APB, FPD_SLCR_WIDTHS, LPD_SLCR_WIDTHS, *AFIFM)
         ),
         {
-            CRL_APB + 0x20: 90 << 8 | 1 << 16,  # IOPLL_CTRL: 33.333 MHz * 90 / 2
+            CRL_APB + 0x20: 60 << 8 | 1 << 16,  # IOPLL_CTRL: 33.333 MHz * 60 / 2
             CRL_APB + 0x30: 64 << 8 | 1 << 16,  # RPLL_CTRL
             CRF_APB + 0x20: 72 << 8 | 1 << 16,  # APLL_CTRL
             CRF_APB + 0x2C: 64 << 8 | 1 << 16,  # DPLL_CTRL
             CRF_APB + 0x38: 90 << 8 | 1 << 16,  # VPLL_CTRL
             CRF_APB + 0x60: 1 << 8,  # ACPU_CTRL
-            **{CRL_APB + 0xC0 + 4 * index: 1 << 24 | 6 << 16 | 10 << 8 for index in range(4)},
+            **{CRL_APB + 0xC0 + 4 * index: 1 << 24 | 4 << 16 | 10 << 8 for index in range(4)},
         },
     ),
 }
