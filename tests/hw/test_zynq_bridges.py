@@ -358,7 +358,7 @@ def test_processors_reach_registers_with_any_burst(pause: float) -> None:
     print("seed", seed)
     rng = random.Random(seed)
     # Refused at first, then not: the error must not be forgotten.
-    accesses = [Access(True, BLOCKS["one"].last - 3, 2, BURST_WRAP, 16, 5)]
+    accesses = [Access(True, BLOCKS["one"].last - 15, 2, BURST_WRAP, 16, 5)]
     accesses += [random_access(rng) for _ in range(60)]
     dut = ControlBridge(BLOCKS)
     blocks = {
