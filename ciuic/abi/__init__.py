@@ -10,6 +10,7 @@ from . import numerics, registers
 from .boards import ADDRESS_MAPS, BOARD_MEMORY_BYTES, AddressMap, Region
 from .config import CONFIGS, OverlayConfig
 from .descriptors import (
+    ATTENTION_ROW,
     COMPLETION,
     DESCRIPTOR,
     PARAMETERS,
@@ -23,6 +24,7 @@ from .descriptors import (
 
 __all__ = [
     "ADDRESS_MAPS",
+    "ATTENTION_ROW",
     "BOARD_MEMORY_BYTES",
     "COMPLETION",
     "CONFIGS",

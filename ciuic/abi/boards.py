@@ -40,6 +40,10 @@ class Region:
         """Last address."""
         return self.base + self.span - 1
 
+    def holds(self, address: int) -> bool:
+        """Return whether an address is in the region."""
+        return self.base <= address <= self.last
+
     def overlaps(self, other: Region) -> bool:
         """Return whether an address is in both."""
         return self.base <= other.last and other.base <= self.last
@@ -53,6 +57,8 @@ class AddressMap:
     ----------
     family
         Of its processing system.
+    die
+        What the name of the part in its bitstreams contains.
     control
         The overlay's registers (`ciuic.abi.registers`), as the processors see them.
     interrupt_controller
@@ -65,6 +71,7 @@ class AddressMap:
     """
 
     family: Family
+    die: str
     control: Region
     interrupt_controller: Region
     memory: tuple[Region, ...]
@@ -79,12 +86,14 @@ class AddressMap:
 ADDRESS_MAPS: dict[str, AddressMap] = {
     "pynq-z2": AddressMap(
         family="zynq-7000",
+        die="7z020",
         control=Region(0x4000_0000, SPAN),
         interrupt_controller=Region(0x4180_0000, 0x1_0000),
         memory=(Region(0, 512 << 20),),  # DDR3; TUL PYNQ-Z2 reference manual v1.0, section 3.1
     ),
     "kv260": AddressMap(
         family="zynq-ultrascale+",
+        die="xck26",
         control=Region(0xA000_0000, SPAN),
         interrupt_controller=Region(0xA001_0000, 0x1_0000),
         memory=(Region(0, 2 << 30), Region(0x8_0000_0000, 2 << 30)),  # DDR4; AMD UG1089, table 1

