@@ -142,7 +142,12 @@ class Attention:
 
     def parts(self, config: OverlayConfig) -> int:
         """Return how many descriptors it takes."""
-        return len(list(_parts(self, config)))
+        return len(list(parts(config, *self.sizes)))
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Queries, and widths of keys and of values."""
+        return len(self.queries), self.keys.width, self.values.width
 
     def check(self, config: OverlayConfig) -> None:
         """Raise `ShapeError` if an overlay cannot run it."""
@@ -198,26 +203,33 @@ def stage(
     calls: Sequence[Attention], config: OverlayConfig, staging: Staging
 ) -> list[list[StagedAttention]]:
     """Put the operands of attentions into the device's memory; return the parts of each."""
-    parts = [(call, part) for call in calls for part in _parts(call, config)]
-    shapes = [shape for call, part in parts for shape in _shapes(call, part)]
-    matrices = iter(staging.matrices(*shapes))
+    cut = [(call, part) for call in calls for part in parts(config, *call.sizes)]
+    needed = [
+        shape for call, part in cut for shape in shapes(part.stop - part.start, *call.sizes[1:])
+    ]
+    matrices = iter(staging.matrices(*needed))
     staged: dict[int, list[StagedAttention]] = {id(call): [] for call in calls}
-    for call, part in parts:
+    for call, part in cut:
         operands = [next(matrices) for _ in range(3)]
         staged[id(call)].append(_stage(call, part, operands))
     return [staged[id(call)] for call in calls]
 
 
-def _parts(call: Attention, config: OverlayConfig) -> Iterator[slice]:
-    most = most_rows(config, call.keys.width, call.values.width)
-    for start in range(0, len(call.queries), most):
-        yield slice(start, min(start + most, len(call.queries)))
+def parts(config: OverlayConfig, m: int, k: int, d_v: int) -> Iterator[slice]:
+    """Yield which of m queries a descriptor takes each."""
+    most = most_rows(config, k, d_v)
+    for start in range(0, m, most):
+        yield slice(start, min(start + most, m))
 
 
-def _shapes(call: Attention, part: slice) -> list[tuple[int, int]]:
-    """Return (rows, row_bytes) of queries, records of rows, and results."""
-    m = part.stop - part.start
-    return [(m, call.keys.width), (1, m * ATTENTION_ROW.nbytes), (m, 2 * call.values.width)]
+def keys_read(lengths: npt.NDArray[np.int64]) -> int:
+    """Return how many keys are read for rows that see so many (m,): no more than one row sees."""
+    return max(1, int(lengths.max()))
+
+
+def shapes(m: int, k: int, d_v: int) -> list[tuple[int, int]]:
+    """Return (rows, row_bytes) of queries, records of rows, and results of a descriptor."""
+    return [(m, k), (1, m * ATTENTION_ROW.nbytes), (m, 2 * d_v)]
 
 
 def _stage(call: Attention, part: slice, matrices: list[Matrix]) -> StagedAttention:
@@ -228,8 +240,6 @@ def _stage(call: Attention, part: slice, matrices: list[Matrix]) -> StagedAttent
     rows["scale"] = [one.multiplier | one.shift << 8 * shift_at for one in call.scales[part]]
     rows["length"] = call.lengths[part]
     records.put(rows.view(np.uint8).reshape(1, -1))
-    # Keys that no row of this part sees need not be read.
-    count = max(1, int(call.lengths[part].max()))
     descriptor = DESCRIPTOR.pack(
         opcode=Opcode.ATTENTION,
         out_format=Format.INT16,
@@ -244,7 +254,7 @@ def _stage(call: Attention, part: slice, matrices: list[Matrix]) -> StagedAttent
         o_stride=result.stride,
         m=len(rows),
         k=call.keys.width,
-        n=count,
+        n=keys_read(call.lengths[part]),
         d_v=call.values.width,
     )
     return StagedAttention(descriptor, result)
