@@ -31,12 +31,17 @@ help: ## show this list
 
 demo: $(VENV)/.demo ## a model writes text on OpenCL, CPU and the FPGA's RTL, and checks itself
 	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens "$$TOKENS" $(SAMPLING) --place "$$PLACE" --check
-	@echo; echo "The same with every linear layer and softmax of every token on the RTL:"
+	@echo; echo "The same with every linear layer and all attention of every token on the RTL:"
 	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens 8 $(SAMPLING) --place "$$RTL" --check
 
-test: $(VENV)/.dev lint ## every check and test, the hardware benches included
+test: $(VENV)/.dev lint ## every check and test, the hardware benches and test-pynq included
 	@$(BIN)/ciuic fetch
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not mutants and not pynq" --durations=10 $(PYTEST)
+ifeq ($(PYTEST),)
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; \
+		then $(MAKE) --no-print-directory test-pynq; \
+		else echo "make test-pynq needs Python 3.12 at most: grpcio 1.64, which pynq asks for, has no later wheel"; fi
+endif
 
 test-pynq: $(PYNQ)/.ready ## the driver on the real pynq package, over simulated boards and PYNQ.remote
 	@$(PYNQ)/bin/python -m pytest -n $(WORKERS) -m "not slow" --durations=10 $(PYNQ_TESTS) $(PYTEST)
