@@ -15,8 +15,8 @@ TOKENS ?= 40
 SAMPLING := --temperature 0.7 --top-k 40 --seed 1
 RTL := 0-5=fpga:rtl?config=sim,head=fpga:rtl?config=sim
 export PROMPT PLACE TOKENS RTL
-# The four-way driver suite, and what is about pynq alone.
-PYNQ_TESTS := tests/integration/test_transports.py tests/pynq
+# The four-way driver suite, notebooks, and what is about pynq alone.
+PYNQ_TESTS := tests/integration/test_transports.py tests/integration/test_notebooks.py tests/pynq
 # Passed to pytest, e.g. make test PYTEST="-k softmax"
 PYTEST ?=
 WORKERS ?= 2

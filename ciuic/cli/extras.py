@@ -65,6 +65,15 @@ EXTRAS: tuple[Extra, ...] = (
         ),
     ),
     Extra(
+        "notebooks",
+        "run notebooks and draw their figures",
+        (
+            Package("ipykernel", "ipykernel"),
+            Package("nbclient", "nbclient"),
+            Package("matplotlib", "matplotlib"),
+        ),
+    ),
+    Extra(
         "build",
         "synthesize, place and route the gateware",
         (
