@@ -158,11 +158,12 @@ def _check_layer(
             x = np.resize(rows, (len(rows), weight.shape[0]))  # any width from real values
             got = Placed(model.runtime, device).linear(x, weight)
             equal &= _same_bits(got, _golden(x, weight))
+    ran = {op: count - before.get(op, 0) for op, count in _tasks(device).items()}
     return LayerCheck(
         layer=index,
         device=device.uri,
         tokens=hidden.shape[0],
-        tasks={op: count - before.get(op, 0) for op, count in _tasks(device).items()},
+        tasks={op: count for op, count in ran.items() if count},
         equal=equal,
     )
 
