@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -365,7 +366,10 @@ def load_overlay(name: str, bitstream: Path, device: Any) -> tuple[Any, Design]:
     for path in (bitstream, bitstream.with_suffix(".hwh")):
         if not path.is_file():
             raise UsageError(f"{name}: {path} must be a file")
-    overlay = pynq.Overlay(str(bitstream.resolve()), download=False, device=device)
+    with warnings.catch_warnings():
+        # pynq warns of an IP whose version `pynq_driver` is not for; its ABI is checked below.
+        warnings.filterwarnings("ignore", "IP .* and driver found for", UserWarning)
+        overlay = pynq.Overlay(str(bitstream.resolve()), download=False, device=device)
     design = check_design(name, bitstream, overlay, device)
     _mend_clocks(overlay)
     overlay.download()
