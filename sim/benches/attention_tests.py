@@ -6,86 +6,21 @@ from typing import Any
 
 import cocotb
 import numpy as np
-import numpy.typing as npt
-from ciuic_host.emulated_engines import Engines
-from ciuic_host.memory import AccessError
 from ciuic_sim import jobs
 from ciuic_sim.bench import parameters
-from ciuic_sim.engine_bench import EngineBench
+from ciuic_sim.reference_bench import ReferenceBench
 
-from ciuic.abi import DESCRIPTOR, Format, OverlayConfig, Status
+from ciuic.abi import Format, OverlayConfig, Status
 from ciuic.abi.descriptors import GEMM_MAX_K
 
 CONFIG = OverlayConfig(**parameters())
 READS = ("read", "read_parameters", *(f"read_weights_{port}" for port in range(CONFIG.ports)))
-PAINT = 0xA5  # what lies in memory that nobody wrote
 ROWS, COLS, BANK_ROWS = CONFIG.rows, CONFIG.cols, CONFIG.accumulator_rows
 
 
-class AttentionBench(EngineBench):
-    """The engine, and the reference working on an image of its memory."""
-
-    def __init__(self, dut: Any, **settings: float) -> None:
-        super().__init__(dut, CONFIG, reads=READS, **settings)  # type: ignore[arg-type]
-        self.operands = Operands(self)
-        self.image = self.operands.image
-        self.memory[:] = PAINT
-        self._reference = Engines(CONFIG, self.operands)
-
-    async def compute(self, *descriptors: jobs.Fields) -> None:
-        """Run descriptors handed over together; compare statuses and the whole memory."""
-        for fields in descriptors:
-            self.submit(**fields)
-        for fields in descriptors:
-            done = await self.finish(200_000)
-            status, work = self._reference.run(DESCRIPTOR.unpack(DESCRIPTOR.pack(**fields)))
-            assert done == {"status": status, "busy": work.busy}, (fields, done, status, work)
-        self.check_quiet()
-        self.compare()
-
-    def compare(self) -> None:
-        """Fail if the memory is not what the reference says."""
-        different = np.flatnonzero(self.memory != self.image)
-        assert different.size == 0, f"{different.size} bytes differ, first at {different[0]:#x}"
-
-
-class Operands:
-    """Hands out places in a bench's memory; what the jobs of `ciuic_sim.jobs` are made in."""
-
-    def __init__(self, bench: AttentionBench) -> None:
-        self.config = CONFIG
-        self.rng = bench.rng
-        self.image: npt.NDArray[np.uint8] = np.full(bench.memory.size, PAINT, np.uint8)
-        self._bench = bench
-        self._next = 0
-
-    def space(self, nbytes: int) -> int:
-        """Return the address of bytes that nothing else uses, with a painted gap before them."""
-        step = CONFIG.alignment
-        address = self._next + step * int(self.rng.integers(1, 9))
-        self._next = address + -(-nbytes // step) * step
-        assert self._next <= self.image.size, "the bench's memory is full"
-        return address
-
-    def place(self, array: npt.NDArray[Any]) -> int:
-        """Write an array's bytes to memory and image; return their address."""
-        raw = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-        address = self.space(raw.size)
-        self._bench.memory[address : address + raw.size] = raw
-        self.image[address : address + raw.size] = raw
-        return address
-
-    def view(self, address: int, nbytes: int) -> npt.NDArray[np.uint8]:
-        """Return a view of the image."""
-        if address + nbytes > self.image.size:
-            raise AccessError(f"{nbytes} bytes at {address:#x} are not in the memory")
-        return self.image[address : address + nbytes]
-
-
-async def started(dut: Any, **settings: float) -> AttentionBench:
-    bench = AttentionBench(dut, **settings)
-    await bench.reset()
-    await bench.cycles(2)
+async def started(dut: Any, **settings: float) -> ReferenceBench:
+    bench = ReferenceBench(dut, CONFIG, reads=READS, **settings)
+    await bench.start()
     return bench
 
 

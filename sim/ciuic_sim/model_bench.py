@@ -17,8 +17,8 @@ from ciuic.cli import output
 from ciuic.cli.parser import run_command
 
 from . import attention_cases, gemm_cases, softmax_cases
+from .case_report import add_arguments
 from .cases import MEMORIES, Case, estimate, simulate
-from .gemm_bench import add_arguments
 
 __all__ = ["Comparison", "add_arguments", "compare", "run"]
 

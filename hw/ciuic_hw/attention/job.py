@@ -9,6 +9,7 @@ from ciuic.abi import Format, OverlayConfig, Status
 from ciuic.abi.descriptors import GEMM_MAX_K
 
 from ..gemm.job import ADDRESSES, STRIDES, scratchpad_words
+from ..jobs import hand_out
 from ..layouts import DESCRIPTOR_LAYOUT
 
 __all__ = ["AttentionPlanner", "PhaseWalk", "attention_layout"]
@@ -70,7 +71,8 @@ class AttentionPlanner(Component):
         config = self.config
         descriptor = self.descriptor.p
         job = Signal(attention_layout(config))
-        pending = Signal(len(self.units))
+        start = Signal()
+        handed = hand_out(m, [getattr(self, unit) for unit in self.units], job, start)
         bad_size, bad_format = Signal(), Signal()
         words = scratchpad_words(config)
         rows_log2, cols_log2 = exact_log2(config.rows), exact_log2(config.cols)
@@ -126,19 +128,11 @@ class AttentionPlanner(Component):
                     m.d.sync += job.refused.eq(Status.PENDING)
                 m.next = "OFFER"
             with m.State("OFFER"):
-                reporter = 1 << len(self.units) - 1
-                everyone = (1 << len(self.units)) - 1
-                m.d.sync += pending.eq(Mux(job.refused == Status.PENDING, everyone, reporter))
+                m.d.comb += start.eq(1)
                 m.next = "HAND"
             with m.State("HAND"):
-                with m.If(~pending.any()):
+                with m.If(handed):
                     m.next = "TAKE"
-
-        for index, unit in enumerate(self.units):
-            port = getattr(self, unit)
-            m.d.comb += [port.p.eq(job), port.valid.eq(pending[index])]
-            with m.If(port.valid & port.ready):
-                m.d.sync += pending[index].eq(0)
         return m
 
 

@@ -15,6 +15,7 @@ from ciuic.abi.numerics import (
 )
 
 from ..axi.ports import WritePort
+from ..jobs import outcome
 from ..softmax.table import Interpolator
 from ..streams import PipelineFifo, delay
 from .job import attention_layout
@@ -248,22 +249,18 @@ class AttentionOutput(Component):
         job = self._job
         parity = Signal(init=1)
         completed = Signal(2)
-        failed_read, failed_write = Signal(), Signal()
-        status = Signal(8)
         busy = Signal(32)
         m.d.sync += [
             completed.eq((completed | self.complete) & ~(self._start << parity)),
-            failed_read.eq(failed_read | self.read_error),
-            failed_write.eq(failed_write | self.write.error),
             self.half_free.eq((self.half_free | (self._fetched_all << parity)) & ~self.half_take),
         ]
-        m.d.comb += status.eq(Status.OK)
-        with m.If(job.refused != Status.PENDING):
-            m.d.comb += status.eq(job.refused)
-        with m.Elif(failed_read):
-            m.d.comb += status.eq(Status.READ_ERROR)
-        with m.Elif(failed_write):
-            m.d.comb += status.eq(Status.WRITE_ERROR)
+        status = outcome(
+            m,
+            job.refused,
+            read_error=self.read_error,
+            write_error=self.write.error,
+            reported=self.done.valid & self.done.ready,
+        )
         m.d.comb += [
             self.half.eq(parity),
             self.done.p.status.eq(status),
@@ -289,5 +286,4 @@ class AttentionOutput(Component):
             with m.State("REPORT"):
                 m.d.comb += self.done.valid.eq(1)
                 with m.If(self.done.ready):
-                    m.d.sync += [failed_read.eq(0), failed_write.eq(0)]
                     m.next = "IDLE"
