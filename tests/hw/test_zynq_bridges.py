@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[hw]'")
 
-from amaranth.sim import Simulator
 from ciuic_hw.axi.bus import BOUNDARY_BYTES, BURST_INCR
 from ciuic_hw.zynq.axi3 import BURST_FIXED, BURST_WRAP, DECERR, MAX_BURST_BEATS
 from ciuic_hw.zynq.control import ControlBridge
@@ -20,6 +19,8 @@ from ciuic_hw.zynq.interrupts import InterruptController
 from ciuic_hw.zynq.memory import Axi3Bridge
 
 from ciuic.abi import Region
+
+from .channels import Channel, simulate
 
 pytestmark = pytest.mark.rtl
 
@@ -60,51 +61,6 @@ def broken_addresses(bursts: list[Burst]) -> set[int]:
 
 def word(addr: int) -> int:
     return random.Random(addr).getrandbits(8 * BUS)
-
-
-class Channel:
-    """One side of an AXI channel, with pauses; a patient one is ready only for what is offered."""
-
-    def __init__(
-        self, axi: Any, name: str, rng: random.Random, pause: float, *, patient: bool = False
-    ) -> None:
-        self.axi, self.name, self.rng, self.pause, self.patient = axi, name, rng, pause, patient
-
-    def signal(self, name: str) -> Any:
-        return getattr(self.axi, self.name + name)
-
-    async def rest(self, ctx: Any) -> None:
-        while self.rng.random() < self.pause:
-            await ctx.tick()
-
-    async def offer(self, ctx: Any, **values: int) -> None:
-        """Drive a transfer until it is taken."""
-        await self.rest(ctx)
-        for name, value in values.items():
-            ctx.set(self.signal(name), value)
-        ctx.set(self.signal("valid"), 1)
-        await ctx.tick().until(self.signal("ready"))
-        ctx.set(self.signal("valid"), 0)
-
-    async def take(self, ctx: Any, *names: str) -> dict[str, int]:
-        """Take a transfer; return what it carries. What is offered must stay."""
-        offered = None
-        while True:
-            ready = self.rng.random() >= self.pause
-            if self.patient:
-                ready = ready and bool(ctx.get(self.signal("valid")))
-            ctx.set(self.signal("ready"), ready)
-            signals = [self.signal(name) for name in names]
-            _, _, valid, ready, *values = await ctx.tick().sample(
-                self.signal("valid"), self.signal("ready"), *signals
-            )
-            if offered is not None:
-                assert valid, f"{self.name} took back what it offered"
-                assert values == offered, f"{self.name} changed what it offered"
-            if valid and ready:
-                ctx.set(self.signal("ready"), 0)
-                return dict(zip(names, values, strict=True))
-            offered = values if valid else None
 
 
 ADDRESS = ("addr", "id", "len", "size", "burst", "lock")
@@ -175,28 +131,6 @@ class Memory:
                     if found["strb"] >> byte & 1:
                         self.bytes[here + byte] = found["data"] >> 8 * byte & 0xFF
             await self.channels["b"].offer(ctx, resp=response)
-
-
-def simulate(dut: Any, *testbenches: Any, background: Any = (), deadline: int) -> int:
-    """Run testbenches to their ends; fail after a number of cycles; return the cycles run."""
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    for testbench in testbenches:
-        simulator.add_testbench(testbench)
-    for testbench in background:
-        simulator.add_testbench(testbench, background=True)
-    cycles = 0
-
-    async def count(ctx: Any) -> None:
-        nonlocal cycles
-        while True:
-            await ctx.tick()
-            cycles += 1
-            assert cycles < deadline, f"not finished within {deadline} cycles"
-
-    simulator.add_testbench(count, background=True)
-    simulator.run()
-    return cycles
 
 
 @pytest.mark.parametrize("pause", PAUSES)
