@@ -97,7 +97,6 @@ def test_the_overlay_has_the_names_of_its_registers(local: Bench) -> None:
 
 def test_names_of_options_are_checked() -> None:
     for query, message in (
-        ("", "bitstream must be the path of a .bit with its .hwh"),
         ("bitstream=x.bit&poll=0", "poll must be 1, as PYNQ.remote has no interrupts"),
         ("clok=1", "option must be one of"),
     ):
