@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[hw]'"
 from amaranth.hdl import ClockDomain, Elaboratable, Module
 from amaranth.sim import Simulator
 from ciuic_host.rings import Rings
-from ciuic_host.transport import Buffer, Transport
 from ciuic_hw.axi.bus import BURST_INCR
 from ciuic_hw.ecp5.crossing import Crossing
 from ciuic_hw.ecp5.memory import DECERR, OnChipMemory
-from ciuic_hw.ecp5.system import Ecp5System
 from ciuic_hw.ecp5.uart import UartReceiver, UartTransmitter
+from ciuic_sim.watched import WatchedOverlay
 
 from ciuic import reference
 from ciuic.abi import CONFIGS, DESCRIPTOR, Format, Opcode, registers, serial
@@ -233,108 +231,22 @@ def test_memory_is_a_power_of_two(nbytes: int) -> None:
 # --- the whole ------------------------------------------------------------------------------------
 
 
-class SerialTransport(Transport):
-    """The driver's way to an `Ecp5System` in the simulator: requests, byte by byte."""
-
-    name = "ecp5"
-    emulated = True
-    memory_bytes = serial.MEMORY_BYTES
-
-    def __init__(self, rng: random.Random) -> None:
-        self._dut = Ecp5System(CONFIGS["tiny"])
-        self._rng = rng
-        self._out: deque[int] = deque()
-        self._in: list[int] = []
-        self._addresses: Iterator[int] = iter(range(0, self.memory_bytes, 1 << 12))
-        self.simulator = Simulator(self._dut)
-        self.simulator.add_clock(1e-6)
-        self.simulator.add_testbench(self._send, background=True)
-        self.simulator.add_testbench(self._receive, background=True)
-
-    async def _send(self, ctx: Any) -> None:
-        stream = self._dut.received
-        while True:
-            if not self._out or self._rng.random() < 0.1:
-                await ctx.tick()
-                continue
-            ctx.set(stream.payload, self._out.popleft())
-            ctx.set(stream.valid, 1)
-            await ctx.tick().until(stream.ready)
-            ctx.set(stream.valid, 0)
-
-    async def _receive(self, ctx: Any) -> None:
-        stream = self._dut.sent
-        while True:
-            ctx.set(stream.ready, self._rng.random() < 0.8)
-            _, _, valid, ready, byte = await ctx.tick().sample(
-                stream.valid, stream.ready, stream.payload
-            )
-            if valid and ready:
-                self._in.append(byte)
-
-    def ask(self, kind: int, *words: int) -> tuple[int, int]:
-        """Return the response to a request, and the word of an answer that has one."""
-        self._out.append(kind)
-        for word in words:
-            self._out.extend(word.to_bytes(serial.WORD_BYTES, "little"))
-        expected = 1 if kind == serial.WRITE else 1 + serial.WORD_BYTES
-        for _ in range(20_000):
-            if len(self._in) == expected:
-                break
-            self.simulator.advance()
-        assert len(self._in) == expected, "no answer"
-        response, *rest = self._in
-        self._in.clear()
-        return response, int.from_bytes(rest, "little")
-
-    def skip(self, bytes_: bytes) -> None:
-        """Send what is no request."""
-        self._out.extend(bytes_)
-
-    def _word(self, kind: int, *words: int) -> int:
-        response, value = self.ask(kind, *words)
-        assert response == 0
-        return value
-
-    def read(self, offset: int) -> int:
-        return self._word(serial.READ, serial.REGISTERS_BASE + offset)
-
-    def write(self, offset: int, value: int) -> None:
-        self._word(serial.WRITE, serial.REGISTERS_BASE + offset, value)
-
-    def allocate(self, nbytes: int) -> Buffer:
-        assert nbytes <= 1 << 12
-        return Buffer(next(self._addresses), np.zeros(nbytes, np.uint8))
-
-    def free(self, buffer: Buffer) -> None:
-        pass
-
-    def flush(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
-        words = buffer.array[start:stop].view("<u4")
-        for index, word in enumerate(words):
-            self._word(serial.WRITE, buffer.device_address + start + 4 * index, int(word))
-
-    def invalidate(self, buffer: Buffer, start: int = 0, stop: int | None = None) -> None:
-        words = buffer.array[start:stop].view("<u4")
-        for index in range(len(words)):
-            words[index] = self._word(serial.READ, buffer.device_address + start + 4 * index)
-
-    def wait_interrupt(self, seconds: float) -> bool:
-        for _ in range(100):
-            self.simulator.advance()
-        return True
-
-    def close(self) -> None:
-        pass
+def check_handshake(valid: list[int], ready: list[int], addr: list[int]) -> set[int]:
+    """Return what was taken; what is offered must stay until then."""
+    assert len(valid) == len(ready) == len(addr) > 0
+    cycles = list(zip(valid, ready, addr, strict=True))
+    for (offered, taken, what), (still, _, same) in pairwise(cycles):
+        assert not offered or taken or (still and same == what)
+    return {what for offered, taken, what in cycles if offered and taken}
 
 
 def test_the_overlay_computes_over_the_serial_line(rng: random.Random) -> None:
-    transport = SerialTransport(rng)
-    transport.skip(b"?" + bytes(serial.REQUEST_BYTES))
+    transport = WatchedOverlay(CONFIGS["tiny"], pause=0.2, seed=rng.getrandbits(32))
+    transport.send(b"?" + bytes(serial.REQUEST_BYTES))
     assert transport.read(registers.MAGIC.offset) == registers.MAGIC_VALUE
     behind = serial.MEMORY_BYTES
-    assert transport.ask(serial.READ, behind) == (DECERR, 0)
-    assert transport.ask(serial.WRITE, behind, 1) == (DECERR, 0)
+    assert transport.request(serial.READ, behind) == (DECERR, 0)
+    assert transport.request(serial.WRITE, behind, 1) == (DECERR, 0)
 
     numbers = np.random.default_rng(rng.getrandbits(32))
     m, k, n = 3, 16, 8
@@ -359,7 +271,11 @@ def test_the_overlay_computes_over_the_serial_line(rng: random.Random) -> None:
         o_addr=o.device_address,
         o_stride=4 * n,
     )
+    port = transport.memory
+    transport.watch(valid=port.arvalid, ready=port.arready, addr=port.araddr)
     rings.wait(rings.submit([product], 60), 60)
+    requests = check_handshake(**transport.waves)
+    assert {a.device_address, w.device_address} <= requests
     transport.invalidate(o)
     np.testing.assert_array_equal(
         o.array.view("<i4").reshape(m, n), reference.gemm(activations, weights)

@@ -37,10 +37,16 @@ class Ecp5System(Component):
         Bytes to it.
     interrupt : Out(1)
         See `Overlay`.
+
+    Attributes
+    ----------
+    overlay
+        The `Overlay`.
     """
 
     def __init__(self, config: OverlayConfig):
         self.config = config
+        self.overlay = Overlay(config)
         super().__init__(
             {
                 "received": In(stream.Signature(8)),
@@ -53,7 +59,7 @@ class Ecp5System(Component):
         m = Module()
         config = self.config
         bus = {"bus_bytes": config.bus_bytes, "address_bits": config.address_bits}
-        m.submodules.overlay = overlay = Overlay(config)
+        m.submodules.overlay = overlay = self.overlay
         m.submodules.bridge = bridge = SerialBridge(register_bits=ADDRESS_BITS, **bus)
         m.submodules.memory = memory = OnChipMemory(
             nbytes=serial.MEMORY_BYTES, managers=1 + config.ports, **bus
