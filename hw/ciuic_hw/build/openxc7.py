@@ -116,6 +116,7 @@ def build(
     check_board(board)
     folder.mkdir(parents=True, exist_ok=True)
     steps = STEPS if files else 2
+    gateware = build_hash()  # the sources may change while tools run
     report(board.name, 0, steps)
     design = Zynq7Top(board.config, ADDRESS_MAPS[board.name])
     text = rtlil.convert(design, name=TOP, emit_src=False, ports=[])
@@ -144,7 +145,7 @@ def build(
         board=board.name,
         config=board.config.name,
         part=board.part,
-        build_hash=build_hash(),
+        build_hash=gateware,
         tools=tools.versions(tools.YOSYS) | (_versions() if files else {}),
         uses=uses,
         clock=clock,

@@ -61,6 +61,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     routed = route and bool(board.nextpnr)
     steps = len(STEPS) if routed else 2
+    gateware = build_hash()  # the sources may change while tools run
     report(board.name, 0, steps)
     (folder / "overlay.il").write_text(_netlist(board))
     report(board.name, 1, steps)
@@ -78,7 +79,7 @@ def build(
         board=board.name,
         config=board.config.name,
         part=board.part,
-        build_hash=build_hash(),
+        build_hash=gateware,
         tools=tools.versions(*packages),
         uses=uses,
         clock=clock,
