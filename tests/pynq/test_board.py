@@ -81,17 +81,17 @@ def test_the_bitstream_of_this_board_is_found(
 
 
 def test_the_bitstream_of_a_board_elsewhere_is_found(
-    bench: Bench, folder: Path, check: Callable[[Overlay], None], monkeypatch: pytest.MonkeyPatch
+    local: Bench, folder: Path, check: Callable[[Overlay], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if bench.server is None:
-        pytest.skip("needs PYNQ.remote")
     monkeypatch.setenv("BOARD", "KV260")  # this machine's, which is another
-    uri = f"fpga:pynq@{bench.server.address}"
-    with pytest.raises(DeviceNotFound, match=r"board Pynq-Z2 \(the name of pynq's device\)"):
-        ciuic_host.open(uri)
-    build(bench, folder)
-    with ciuic_host.open(uri) as overlay:
-        check(overlay)
+    with BoardServer(local.board) as server:
+        uri = f"fpga:pynq@{server.address}"
+        with pytest.raises(DeviceNotFound, match=r"board Pynq-Z2 \(the name of pynq's device\)"):
+            ciuic_host.open(uri)
+        build(local, folder)
+        with ciuic_host.open(uri) as overlay:
+            check(overlay)
+    assert local.board.used == 0
 
 
 @pytest.mark.parametrize("source", ["variable", "device tree", "device"])
