@@ -226,7 +226,7 @@ BLOCKS = {"one": Region(0x4000_0000, 0x1000), "two": Region(0x4180_0000, 0x1_000
 
 
 class Block:
-    """Registers behind AXI4-Lite; the last 16 bytes are refused."""
+    """Registers behind AXI4-Lite, each with a value at first; the last 16 bytes are refused."""
 
     def __init__(self, axi: Any, size: int, rng: random.Random, pause: float) -> None:
         self.channels = {
@@ -235,18 +235,21 @@ class Block:
         self.size = size
         self.words: dict[int, int] = {}
 
+    def word(self, addr: int) -> int:
+        return self.words.get(addr & ~3, word(addr & ~3) & 0xFFFF_FFFF)
+
     async def serve_reads(self, ctx: Any) -> None:
         while True:
             addr = (await self.channels["ar"].take(ctx, "addr"))["addr"]
             response = SLVERR if addr >= self.size - 16 else 0
-            await self.channels["r"].offer(ctx, data=self.words.get(addr & ~3, 0), resp=response)
+            await self.channels["r"].offer(ctx, data=self.word(addr), resp=response)
 
     async def serve_writes(self, ctx: Any) -> None:
         while True:
             addr = (await self.channels["aw"].take(ctx, "addr"))["addr"]
             found = await self.channels["w"].take(ctx, "data", "strb")
             if addr < self.size - 16:
-                old = self.words.get(addr & ~3, 0)
+                old = self.word(addr)
                 for byte in range(4):
                     if found["strb"] >> byte & 1:
                         old = old & ~(0xFF << 8 * byte) | found["data"] & 0xFF << 8 * byte
@@ -291,8 +294,11 @@ def test_processors_reach_registers_with_any_burst(pause: float) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
     rng = random.Random(seed)
-    # Refused at first, then not: the error must not be forgotten.
-    accesses = [Access(True, BLOCKS["one"].last - 15, 2, BURST_WRAP, 16, 5)]
+    accesses = [
+        # Refused at first, then not: the error must not be forgotten.
+        Access(True, BLOCKS["one"].last - 15, 2, BURST_WRAP, 16, 5),
+        Access(False, BLOCKS["one"].base + 8, 2, BURST_WRAP, 4, 6),  # begins in the middle
+    ]
     accesses += [random_access(rng) for _ in range(60)]
     dut = ControlBridge(BLOCKS)
     blocks = {
@@ -306,6 +312,14 @@ def test_processors_reach_registers_with_any_burst(pause: float) -> None:
             if region.base <= addr <= region.last:
                 return SLVERR if addr - region.base >= region.span - 16 else 0
         return DECERR
+
+    def first(addr: int) -> int:
+        """Return the byte that is there before anything is written."""
+        for region in BLOCKS.values():
+            if region.holds(addr):
+                offset = addr - region.base
+                return word(offset & ~3) >> 8 * (offset & 3) & 0xFF
+        return 0
 
     async def processors(ctx: Any) -> None:
         port = {
@@ -342,7 +356,7 @@ def test_processors_reach_registers_with_any_burst(pause: float) -> None:
             for beat, addr in enumerate(access.addresses()):
                 found = await port["r"].take(ctx, "data", "resp", "last", "id")
                 base = addr & ~3
-                value = sum(model.get(base + byte, 0) << 8 * byte for byte in range(4))
+                value = sum(model.get(base + i, first(base + i)) << 8 * i for i in range(4))
                 assert found == {
                     "data": 0 if response(addr) == DECERR else value,
                     "resp": response(addr),
@@ -354,6 +368,11 @@ def test_processors_reach_registers_with_any_burst(pause: float) -> None:
         one for block in blocks.values() for one in (block.serve_reads, block.serve_writes)
     ]
     simulate(dut, processors, background=background, deadline=200_000)
+    for name, region in BLOCKS.items():
+        for offset, value in blocks[name].words.items():
+            for byte in range(4):
+                addr = region.base + offset + byte
+                assert value >> 8 * byte & 0xFF == model.get(addr, first(addr)), hex(addr)
 
 
 @pytest.mark.parametrize("base", [0x4000_0800, 0x4000_0000 + 3])
@@ -379,11 +398,11 @@ def test_an_interrupt_stays_until_it_is_acknowledged() -> None:
             await port["ar"].offer(ctx, addr=addr)
             return (await port["r"].take(ctx, "data"))["data"]
 
-        async def write(addr: int, value: int) -> None:
+        async def write(addr: int, value: int, strobes: int = 0xF) -> None:
             ctx.set(dut.bus.awaddr, addr)
             ctx.set(dut.bus.awvalid, 1)
             ctx.set(dut.bus.wdata, value)
-            ctx.set(dut.bus.wstrb, 0xF)
+            ctx.set(dut.bus.wstrb, strobes)
             ctx.set(dut.bus.wvalid, 1)
             await ctx.tick().until(dut.bus.awready & dut.bus.wready)
             ctx.set(dut.bus.awvalid, 0)
@@ -391,7 +410,10 @@ def test_an_interrupt_stays_until_it_is_acknowledged() -> None:
             assert await port["b"].take(ctx, "resp") == {"resp": 0}
 
         ctx.set(dut.interrupt, 1)
+        await ctx.tick().repeat(2)
         assert await read(status) == 0  # not before the hardware is enabled
+        await write(master, 3, strobes=0xE)  # all but the byte that counts
+        assert await read(master) == 0
         await write(master, 3)
         assert await read(master) == 3
         assert await read(status) == 1
