@@ -16,6 +16,7 @@ pytest.importorskip("pynq", reason="needs pynq: pip install 'ciuic[pynq]'")
 
 import pynq
 from ciuic_host import Overlay, pynq_board
+from ciuic_host.bitfile import Bitfile
 from ciuic_host.pynq import load_overlay
 from ciuic_hw.build.flow import Bitstream, Build
 from ciuic_hw.build.publish import publish
@@ -143,6 +144,15 @@ def test_a_bitstream_that_was_changed_is_refused(here: Bench, folder: Path) -> N
     (folder / str(entry.bitstream)).write_bytes(b"something else")
     with pytest.raises(OverlayMismatch, match=r"as it was built.*sha256 of ciuic-pynq-z2-tiny-"):
         ciuic_host.open("fpga:pynq")
+    assert here.board.loaded is None
+
+
+def test_a_bitstream_of_another_part_is_refused_where_xrt_names_the_device(here: Bench) -> None:
+    path = here.bitstream()
+    data = Bitfile.read(path).data
+    path.write_bytes(Bitfile(design="x", part="7z010clg400", date="", time="", data=data).pack())
+    with pytest.raises(OverlayMismatch, match=r"must be 7z020, not 7z010clg400$"):
+        ciuic_host.open(f"fpga:pynq?bitstream={path}")
     assert here.board.loaded is None
 
 
