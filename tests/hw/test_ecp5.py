@@ -18,6 +18,7 @@ from ciuic_host.rings import Rings
 from ciuic_hw.axi.bus import BURST_INCR
 from ciuic_hw.ecp5.crossing import Crossing
 from ciuic_hw.ecp5.memory import DECERR, OnChipMemory
+from ciuic_hw.ecp5.system import CRYSTAL_HZ, Ecp5Top
 from ciuic_hw.ecp5.uart import UartReceiver, UartTransmitter
 from ciuic_sim.watched import WatchedOverlay
 
@@ -280,3 +281,43 @@ def test_the_overlay_computes_over_the_serial_line(rng: random.Random) -> None:
     np.testing.assert_array_equal(
         o.array.view("<i4").reshape(m, n), reference.gemm(activations, weights)
     )
+
+
+def test_pins_lead_to_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole design but for its PLL, at a bit of 4 cycles of the crystal."""
+    divisor = 4
+    monkeypatch.setattr(Ecp5Top, "_clocks", lambda self, m: None)
+    monkeypatch.setattr(serial, "BAUD", CRYSTAL_HZ // divisor)
+    dut = Ecp5Top(CONFIGS["tiny"])
+    simulator = Simulator(dut)
+    simulator.add_clock(1 / CRYSTAL_HZ, domain="line")
+    simulator.add_clock(0.7 / CRYSTAL_HZ, domain="sync")
+    address = serial.REGISTERS_BASE + registers.MAGIC.offset
+    answer: list[int] = []
+
+    async def hold(ctx: Any, level: int) -> None:
+        ctx.set(dut.rx, level)
+        await ctx.tick("line").repeat(divisor)
+
+    async def host(ctx: Any) -> None:
+        await hold(ctx, 1)
+        for byte in bytes([serial.READ]) + address.to_bytes(4, "little"):
+            for level in (0, *(byte >> bit & 1 for bit in range(8)), 1):
+                await hold(ctx, level)
+
+    async def listen(ctx: Any) -> None:
+        for _ in range(1 + serial.WORD_BYTES):
+            await ctx.tick("line").until(~dut.tx)
+            await ctx.tick("line").repeat(divisor // 2)
+            byte = 0
+            for bit in range(8):
+                await ctx.tick("line").repeat(divisor)
+                byte |= ctx.get(dut.tx) << bit
+            await ctx.tick("line").repeat(divisor)
+            assert ctx.get(dut.tx), "no stop bit"
+            answer.append(byte)
+
+    simulator.add_testbench(host)
+    simulator.add_testbench(listen)
+    simulator.run_until(1000 / CRYSTAL_HZ)
+    assert bytes(answer) == b"\0" + registers.MAGIC_VALUE.to_bytes(4, "little")
