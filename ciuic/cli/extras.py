@@ -48,6 +48,11 @@ EXTRAS: tuple[Extra, ...] = (
     ),
     Extra("cli", "progress bars", (Package("rich", "rich"),)),
     Extra("plan", "divide layers and experts over devices", (Package("scipy", "scipy"),)),
+    Extra(
+        "accelerate",
+        "compare offloading with Hugging Face's",
+        (Package("accelerate", "accelerate"), Package("torch", "torch")),
+    ),
     Extra("opencl", "the OpenCL device", (Package("pyopencl", "pyopencl"),)),
     Extra(
         "hw",

@@ -1,51 +1,34 @@
-"""The cases of ``ciuic bench offload`` whose weights lie on disk: the CPU, and what it is up to.
-
-The model is a Llama of random weights whose layers are as wide as those of a model of some billion
-parameters, so that a layer takes milliseconds; it is written for the bench and deleted again.
-"""
+"""The cases of ``ciuic bench offload`` whose weights lie on disk: the CPU, and what it is up to."""
 
 from __future__ import annotations
 
-import json
 import mmap
-import os
+import queue
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ciuic.quantize import QuantizedMatrix, block_of
-from ciuic.tensor import CiuicTensor
+from ciuic.devices import DeviceManager
+from ciuic.devices.cpu import CpuDevice
+from ciuic.devices.disk import drop_cached, memory_for
+from ciuic.memory.pieces import pieces_of
+from ciuic.models.converted import WEIGHTS, named_parts
+from ciuic.models.model import Model
+from ciuic.models.plan_report import DeviceResidency
+from ciuic.models.resident import resident
+from ciuic.models.weight_file import WeightFile
+from ciuic.quantize import QuantizedMatrix
+from ciuic.runtime import Runtime
 
 from . import output
 from .bench_offload import PROMPT, Row, residency_of, row_of, seconds_per_token
+from .offload_accelerate import Offloaded, is_here
+from .offload_model import Copies, loaded, write_source, write_weights
 
-if TYPE_CHECKING:
-    from ciuic.devices import Weight
-    from ciuic.devices.cpu import CpuDevice
-    from ciuic.models.model import Model
-    from ciuic.models.plan_report import DeviceResidency
-    from ciuic.models.weight_file import WeightFile
-    from ciuic.models.weights import LayerWeights
-    from ciuic.runtime import Runtime
-
-WIDTHS: dict[str, int] = {"hidden_size": 4096, "intermediate_size": 11008}
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 256,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
 BEFORE = 2  # passes over the weights in `seconds_per_token` that are not timed
-SCALE = 1e-3  # of random weights: the hidden state stays of the size of its input
 
 
 def disk_rows(
@@ -70,76 +53,104 @@ def disk_rows(
     report
         Told how far it is.
     """
-    from ciuic.devices import DeviceManager
-    from ciuic.devices.cpu import CpuDevice
-    from ciuic.runtime import Runtime
-
     with tempfile.TemporaryDirectory(prefix="ciuic-offload-", dir=folder) as name:
         path = Path(name)
         with DeviceManager() as manager:
             runtime = Runtime(manager)
-            host = runtime.device("cpu")
-            assert isinstance(host, CpuDevice)
-            model, file = write_model(path, nbytes, runtime, report)
-            with model:
-                return _measured(model, file, host, caps, tokens, rounds, report)
+            source = write_source(path, nbytes)
+            write_weights(path, source, runtime, report)
+            files = WeightFile(path / WEIGHTS), Copies(path / WEIGHTS)
+            with (
+                loaded(source, files[0], runtime) as model,
+                loaded(source, files[1], runtime) as in_memory,
+            ):
+                bench = _Bench(model, in_memory, files, tokens, rounds)
+                return bench.rows(caps, path, report)
 
 
-def _measured(
-    model: Model,
-    file: WeightFile,
-    host: CpuDevice,
-    caps: Sequence[float],
-    tokens: int,
-    rounds: int,
-    report: output.Report,
-) -> list[Row]:
-    from ciuic.models.resident import resident
+class _Bench:
+    """Measures in rounds. Everything has its turn in each: drift of a shared machine meets all."""
 
-    steps = 1 + 2 * len(caps)
-    report("disk", 0, steps)
-    parts = [*(layer.weights for layer in model.layers), model.network.head]
-    weights = sum(host.weight_bytes(weight) for part in parts for _, weight in part)
-    model.load()
-    seconds_per_token(model, tokens)  # so that the file is read, and a token recorded
-    computing = min(seconds_per_token(model, tokens) for _ in range(rounds))
-    rows: list[Row] = []
-    for done, cap in enumerate(caps):
-        report("disk", 1 + 2 * done, steps)
-        _evict(model, host)
-        found = residency_of(model, host, int(cap * weights), tokens, on_disk=True)
-        moving, seconds = [], []
-        _forget(file)
-        with ExitStack() as stack:
-            stack.enter_context(resident(model, [found]))
-            seconds_per_token(model, 1)
-            for _ in range(rounds):
-                seconds.append(seconds_per_token(model, tokens))
-                moving.append(_reading(model, host, found, tokens))
-        transfer = statistics.median(moving)
-        rows.append(row_of("disk", cap, statistics.median(seconds), computing, transfer))
-        report("disk", 2 + 2 * done, steps)
-        _evict(model, host)
-        model.load()
-        mapped = statistics.median(_mapped(model, file, rounds * tokens))
-        rows.append(row_of("mmap loop", cap, mapped, computing, transfer))
-    report("disk", steps, steps)
-    return rows
+    def __init__(
+        self,
+        model: Model,
+        in_memory: Model,
+        files: Sequence[WeightFile],
+        tokens: int,
+        rounds: int,
+    ) -> None:
+        host = model.runtime.device("cpu")
+        assert isinstance(host, CpuDevice)
+        self._model, self._in_memory, self._files, self._host = model, in_memory, files, host
+        self._tokens, self._rounds = tokens, rounds
+        self._weights = [*(layer.weights for layer in model.layers), model.network.head]
+
+    def rows(self, caps: Sequence[float], folder: Path, report: output.Report) -> list[Row]:
+        """Return the rows of all caps; ``folder`` takes copies of the weights."""
+        whole = sum(self._host.weight_bytes(one) for part in self._weights for _, one in part)
+        steps = len(caps) * self._rounds
+        self._in_memory.load()
+        seconds_per_token(self._in_memory, self._tokens)  # so that a token is recorded
+        rows: list[Row] = []
+        for done, cap in enumerate(caps):
+            allowed = int(cap * whole)
+            self._evict()
+            found = residency_of(self._model, self._host, allowed, self._tokens, on_disk=True)
+            with tempfile.TemporaryDirectory(dir=folder) as name:
+                other = Offloaded(self._model, allowed, Path(name)) if is_here() else None
+                rounds = list[dict[str, Row]]()
+                for turn in range(self._rounds):
+                    report("disk", done * self._rounds + turn, steps)
+                    rounds.append(self._round(cap, found, other))
+            rows += [_middle([one[what] for one in rounds]) for what in rounds[0]]
+        report("disk", steps, steps)
+        return rows
+
+    def _round(self, cap: float, found: DeviceResidency, other: Offloaded | None) -> dict[str, Row]:
+        computing = seconds_per_token(self._in_memory, self._tokens)
+        self._forget()
+        with resident(self._model, [found]):
+            ours = seconds_per_token(self._model, self._tokens)
+            moving = _reading(self._model, self._host, found, self._tokens)
+        self._evict()
+        self._forget()
+        self._model.load()
+        seconds = {"disk": ours, "mmap loop": statistics.median(self._mapped())}
+        self._evict()
+        if other is not None:
+            other.token_seconds()
+            seconds["accelerate"] = other.token_seconds()
+        return {what: row_of(what, cap, one, computing, moving) for what, one in seconds.items()}
+
+    def _forget(self) -> None:
+        """Let the file be in no memory."""
+        for file in self._files:
+            file.release_pages()  # what is mapped cannot be dropped
+        drop_cached(self._files[0].path)
+
+    def _evict(self) -> None:
+        for weights in self._weights:
+            for _, weight in weights:
+                self._host.evict(weight)
+        self._host.synchronize()
+
+    def _mapped(self) -> list[float]:
+        """Return the seconds of tokens, before each of which the file is in no memory."""
+        cache = self._model.new_cache()
+        self._model.prefill(PROMPT, cache)
+        self._model.decode(PROMPT[0], cache)
+        seconds = []
+        for _ in range(self._tokens):
+            self._forget()
+            start = time.perf_counter()
+            self._model.decode(PROMPT[0], cache)
+            seconds.append(time.perf_counter() - start)
+        return seconds
 
 
-def _forget(file: WeightFile) -> None:
-    """Let a file be in no memory."""
-    from ciuic.devices.disk import drop_cached
-
-    file.release_pages()
-    drop_cached(file.path)
-
-
-def _evict(model: Model, host: CpuDevice) -> None:
-    for weights in (*(layer.weights for layer in model.layers), model.network.head):
-        for _, weight in weights:
-            host.evict(weight)
-    host.synchronize()
+def _middle(rounds: Sequence[Row]) -> Row:
+    """Return the round of the median efficiency: its times belong together."""
+    return sorted(rounds, key=lambda row: row.efficiency)[len(rounds) // 2]
 
 
 def _reading(model: Model, host: CpuDevice, found: DeviceResidency, tokens: int) -> float:
@@ -148,94 +159,31 @@ def _reading(model: Model, host: CpuDevice, found: DeviceResidency, tokens: int)
     As much is read before and meanwhile as by `seconds_per_token`: disks that are shared are fast
     for a while and slower afterwards.
     """
-    from ciuic.devices.disk import room_for
-    from ciuic.models.converted import named_parts
-
     streamed = set(found.streamed)
-    weights = [
-        weight
-        for prefix, part in named_parts(model.network)
-        for role, weight in part
-        if prefix + role in streamed
-    ]
-    memory = mmap.mmap(-1, room_for(found.slot_bytes))
-    np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 0
-    start = 0.0
-    for cycle in range(BEFORE + tokens):
-        if cycle == BEFORE:
-            start = time.perf_counter()
-        for weight in weights:
-            assert isinstance(weight, QuantizedMatrix)
-            assert weight.extent is not None
-            reader = host.reader(weight.extent.path)
-            reader.read(weight.extent.start, weight.values.nbytes, memory)
-    return (time.perf_counter() - start) / tokens
+    extents: list[tuple[Path, int, int]] = []
+    for prefix, part in named_parts(model.network):
+        for role, weight in part:
+            for piece in pieces_of(prefix + role, weight, host):
+                if piece.name in streamed:
+                    assert isinstance(weight, QuantizedMatrix)
+                    assert weight.extent is not None
+                    k = weight.shape[0]
+                    start = weight.extent.start + k * piece.start
+                    extents.append((weight.extent.path, start, k * (piece.stop - piece.start)))
+    free = queue.SimpleQueue[mmap.mmap]()
+    for _ in range(host.copy_lanes):
+        free.put(memory_for(found.slot_bytes))
 
+    def read(extent: tuple[Path, int, int]) -> None:
+        path, start, nbytes = extent
+        memory = free.get()
+        host.reader(path).read(start, nbytes, memory)
+        free.put(memory)
 
-def _mapped(model: Model, file: WeightFile, tokens: int) -> list[float]:
-    """Return the seconds of tokens, before each of which the file is in no memory."""
-    cache = model.new_cache()
-    model.prefill(PROMPT, cache)
-    model.decode(PROMPT[0], cache)
-    seconds = []
-    for _ in range(tokens):
-        _forget(file)
-        start = time.perf_counter()
-        model.decode(PROMPT[0], cache)
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
-def write_model(
-    folder: Path, nbytes: int, runtime: Runtime, report: output.Report
-) -> tuple[Model, WeightFile]:
-    """Write a converted model of about ``nbytes`` bytes; return it, loaded from there."""
-    from tokenizers import Tokenizer as Bpe
-    from tokenizers.models import BPE
-
-    from ciuic.models.converted import WEIGHTS, named_parts, take_weights
-    from ciuic.models.huggingface import CONFIG as CONFIG_NAME
-    from ciuic.models.huggingface import HuggingFaceFolder
-    from ciuic.models.loading import model_network
-    from ciuic.models.model import Model
-    from ciuic.models.tokenizer import Tokenizer
-    from ciuic.models.weight_file import WeightFile, WeightWriter
-
-    dim, hidden_dim = WIDTHS["hidden_size"], WIDTHS["intermediate_size"]
-    kv_dim = dim * CONFIG["num_key_value_heads"] // CONFIG["num_attention_heads"]
-    layer_nbytes = dim * (2 * dim + 2 * kv_dim + 3 * hidden_dim)
-    config = {**CONFIG, **WIDTHS, "num_hidden_layers": max(1, round(nbytes / layer_nbytes))}
-    (folder / CONFIG_NAME).write_text(json.dumps(config))
-    source = HuggingFaceFolder(folder, weights=False)
-    network = model_network(source, quantize="int8", runtime=runtime)
-    parts = [(prefix, part, role) for prefix, part in named_parts(network) for role in part.stored]
-    rng = np.random.default_rng(0)
-    with (folder / WEIGHTS).open("w+b") as file:
-        writer = WeightWriter(file, [prefix + role for prefix, _, role in parts])
-        for done, (prefix, part, role) in enumerate(parts):
-            report("writing the model on disk", done, len(parts))
-            writer.write(prefix + role, _random(part, prefix, role, rng))
-        writer.finish()
-        os.fsync(file.fileno())  # what is not on disk yet cannot be forgotten
-    report("writing the model on disk", len(parts), len(parts))
-    weights = WeightFile(folder / WEIGHTS)
-    take_weights(network, weights)
-    model = Model(
-        source=source,
-        network=network,
-        tokenizer=Tokenizer(["a"], Bpe(BPE()), special=[], end_ids=[], bos_id=None),
-        template=None,
-        runtime=runtime,
-    )
-    return model, weights
-
-
-def _random(part: LayerWeights, prefix: str, role: str, rng: np.random.Generator) -> Weight:
-    shape = part.stored[role].shape
-    if len(shape) == 1:
-        return CiuicTensor.adopt(np.ones(shape, np.float32))
-    if prefix == "embedding.":
-        return CiuicTensor.adopt(rng.standard_normal(shape, np.float32))
-    n, k = shape
-    values = rng.integers(-127, 128, (n, k), np.int8)
-    return QuantizedMatrix(values.T, np.full(n, SCALE, np.float32), block_of(k))
+    with ThreadPoolExecutor(host.copy_lanes) as lanes:
+        for _ in lanes.map(read, BEFORE * extents):
+            pass
+        began = time.perf_counter()
+        for _ in lanes.map(read, tokens * extents):
+            pass
+        return (time.perf_counter() - began) / tokens

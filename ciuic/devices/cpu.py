@@ -30,7 +30,7 @@ from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Weight
 from .blas import blas_threads, set_blas_threads
-from .disk import DiskReader, room_for
+from .disk import PAGE_NBYTES, DiskReader, memory_for
 from .native import HOW_TO_GET, Native, load
 from .native_calls import ARGUMENTS, Calls, RowWeight, host_operand
 from .program import Program
@@ -64,6 +64,12 @@ class CpuDevice(Device):
     emulated = False
     host_memory = True
     arrays_on_host = True
+    # With three reads on their way the disk is never idle, nor with eight slots when a core is
+    # late; larger pieces and more slots keep weights out that would stay. A piece takes two huge
+    # pages with those that it shares at its ends.
+    piece_nbytes = (4 << 20) - 2 * PAGE_NBYTES
+    slot_counts = ((8,), (4, 3, 2))
+    copy_lanes = 3
     roofline = Roofline(
         flops_per_second=3e10,
         bytes_per_second=1e10,
@@ -132,10 +138,7 @@ class CpuDevice(Device):
         return FloatWeight.of(weight) if self._calls is None else RowWeight.of(weight)
 
     def _open_slot(self, nbytes: int) -> mmap.mmap:
-        memory = mmap.mmap(-1, room_for(nbytes))
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        return memory
+        return memory_for(nbytes)
 
     def _stage(self, memory: mmap.mmap, weight: Weight) -> Any:
         """Read a weight from its file, if it has one in the form of the kernels."""

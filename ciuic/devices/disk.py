@@ -23,6 +23,7 @@ from ciuic.errors import TransferError
 Method = Literal["direct", "read", "map"]
 METHODS: tuple[Method, ...] = ("direct", "read", "map")
 PAGE_NBYTES = 4096  # alignment that O_DIRECT asks for, on every file system met so far
+HUGE_PAGE_NBYTES = 2 << 20
 SAMPLE_NBYTES = 16 << 20  # that each way reads of a file to be measured
 ROUNDS = 3
 
@@ -71,7 +72,7 @@ class DiskReader:
         start, nbytes
             Which.
         memory
-            Anonymous, of `room_for` ``nbytes`` at least.
+            Of `memory_for` ``nbytes`` at least.
 
         Raises
         ------
@@ -120,9 +121,21 @@ class DiskReader:
             self._file = None
 
 
-def room_for(nbytes: int) -> int:
-    """Return the bytes of memory that a part of ``nbytes`` is read into, whole pages round it."""
-    return (-(-nbytes // PAGE_NBYTES) + 1) * PAGE_NBYTES
+def memory_for(nbytes: int) -> mmap.mmap:
+    """Return memory that parts of up to ``nbytes`` bytes are read into, whole pages round them.
+
+    Private, and whole huge pages if it is as large as one, or Linux gives it none. Without them a
+    direct read is cut into requests of a few hundred kilobytes, and took twice as long where this
+    was measured.
+    """
+    room = (-(-nbytes // PAGE_NBYTES) + 1) * PAGE_NBYTES
+    if room >= HUGE_PAGE_NBYTES:
+        room = -(-room // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
+    memory = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    np.frombuffer(memory, np.uint8)[::PAGE_NBYTES] = 0  # so that its pages are there
+    return memory
 
 
 def drop_cached(path: Path) -> None:
@@ -156,8 +169,7 @@ def measure(path: Path, method: Method, turn: int = 0) -> float | None:
     """
     size = path.stat().st_size
     nbytes = min(SAMPLE_NBYTES, size)
-    memory = mmap.mmap(-1, room_for(nbytes))
-    np.frombuffer(memory, np.uint8)[::PAGE_NBYTES] = 1  # so that its pages are there
+    memory = memory_for(nbytes)
     try:
         reader = DiskReader(path, method)
     except OSError as error:

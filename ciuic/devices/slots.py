@@ -94,10 +94,25 @@ class SlotStorage(Storage):
 
 
 class Slots(ABC):
-    """The part of a `ciuic.devices.Device` that has to do with slots."""
+    """The part of a `ciuic.devices.Device` that has to do with slots.
+
+    Attributes
+    ----------
+    streams
+        What brings weights here.
+    piece_nbytes
+        Matrices stream by pieces of at most so many bytes; whole if None.
+    slot_counts
+        How many slots weights may stream through: the fastest of the first that there is room for.
+    copy_lanes
+        Weights that are brought at a time.
+    """
 
     uri: str
     streams: list[WeightStream]
+    piece_nbytes: int | None = None
+    slot_counts: Sequence[Sequence[int]] = ((4, 3, 2),)
+    copy_lanes = 1
 
     def open_slots(self, count: int, nbytes: int) -> tuple[DeviceArray, list[Slot]]:
         """Return slots of ``nbytes`` each, and what holds their memory as long as it lives.

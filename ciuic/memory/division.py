@@ -96,8 +96,14 @@ def divide(
 def _columns(weight: Weight, start: int, stop: int) -> Weight:
     """Return columns [start, stop) of a weight."""
     if isinstance(weight, QuantizedMatrix):
-        return QuantizedMatrix(
-            weight.values[:, start:stop], weight.scales[start:stop].copy(), weight.block
+        extent = weight.extent
+        if extent is not None:
+            extent = extent._replace(start=extent.start + start * weight.shape[0])
+        return replace(
+            weight,
+            values=weight.values[:, start:stop],
+            scales=weight.scales[start:stop].copy(),
+            extent=extent,
         )
     if isinstance(weight, GroupQuantizedMatrix):
         offsets = weight.offsets

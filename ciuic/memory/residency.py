@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ciuic.errors import OutOfMemory
 
 SLOTS = (4, 3, 2)
-"""Slots that may be tried; of as fast ones the first."""
+"""Slots that may be tried unless a device says otherwise."""
 AS_FAST = 1.01
 SHARES_OWED = (0.1, 0.3, 0.5, 0.7)
 """What must be owed of a weight's bytes for it to stream: which spreads them best is tried."""
@@ -79,7 +79,12 @@ class Residency:
 
 
 def plan_residency(
-    uses: Sequence[Use], room: int, *, tier: str, link_bytes_per_second: float = 1e9
+    uses: Sequence[Use],
+    room: int,
+    *,
+    tier: str,
+    link_bytes_per_second: float = 1e9,
+    slots: Sequence[int] = SLOTS,
 ) -> Residency:
     """Return the residency with the shortest cycle within ``room`` bytes.
 
@@ -93,25 +98,27 @@ def plan_residency(
         Its name, for errors.
     link_bytes_per_second
         How fast weights arrive.
+    slots
+        How many slots may be tried.
 
     Raises
     ------
     OutOfMemory
-        If not even two slots for the smallest of the streamed weights fit beside the others; it
-        says how much would.
+        If not even the fewest slots for the smallest of the streamed weights fit beside the
+        others; it says how much would.
     """
     total = sum(use.nbytes for use in uses)
     if total <= room:
         return _residency(uses, frozenset(), 0, link_bytes_per_second)
     found = [
-        _residency(uses, streamed, slots, link_bytes_per_second)
-        for slots in SLOTS
+        _residency(uses, streamed, count, link_bytes_per_second)
+        for count in slots
         for limit in sorted({use.nbytes for use in uses if use.streams})
         for owed in SHARES_OWED
-        if (streamed := _spread(uses, room, slots, limit, owed)) is not None
+        if (streamed := _spread(uses, room, count, limit, owed)) is not None
     ]
     if not found:
-        least = min([total, *_least_rooms(uses)])
+        least = min([total, *_least_rooms(uses, min(slots))])
         raise OutOfMemory(tier, wanted=least, available=max(0, room), capacity=max(0, room))
     fastest = min(one.seconds for one in found)
     # Of as fast ones that which reads least; more slots first, as times are not so even.
@@ -121,11 +128,11 @@ def plan_residency(
     )
 
 
-def _least_rooms(uses: Sequence[Use]) -> Iterator[int]:
-    """Yield the bytes that are needed if all weights up to a size stream through two slots."""
+def _least_rooms(uses: Sequence[Use], slots: int) -> Iterator[int]:
+    """Yield the bytes that are needed if all weights up to a size stream through a few slots."""
     for limit in {use.nbytes for use in uses if use.streams}:
         pinned = sum(use.nbytes for use in uses if not use.streams or use.nbytes > limit)
-        yield pinned + min(SLOTS) * limit
+        yield pinned + slots * limit
 
 
 def _spread(

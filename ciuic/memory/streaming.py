@@ -1,8 +1,8 @@
 """Streaming: weights that pass through a few slots of a device, ahead of their use.
 
-`Streaming` is a device's copy lane. Its thread asks `ciuic.memory.residency.Cycle` what comes next
-whenever a slot is free, and brings it while the device computes with what has arrived. Tasks wait
-for their weight and for nothing else.
+`Streaming` is a device's copy lane. Its thread, or its few, asks `ciuic.memory.residency.Cycle`
+what comes next whenever a slot is free, and brings it while the device computes with what has
+arrived. Tasks wait for their weight and for nothing else.
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ class Streaming:
         self._free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()  # finalizers may put
         for slot in opened:
             self._free.put(slot)
-        self._thread = threading.Thread(
-            target=self._serve, name=f"ciuic {device.uri} copies", daemon=True
-        )
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"ciuic {device.uri} copies", daemon=True)
+            for _ in range(device.copy_lanes)
+        ]
         device.streams.append(self)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def use(self, weight: Weight) -> DeviceArray | None:
         """Return the array of a weight, which may be on its way; None if it does not stream here.
@@ -92,9 +94,11 @@ class Streaming:
         with self._lock:
             self._closed = True
             self._ahead.clear()
-        self._free.put(None)
-        self._wanted.release()
-        self._thread.join()
+        for _ in self._threads:
+            self._free.put(None)
+            self._wanted.release()
+        for thread in self._threads:
+            thread.join()
         if self in self._device.streams:
             self._device.streams.remove(self)
         del self._holder

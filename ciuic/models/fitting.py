@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from ciuic.devices import Device
+from ciuic.devices import Device, Weight
 from ciuic.errors import OutOfMemory
+from ciuic.memory.pieces import Piece, pieces_of
 from ciuic.memory.residency import Use, plan_residency
 from ciuic.quantize_int4 import Quantized
 
@@ -92,16 +93,21 @@ def fit(
     experts = [use for use, expert in named if expert]
     slot_bytes = max((use.nbytes for use in experts), default=0)
     reserve = EXPERT_SLOTS * slot_bytes
-    try:
-        found = plan_residency(
-            always,
-            room - brought - reserve,
-            tier=device.uri,
-            link_bytes_per_second=link_bytes_per_second,
-        )
-    except OutOfMemory as error:
-        wanted = error.wanted + brought + reserve
-        raise OutOfMemory(device.uri, wanted=wanted, available=room, capacity=room) from None
+    for slots in device.slot_counts:
+        try:
+            found = plan_residency(
+                always,
+                room - brought - reserve,
+                tier=device.uri,
+                link_bytes_per_second=link_bytes_per_second,
+                slots=slots,
+            )
+            break
+        except OutOfMemory as error:
+            short = error
+    else:
+        wanted = short.wanted + brought + reserve
+        raise OutOfMemory(device.uri, wanted=wanted, available=room, capacity=room)
     left = room - brought - reserve - found.used_bytes
     ends = accumulate(use.nbytes for use in experts)
     staying = [use for use, end in zip(experts, ends, strict=True) if end <= left]
@@ -163,13 +169,18 @@ def waiting(
 
 def _weights(part: Part, device: Device) -> Iterator[tuple[Use, bool]]:
     """Yield the uses of a part's weights on a device, and whether they are a routed expert's."""
-    held: dict[int, tuple[str, int, bool]] = {}
+    held: dict[int, tuple[str, Weight]] = {}
     for role, weight in part.weights.on(part.on.device.kind):
-        if part.on.home_of(weight) is device:
-            nbytes = device.weight_bytes(weight)
-            held.setdefault(id(weight), (role, nbytes, isinstance(weight, Quantized)))
-    total = sum(nbytes for _, nbytes, _ in held.values())
-    for role, nbytes, streams in held.values():
-        seconds = part.seconds * nbytes / total if total else 0.0
-        use = Use(key=part.name + role, nbytes=nbytes, streams=streams, seconds=seconds)
-        yield use, streams and is_expert(role)
+        # What is divided by hand stays with those who have the parts.
+        if part.on.home_of(weight) is device and part.on.runtime.division(weight) is None:
+            held.setdefault(id(weight), (role, weight))
+    total = sum(device.weight_bytes(weight) for _, weight in held.values())
+    for role, weight in held.values():
+        streams, nbytes = isinstance(weight, Quantized), device.weight_bytes(weight)
+        expert = streams and is_expert(role)
+        name = part.name + role
+        columns = weight.shape[-1]
+        for piece in [Piece(name, 0, columns)] if expert else pieces_of(name, weight, device):
+            here = nbytes * piece.stop // columns - nbytes * piece.start // columns
+            seconds = part.seconds * here / total if total else 0.0
+            yield Use(key=piece.name, nbytes=here, streams=streams, seconds=seconds), expert

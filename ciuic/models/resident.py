@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 from ciuic.devices import Device, Weight
+from ciuic.memory.pieces import pieces_of
 from ciuic.memory.streaming import Streaming
 from ciuic.runtime import Runtime
 
@@ -48,16 +49,32 @@ def resident(
     streams: list[Streaming] = []
     moving = {one.device: frozenset(one.moving) for one in residency}
     found: dict[tuple[str, str], Weight] = {}
+    divided: list[Weight] = []
     parts = list(placed_parts(model))
     try:
         for done, (prefix, on, weights) in enumerate(parts):
             report("loading weights", done, len(parts))
-            for role, weight in weights:
-                home, name = on.home_of(weight), prefix + role
-                if name in moving.get(home.uri, ()):
-                    found[home.uri, name] = weight
-                else:
+            held = dict(weights)
+            for role, weight in held.items():
+                home = on.home_of(weight)
+                away = moving.get(home.uri, frozenset())
+                pieces = pieces_of(prefix + role, weight, home)
+                if not any(piece.name in away for piece in pieces):
                     on.hold(weight)
+                elif len(pieces) == 1:
+                    found[home.uri, prefix + role] = weight
+                else:
+                    shares = [(home, piece.stop - piece.start) for piece in pieces]
+                    division = model.runtime.divide(weight, shares, held.get(f"{role}_bias"))
+                    divided.append(weight)
+                    for piece, part in zip(pieces, division, strict=True):
+                        assert part.weight is not None
+                        if part.bias is not None:
+                            home.hold(part.bias)
+                        if piece.name in away:
+                            found[home.uri, piece.name] = part.weight
+                        else:
+                            home.hold(part.weight)
         model.runtime.synchronize()
         report("loading weights", len(parts), len(parts))
         for one in residency:
@@ -70,6 +87,8 @@ def resident(
     finally:
         for stream in streams:
             stream.close()
+        for weight in divided:
+            model.runtime.make_whole(weight)
 
 
 @contextmanager

@@ -1,16 +1,22 @@
 """The form of attention that the overlay's engine computes: INT8 queries, keys and values.
 
 Queries, keys and values are rotated first, which changes no product and spreads outliers, and
-results are rotated back. Keys and values have a scale for each head, over all that the call sees;
-queries are multiplied with those of the keys and then have a scale a row. The form's name says how
-many keys the engine takes at a time, which rounding depends on: "int8x16" for 16. The arithmetic
-between is `ciuic.reference.attention`.
+results are rotated back. Keys and values have a scale for each head; queries are multiplied with
+those of the keys and then have a scale a row. The form's name says how many keys the engine takes
+at a time, which rounding depends on: "int8x16" for 16. The arithmetic between is
+`ciuic.reference.attention`.
+
+The scales of a token are those of the keys and values that it sees, so that its result does not
+depend on which tokens go through together. The engine has one scale a head at a time; so tokens go
+through it in rounds (`attend_rounds`), a head's next scales in each. Scales only grow, in steps,
+with the largest magnitude so far: there are some rounds at the beginning of a text and few later.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +29,30 @@ STEPS = 4  # of a scale in an octave: a growing cache is quantized anew only whe
 _NAME = re.compile(r"int8x([1-9][0-9]{0,2})")
 _LEAST_SCALE = 1e-30  # stands for 0, when all scores are 0
 
-# Integer attention of queries (kv_heads, rows, d), their scales [kv_heads][rows] and how many keys
-# each row sees (rows,): int16 (kv_heads, rows, d_v) in units of 2**-ATTENTION_FRACTION values.
+
+class HeadRows(NamedTuple):
+    """Queries of one head in a round.
+
+    Attributes
+    ----------
+    queries
+        INT8 (m, d).
+    scales
+        Of their scores (m,).
+    lengths
+        How many keys each sees (m,), from the first on.
+    """
+
+    queries: Int8Array
+    scales: Sequence[SoftmaxScale]
+    lengths: npt.NDArray[np.int64]
+
+
+# Integer attention of a round: the scales of keys (sources, kv_heads), which lie side by side, and
+# of values (kv_heads,), and the rows of each head that has any: head -> int16 (m, d_v) in units of
+# 2**-ATTENTION_FRACTION values.
 IntegerAttention = Callable[
-    [Int8Array, Sequence[Sequence[SoftmaxScale]], npt.NDArray[np.int64]], npt.NDArray[np.int16]
+    [Float32Array, Float32Array, Mapping[int, HeadRows]], Mapping[int, npt.NDArray[np.int16]]
 ]
 
 
@@ -51,14 +77,23 @@ def rotated(rows: Float32Array) -> Float32Array:
     return (result * np.float32(block**-0.5)).reshape(rows.shape)
 
 
-def largest_magnitudes(rows: Float32Array) -> Float32Array:
-    """Return the largest magnitude of each head (heads,) in rows (n, heads, d); 0 if n is 0."""
-    largest: Float32Array = np.abs(rows).max(axis=(0, 2), initial=0)
-    return largest
+def magnitudes(rows: Float32Array) -> Float32Array:
+    """Return the largest magnitude of each row and head (n, heads) in rows (n, heads, d)."""
+    return np.asarray(np.abs(rows).max(axis=2))
+
+
+def seen_scales(rows: Float32Array, offset: int, before: Float32Array | float = 0) -> Float32Array:
+    """Return the scales (t, heads) of tokens, of which i sees rows 0 .. offset + i.
+
+    ``rows`` are (offset + t, heads, d), ``before`` is the largest magnitude of rows that come
+    before these (heads,).
+    """
+    largest = np.maximum.accumulate(magnitudes(rows), axis=0)[offset:]
+    return head_scales(np.maximum(largest, np.asarray(before, np.float32)))
 
 
 def head_scales(largest: Float32Array) -> Float32Array:
-    """Return the scales of heads (heads,) whose largest magnitudes are these.
+    """Return the scales of heads (..., heads) whose largest magnitudes are these.
 
     They are powers of two, to `STEPS` steps an octave.
     """
@@ -68,31 +103,74 @@ def head_scales(largest: Float32Array) -> Float32Array:
 
 
 def quantize_heads(rows: Float32Array, scales: Float32Array) -> Int8Array:
-    """Return rows (n, heads, d) in units of the heads' scales (heads,), INT8."""
+    """Return rows (n, heads, d) in units of the heads' scales (heads,), INT8, saturated."""
     units: Float32Array = np.rint(rows / scales[:, None])
     return np.clip(units, -LEVELS, LEVELS).astype(np.int8)
 
 
-def attend_rows(
-    rows: Float32Array,
-    lengths: npt.NDArray[np.int64],
+def attend_rounds(
+    queries: Sequence[Float32Array],
+    key_scales: Float32Array,
+    value_scales: Float32Array,
     *,
+    offset: int,
     scale: float,
     engine: IntegerAttention,
 ) -> Float32Array:
-    """Return attention (kv_heads, m, d_v) in units of the values' integers.
+    """Return attention (kv_heads, group, t, d_v) of tokens that each see the keys up to their own.
 
-    ``rows`` are queries (kv_heads, m, d) in units of the keys' integers; each sees the first
-    ``lengths`` (m,) keys.
+    Parameters
+    ----------
+    queries
+        (kv_heads, group, t, d) of each source of keys, rotated; the sources lie side by side.
+    key_scales, value_scales
+        (sources, t, kv_heads) and (t, kv_heads): those of `seen_scales`.
+    offset
+        Keys before the first token.
+    scale
+        Of the scores.
+    engine
+        Holds keys and values.
     """
-    kv_heads, m, d = rows.shape
-    values, scales = quantize_rows(rows.reshape(-1, d))
-    per_row = scales.reshape(kv_heads, m).astype(np.float64) * scale
-    encoded = [
-        [SoftmaxScale.encode(max(one, _LEAST_SCALE)) for one in head] for head in per_row.tolist()
-    ]
-    result = engine(values.reshape(rows.shape), encoded, lengths)
-    return result.astype(np.float32) / np.float32(1 << ATTENTION_FRACTION)
+    in_units = np.concatenate(
+        [part * one.T[:, None, :, None] for part, one in zip(queries, key_scales, strict=True)],
+        axis=3,
+    )
+    kv_heads, group, t, d = in_units.shape
+    values, row_scales = quantize_rows(in_units.reshape(-1, d))
+    values = values.reshape(in_units.shape)
+    per_row = row_scales.reshape(in_units.shape[:3]).astype(np.float64) * scale
+    all_scales = np.concatenate([key_scales, value_scales[None]])  # (sources + 1, t, kv_heads)
+    changes = (all_scales[:, 1:] != all_scales[:, :-1]).any(axis=0)
+    round_of = np.zeros((t, kv_heads), np.int64)
+    np.cumsum(changes, axis=0, out=round_of[1:])
+    result: Float32Array | None = None
+    for turn in range(int(round_of[-1].max()) + 1):
+        now = np.minimum(turn, round_of[-1])  # heads that are through keep their last scales
+        first = (round_of == now).argmax(axis=0)
+        scales = np.take_along_axis(all_scales, first[None, None], axis=1)[:, 0]
+        tokens = {
+            head: np.flatnonzero(round_of[:, head] == turn)
+            for head in range(kv_heads)
+            if turn <= round_of[-1, head]
+        }
+        rows = {
+            head: HeadRows(
+                np.ascontiguousarray(values[head][:, at]).reshape(-1, d),
+                [
+                    SoftmaxScale.encode(max(one, _LEAST_SCALE))
+                    for one in per_row[head][:, at].reshape(-1).tolist()
+                ],
+                np.tile(offset + 1 + at, group),
+            )
+            for head, at in tokens.items()
+        }
+        for head, mixed in engine(scales[:-1], scales[-1], rows).items():
+            if result is None:
+                result = np.empty((kv_heads, group, t, mixed.shape[1]), np.float32)
+            result[head][:, tokens[head]] = mixed.reshape(group, -1, mixed.shape[1])
+    assert result is not None  # there is at least one token
+    return result / np.float32(1 << ATTENTION_FRACTION) * value_scales.T[:, None, :, None]
 
 
 def attend_grouped(
@@ -106,17 +184,15 @@ def attend_grouped(
 ) -> Float32Array:
     """Return attention (t, heads * d_v) of queries (t, heads, d) by an engine that holds the rest.
 
-    Query i sees keys 0 .. offset + i; ``key_scales`` and ``value_scales`` are (kv_heads,).
+    Query i sees keys 0 .. offset + i; ``key_scales`` and ``value_scales`` are (t, kv_heads).
     """
     t, heads, d = q.shape
-    kv_heads = len(key_scales)
-    group = heads // kv_heads
-    rows = q.reshape(t, kv_heads, group, d).transpose(1, 2, 0, 3).reshape(kv_heads, group * t, d)
-    lengths = np.tile(np.arange(offset + 1, offset + t + 1), group)
-    in_units = rotated(rows) * key_scales[:, None, None]
-    result = attend_rows(in_units, lengths, scale=scale, engine=engine)
-    mixed = rotated(result * value_scales[:, None, None]).reshape(kv_heads, group, t, -1)
-    return np.ascontiguousarray(mixed.transpose(2, 0, 1, 3)).reshape(t, -1)
+    kv_heads = key_scales.shape[1]
+    rows = rotated(q.reshape(t, kv_heads, heads // kv_heads, d).transpose(1, 2, 0, 3))
+    result = attend_rounds(
+        [rows], key_scales[None], value_scales, offset=offset, scale=scale, engine=engine
+    )
+    return np.ascontiguousarray(rotated(result).transpose(2, 0, 1, 3)).reshape(t, -1)
 
 
 def attend_int8(
@@ -130,34 +206,36 @@ def attend_int8(
 ) -> Float32Array:
     """Return attention (t, heads * head_dim) as an engine that takes ``block`` keys at a time."""
     visible = offset + q.shape[0]
-    seen_keys, seen_values = rotated(keys[:visible]), rotated(values[:visible])
-    scales = [head_scales(largest_magnitudes(seen)) for seen in (seen_keys, seen_values)]
-    engine = reference_attention(
-        quantize_heads(seen_keys, scales[0]), quantize_heads(seen_values, scales[1]), block
-    )
+    seen = rotated(keys[:visible]), rotated(values[:visible])
+    scales = [seen_scales(rows, offset) for rows in seen]
+    engine = reference_attention([seen[0]], seen[1], block)
     return attend_grouped(q, *scales, offset=offset, scale=scale, engine=engine)
 
 
-def reference_attention(keys: Int8Array, values: Int8Array, block: int) -> IntegerAttention:
-    """Return the golden model with keys and values (n, kv_heads, ...)."""
+def reference_attention(
+    keys: Sequence[Float32Array], values: Float32Array, block: int
+) -> IntegerAttention:
+    """Return the golden model with rotated keys, of each source, and values (n, kv_heads, ...)."""
 
     def engine(
-        queries: Int8Array,
-        scales: Sequence[Sequence[SoftmaxScale]],
-        lengths: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.int16]:
-        heads = [
-            reference.attention(
-                queries[head],
-                keys[:, head],
-                values[:, head],
-                multipliers=[one.multiplier for one in scales[head]],
-                shifts=[one.shift for one in scales[head]],
-                lengths=lengths,
+        key_scales: Float32Array, value_scales: Float32Array, rows: Mapping[int, HeadRows]
+    ) -> Mapping[int, npt.NDArray[np.int16]]:
+        found = {}
+        for head, one in rows.items():
+            seen, only = int(one.lengths.max()), slice(head, head + 1)
+            parts = [
+                quantize_heads(source[:seen, only], scales[only])[:, 0]
+                for source, scales in zip(keys, key_scales, strict=True)
+            ]
+            found[head] = reference.attention(
+                one.queries,
+                np.concatenate(parts, axis=1),
+                quantize_heads(values[:seen, only], value_scales[only])[:, 0],
+                multipliers=[scale.multiplier for scale in one.scales],
+                shifts=[scale.shift for scale in one.scales],
+                lengths=one.lengths,
                 block=block,
             )
-            for head in range(len(queries))
-        ]
-        return np.stack(heads)
+        return found
 
     return engine

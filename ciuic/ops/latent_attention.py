@@ -24,13 +24,11 @@ from ciuic.quantize import Float32Array
 from .attention import causal_weights, require_softmax
 from .attention_int8 import (
     IntegerAttention,
-    attend_rows,
-    head_scales,
+    attend_rounds,
     keys_at_a_time,
-    largest_magnitudes,
-    quantize_heads,
     reference_attention,
     rotated,
+    seen_scales,
 )
 from .operator import Cost, Operator, Shape, Spec, elements, require
 from .softmax import IntegerSoftmax, reference_softmax
@@ -161,7 +159,7 @@ def attend_latents_quantized(
 ) -> Float32Array:
     """Return latent attention (t, heads * v) by an engine that holds latents and rotary keys.
 
-    ``scales`` (2,) are those of the two.
+    ``scales`` (2, t, 1) are those of the two.
     """
     t, heads, nope = q_nope.shape
     rank = len(up_keys)
@@ -169,15 +167,9 @@ def attend_latents_quantized(
     head_up_values = up_values.astype(np.float64).reshape(rank, heads, -1)
     to_latents = np.einsum("thn,rhn->htr", q_nope.astype(np.float64), head_up_keys, optimize=True)
     to_rope = q_rope.transpose(1, 0, 2).astype(np.float64) * rope_gain
-    rows = [
-        rotated(part.astype(np.float32)) * one
-        for part, one in zip((to_latents, to_rope), scales, strict=True)
-    ]
-    lengths = np.tile(np.arange(offset + 1, offset + t + 1), heads)
-    result = attend_rows(
-        np.concatenate(rows, axis=2).reshape(1, heads * t, -1), lengths, scale=scale, engine=engine
-    )
-    mixed = rotated(result * scales[0]).reshape(heads, t, rank).astype(np.float64)
+    rows = [rotated(part.astype(np.float32))[None] for part in (to_latents, to_rope)]
+    result = attend_rounds(rows, scales, scales[0], offset=offset, scale=scale, engine=engine)
+    mixed = rotated(result[0]).astype(np.float64)  # (heads, t, rank)
     by_token = np.einsum("htr,rhv->thv", mixed, head_up_values, optimize=True)
     return np.asarray(by_token.reshape(t, -1), np.float32)
 
@@ -198,11 +190,10 @@ def attend_latents_int8(
     """Return latent attention (t, heads * v) as an engine that takes ``block`` keys at a time."""
     visible = offset + len(q_nope)
     seen = [rotated(part[:visible, None]) for part in (latents, rope_keys)]
-    scales = [head_scales(largest_magnitudes(part)) for part in seen]
-    values, turned = (quantize_heads(part, one) for part, one in zip(seen, scales, strict=True))
-    engine = reference_attention(np.concatenate([values, turned], axis=2), values, block)
+    scales = np.stack([seen_scales(part, offset) for part in seen])
+    engine = reference_attention(seen, seen[0], block)
     return attend_latents_quantized(
-        *(q_nope, q_rope, up_keys, up_values, np.concatenate(scales)),
+        *(q_nope, q_rope, up_keys, up_values, scales),
         offset=offset,
         scale=scale,
         rope_gain=rope_gain,

@@ -2,7 +2,9 @@
 
 Source: Google, "Trace Event Format", JSON object format. A device is a process: its tasks, its link
 to the host, what its hardware says of itself (an overlay's descriptors), and the host's waits for
-it are threads in that order. Each memory tier is a counter, with a series for each device.
+it are threads in that order. The format has no slices of a thread that overlap; transfers, or
+waits, at the same time are on further threads. Each memory tier is a counter, with a series for
+each device.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class Lane(NamedTuple):
 
 TASKS = Lane(1, "task", "tasks")
 LINK = Lane(2, "transfer", "link to the host")
-HARDWARE = Lane(3, "descriptor", "descriptors, at the overlay's clock")
-WAITS = Lane(4, "wait", "the host waits")
+HARDWARE = Lane(100, "descriptor", "descriptors, at the overlay's clock")
+WAITS = Lane(101, "wait", "the host waits")
 
 
 def chrome_trace(records: Sequence[TaskRecord], tiers: Mapping[str, str]) -> dict[str, Any]:
@@ -44,17 +46,27 @@ def chrome_trace(records: Sequence[TaskRecord], tiers: Mapping[str, str]) -> dic
     starts += [span.start for record in records for span in record.spans]
     origin = min(starts, default=0.0)
     processes: dict[str, int] = {}
-    lanes: dict[tuple[int, Lane], None] = {}
+    lanes: dict[tuple[int, Lane], float] = {}  # when its last slice ends
     events: list[dict[str, Any]] = []
     for record in sorted(records, key=lambda record: record.start):
         process = processes.setdefault(record.device, len(processes) + 1)
         for lane, event in _slices(record, origin):
-            lanes.setdefault((process, lane))
+            if lane in (LINK, WAITS):
+                while lanes.get((process, lane), 0.0) > event["ts"]:
+                    lane = _beside(lane)
+            end = event["ts"] + event["dur"]
+            lanes[process, lane] = max(end, lanes.get((process, lane), 0.0))
             events.append({**event, "pid": process, "tid": lane.number})
     return {
         "traceEvents": [*_names(processes, lanes), *events, *_memory(records, tiers, origin)],
         "displayTimeUnit": "ms",
     }
+
+
+def _beside(lane: Lane) -> Lane:
+    """Return a further thread for what overlaps."""
+    name, _, count = lane.name.partition(", ")
+    return Lane(lane.number + 1, lane.category, f"{name}, {int(count or 1) + 1}")
 
 
 def _slices(record: TaskRecord, origin: float) -> Iterator[tuple[Lane, dict[str, Any]]]:
@@ -89,7 +101,7 @@ def _slice(
 
 
 def _names(
-    processes: Mapping[str, int], lanes: Mapping[tuple[int, Lane], None]
+    processes: Mapping[str, int], lanes: Mapping[tuple[int, Lane], float]
 ) -> Iterator[dict[str, Any]]:
     def name(what: str, pid: int, tid: int, **args: object) -> dict[str, Any]:
         return {"name": what, "ph": "M", "pid": pid, "tid": tid, "args": args}

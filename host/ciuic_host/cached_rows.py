@@ -1,14 +1,15 @@
 """Keys and values on the FPGA device: float32 on the host and, packed, in the overlay's memory.
 
-A cache grows at its end. So what is packed stays until the end is cut off or the largest magnitude
-of a head leaves its octave's step (`ciuic.ops.attention_int8`); then it is packed again.
+A cache grows at its end. So what is packed stays until the end is cut off or a token has other
+scales, since the largest magnitude of a head has left its octave's step
+(`ciuic.ops.attention_int8`); then it is packed again.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ciuic.ops.attention_int8 import head_scales, largest_magnitudes, quantize_heads, rotated
+from ciuic.ops.attention_int8 import magnitudes, quantize_heads, rotated, seen_scales
 from ciuic.quantize import Float32Array
 
 from .attention import CacheHandle, Role, rows_at_a_time
@@ -73,7 +74,7 @@ class PackedRows:
     handle
         Where the rows are.
     scales
-        Of each source: the heads' scales (heads,).
+        Of each source, the heads' scales by which the rows are held (heads,).
     """
 
     def __init__(self, overlay: Overlay, role: Role, sources: tuple[CachedRows, ...]) -> None:
@@ -91,12 +92,23 @@ class PackedRows:
             self._count = count
             self._largest = self._largest_in(0, count)
 
-    def sync(self, overlay: Overlay, count: int) -> None:
-        """Have the overlay hold the first ``count`` rows, by the scales of just these."""
+    def seen_scales(self, offset: int, stop: int) -> Float32Array:
+        """Return the scales (sources, n, heads) of rows from ``offset`` on, of all up to each."""
+        self.cut(offset)
+        before = np.maximum(self._largest, self._largest_in(self._count, offset))
+        return np.stack(
+            [
+                seen_scales(source.rotated(offset, stop), 0, largest)
+                for source, largest in zip(self.sources, before, strict=True)
+            ]
+        )
+
+    def sync(self, overlay: Overlay, count: int, scales: Float32Array) -> None:
+        """Have the overlay hold the first ``count`` rows by scales (sources, heads), saturated."""
         self.cut(count)
-        largest = np.maximum(self._largest, self._largest_in(self._count, count))
-        scales = head_scales(largest)
         same = self._count > 0 and np.array_equal(scales, self.scales)
+        if same and self._count == count:
+            return
         block = rows_at_a_time(overlay.config)
         start = self._count // block * block if same else 0
         parts = [
@@ -104,7 +116,8 @@ class PackedRows:
             for source, scale in zip(self.sources, scales, strict=True)
         ]
         overlay.write_cache(self.handle, start, np.concatenate(parts, axis=2))
-        self._count, self._largest, self.scales = count, largest, scales
+        self._largest = np.maximum(self._largest, self._largest_in(self._count, count))
+        self._count, self.scales = count, scales
 
     def release(self, overlay: Overlay) -> None:
         """Give the overlay's memory back."""
@@ -114,5 +127,8 @@ class PackedRows:
 
     def _largest_in(self, start: int, stop: int) -> Float32Array:
         return np.stack(
-            [largest_magnitudes(source.rotated(start, stop)) for source in self.sources]
+            [
+                magnitudes(source.rotated(start, stop)).max(axis=0, initial=0)
+                for source in self.sources
+            ]
         )

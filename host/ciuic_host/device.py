@@ -33,7 +33,7 @@ from ciuic.devices.roofline import Estimate, Roofline
 from ciuic.devices.statistics import Span
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
-from ciuic.ops.attention_int8 import attend_grouped, attend_int8, int8_form
+from ciuic.ops.attention_int8 import HeadRows, attend_grouped, attend_int8, int8_form
 from ciuic.ops.latent_attention import (
     attend_latents,
     attend_latents_int8,
@@ -273,9 +273,9 @@ class FpgaDevice(Device):
         q = _operand(inputs[0])
         with self._caches(inputs[1:]) as (keys, values):
             held = self._hold_cache(keys, values, settings["offset"] + len(q))
-            result = attend_grouped(
-                q, held.keys.scales[0], held.values.scales[0], engine=held.engine, **settings
-            )
+            seen = (settings["offset"], held.count)
+            scales = held.keys.seen_scales(*seen)[0], held.values.seen_scales(*seen)[0]
+            result = attend_grouped(q, *scales, engine=held.engine, **settings)
         if self.verify:
             golden = attend_int8(*map(_operand, inputs), block=self.overlay.config.cols, **settings)
             self._compare("attention", result, golden)
@@ -292,7 +292,7 @@ class FpgaDevice(Device):
         q_nope, q_rope, _, _, up_keys, up_values = map(_operand, inputs)
         with self._caches(inputs[2:4]) as (latents, rope_keys):
             held = self._hold_cache(latents, latents, settings["offset"] + len(q_nope), rope_keys)
-            scales = held.keys.scales[:, 0]
+            scales = held.keys.seen_scales(settings["offset"], held.count)
             result = attend_latents_quantized(
                 q_nope, q_rope, up_keys, up_values, scales, engine=held.engine, **settings
             )
@@ -326,16 +326,9 @@ class FpgaDevice(Device):
     def _hold_cache(
         self, keys: CachedRows, values: CachedRows, count: int, *beside: CachedRows
     ) -> _Held:
-        """Have the overlay hold the first ``count`` keys and values."""
-        held = _Held(
-            self,
-            keys.packed(self.overlay, "keys", *beside),
-            values.packed(self.overlay, "values"),
-            count,
-        )
-        for packed in (held.keys, held.values):
-            packed.sync(self.overlay, count)
-        return held
+        """Return the first ``count`` keys and values as the overlay is to hold them."""
+        packed = keys.packed(self.overlay, "keys", *beside), values.packed(self.overlay, "values")
+        return _Held(self, *packed, count)
 
     def _kv_append(
         self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
@@ -404,25 +397,24 @@ class _Held:
     count: int
 
     def engine(
-        self,
-        queries: Int8Array,
-        scales: Sequence[Sequence[SoftmaxScale]],
-        lengths: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.int16]:
-        """Return the attention of queries (kv_heads, m, d)."""
+        self, key_scales: Float32Array, value_scales: Float32Array, rows: Mapping[int, HeadRows]
+    ) -> Mapping[int, npt.NDArray[np.int16]]:
+        """Return the attention of a round."""
+        self.keys.sync(self.device.overlay, self.count, key_scales)
+        self.values.sync(self.device.overlay, self.count, value_scales[None])
         calls = [
             Attention(
-                queries=queries[head],
-                scales=scales[head],
-                lengths=lengths,
+                queries=one.queries,
+                scales=one.scales,
+                lengths=one.lengths,
                 keys=self.keys.handle,
                 values=self.values.handle,
                 head=head,
                 count=self.count,
             )
-            for head in range(len(queries))
+            for head, one in rows.items()
         ]
-        return np.stack(self.device.attentions(calls))
+        return dict(zip(rows, self.device.attentions(calls), strict=True))
 
 
 def _contents(array: DeviceArray) -> Any:

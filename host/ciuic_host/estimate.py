@@ -33,7 +33,11 @@ def estimate(
     inputs: Sequence[Shape],
     attributes: Mapping[str, Any],
 ) -> Estimate | None:
-    """Return what a task takes of an overlay; None if the overlay has no kernel for it."""
+    """Return what a task takes of an overlay; None if the overlay has no kernel for it.
+
+    Attention in INT8 is taken to be one round (`ciuic.ops.attention_int8`), as it is for a token;
+    how many there are of a prompt depends on its contents.
+    """
     if op in ("linear", "linear_int4"):
         (m, k), n = inputs[0], inputs[1][-1]
         job = Job(m=m, k=k, n=n, w4=op == "linear_int4")

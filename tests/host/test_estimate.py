@@ -28,7 +28,7 @@ def attention(rng: np.random.Generator) -> tuple[Arrays, dict[str, Any]]:
     slots = offset + t + int(rng.integers(0, 50))
     shapes = [(t, 6, 8), (slots, 2, 8), (slots, 2, 8)]
     arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
-    return arrays, {"offset": offset, "scale": 0.35}
+    return in_one_round(arrays, 1, 2), {"offset": offset, "scale": 0.35}
 
 
 def latent_attention(rng: np.random.Generator) -> tuple[Arrays, dict[str, Any]]:
@@ -36,7 +36,14 @@ def latent_attention(rng: np.random.Generator) -> tuple[Arrays, dict[str, Any]]:
     slots = offset + t + int(rng.integers(0, 50))
     shapes = [(t, 3, 8), (t, 3, 4), (slots, 16), (slots, 4), (16, 24), (16, 30)]
     arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
-    return arrays, {"offset": offset, "scale": 0.35}
+    return in_one_round(arrays, 2, 3), {"offset": offset, "scale": 0.35}
+
+
+def in_one_round(arrays: Arrays, *cached: int) -> Arrays:
+    """Let the first rows of caches be the largest, so that all tokens have the same scales."""
+    for index in cached:
+        arrays[index][0] *= 1000
+    return arrays
 
 
 @pytest.mark.parametrize("config", ["tiny", "pynq-z2", "kv260"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from ciuic.devices import disk
 from ciuic.devices.cpu import CpuDevice
-from ciuic.devices.disk import METHODS, DiskReader, Method, fastest, measure, room_for
+from ciuic.devices.disk import METHODS, DiskReader, Method, fastest, measure, memory_for
 from ciuic.errors import TransferError
 from ciuic.memory.streaming import Streaming
 from ciuic.models.weight_file import WeightFile, WeightWriter
@@ -41,7 +40,7 @@ def test_bytes_are_those_of_the_file(file: Path, method: Method) -> None:
     for _ in range(30):
         start = int(rng.integers(0, NBYTES))
         nbytes = int(rng.integers(1, NBYTES - start + 1))
-        memory = mmap.mmap(-1, room_for(nbytes))
+        memory = memory_for(nbytes)
         np.testing.assert_array_equal(
             reader.read(start, nbytes, memory), contents[start : start + nbytes]
         )
@@ -52,7 +51,7 @@ def test_bytes_are_those_of_the_file(file: Path, method: Method) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_file_that_is_too_short_is_refused(file: Path, method: Method) -> None:
     reader = reader_of(file, method)
-    memory = mmap.mmap(-1, room_for(NBYTES))
+    memory = memory_for(NBYTES)
     with pytest.raises(TransferError, match=r"must have 50,003 bytes, not 50,001$"):
         reader.read(2, NBYTES, memory)
     reader.close()

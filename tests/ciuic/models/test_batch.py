@@ -49,17 +49,27 @@ def test_packs_hold_every_token_once_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "temperature"), [("cpu", 0.0), ("cpu", 1.0), ("fpga:emulated?config=tiny", 0.0)]
+    ("device", "temperature", "attention"),
+    [
+        ("cpu", 0.0, None),
+        ("cpu", 1.0, None),
+        ("cpu", 0.0, "int8x16"),
+        ("fpga:emulated?config=tiny", 0.0, None),  # INT8, its own
+        ("fpga:emulated?config=tiny", 0.0, "q16"),
+    ],
 )
 def test_every_text_is_that_of_its_prompt_alone(
-    model: Model, device: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+    model: Model,
+    device: str,
+    temperature: float,
+    attention: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prompts of any lengths, packed in any way; texts that end early leave the others alone."""
     model.place({1: device})
-    # In INT8 the scales of keys depend on which tokens go through together.
-    model.layers[1].attention = None if device == "cpu" else "q16"
+    model.layers[1].attention = attention
     reasons = set()
-    for seed in range(3 if device == "cpu" else 1):
+    for seed in range(3 if attention is None and device == "cpu" else 1):
         rng = random.Random(seed)
         prompts = [*random_prompts(model, rng), [5] * (model.config.max_seq_len - 3)]
         sampling = SamplingOptions(temperature=temperature, seed=seed)
@@ -75,11 +85,14 @@ def test_every_text_is_that_of_its_prompt_alone(
             assert alone.ids == text.ids, f"seed {seed}"
             assert alone.stop_reason == text.stop_reason
             reasons.add(text.stop_reason)
-    assert device != "cpu" or {"stop", "context"} <= reasons
+    assert device != "cpu" or attention is not None or {"stop", "context"} <= reasons
 
 
-def test_logits_of_a_batch_are_those_alone_bit_for_bit(model: Model) -> None:
-    for seed in range(5):
+@pytest.mark.parametrize("attention", [None, "q16", "int8x8"])
+def test_logits_of_a_batch_are_those_alone_bit_for_bit(model: Model, attention: str | None) -> None:
+    for layer in model.layers:
+        layer.attention = attention
+    for seed in range(5 if attention is None else 2):
         prompts = random_prompts(model, random.Random(seed))
         caches = [model.new_cache() for _ in prompts]
         last = list(range(2, 2 + len(prompts)))

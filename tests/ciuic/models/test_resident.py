@@ -11,6 +11,7 @@ import pytest
 
 from ciuic.cli import main
 from ciuic.devices import DeviceManager
+from ciuic.devices.cpu import CpuDevice
 from ciuic.models.converted import convert
 from ciuic.models.loading import load_model
 from ciuic.models.names import DEFAULT_MODEL
@@ -20,6 +21,7 @@ from ciuic.models.planner import PlanRequest
 from ciuic.models.resident import resident
 from ciuic.runtime import Runtime
 
+from . import small_dense
 from .conftest import Write
 
 Capture = pytest.CaptureFixture[str]
@@ -172,9 +174,15 @@ def test_converted_models_are_planned_too(small_model: Write, tmp_path: Path) ->
     assert planned(DEFAULT_MODEL, 1 << 30).fits
 
 
+@pytest.mark.parametrize("piece_nbytes", [None, 1000])
 def test_the_host_reads_from_the_file_what_it_may_not_keep(
-    tmp_path: Path, capsys: Capture, small_model: Write
+    tmp_path: Path,
+    capsys: Capture,
+    small_model: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    piece_nbytes: int | None,
 ) -> None:
+    monkeypatch.setattr(CpuDevice, "piece_nbytes", piece_nbytes)
     path, folder = small_model(5, tied=False, n_kv_heads=4), tmp_path / "c"
     with load_model(path, quantize="int8") as model:
         convert(model, folder)
@@ -189,7 +197,31 @@ def test_the_host_reads_from_the_file_what_it_may_not_keep(
     (one,) = capped["residency"]
     assert (one["device"], one["source"]) == ("cpu", "disk")
     assert one["streamed"]
+    assert any("[" in name for name in one["streamed"]) == (piece_nbytes is not None)
     assert one["pinned_bytes"] + one["slots"] * one["slot_bytes"] <= 60_000
     # Weights that were quantized when they were loaded are in no file.
     assert main(["run", str(path), *run, "--cap", f"CPU={cap}"]) == 2
     assert "cpu: a model from `ciuic convert`, streaming from its file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", ["qwen2", "llama-every-bias"])
+def test_pieces_have_their_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    small_dense.write_folder(tmp_path / "whole", variant)
+    with load_model(tmp_path / "whole", quantize="int8") as model:
+        convert(model, tmp_path / "c")
+        expected = list(model.generate([5, 6, 7], 6))
+    monkeypatch.setattr(CpuDevice, "piece_nbytes", 700)
+    how: dict[str, Any] = {"place": "*=cpu", "context": 9, "prompt_tokens": 3, "on_disk": True}
+    (row, *_) = planned(tmp_path / "c", 1, **how, caps={}).memory
+    cap = row.total_bytes - row.nbytes["weights"] // 2
+    plan = planned(tmp_path / "c", 1, **how, caps={"CPU": cap})
+    (one,) = plan.residency
+    assert len(one.streamed) > one.slots == 8
+    runtime = Runtime(DeviceManager())
+    with load_model(tmp_path / "c", runtime=runtime) as model:
+        with resident(model, plan.residency):
+            assert runtime.divisions
+            assert list(model.generate([5, 6, 7], 6)) == expected
+        assert not runtime.divisions

@@ -99,3 +99,27 @@ def test_a_trace_that_cannot_be_written_leaves_no_file(
     with pytest.raises(OSError, match=r"^no room$"):
         Trace().write(tmp_path / "trace.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_transfers_at_the_same_time_are_beside_each_other() -> None:
+    trace = Trace()
+    for start, seconds in ((1.0, 3.0), (2.0, 3.0), (2.5, 0.1), (4.0, 1.0), (6.0, 1.0)):
+        trace(TaskRecord("cpu", "upload", (), {}, start, seconds, 8))
+    written = trace.chrome()
+    check_format(written)
+    link = "link to the host"
+    assert [one.lane for one in slices(written)] == [link, f"{link}, 2", f"{link}, 3", link, link]
+
+
+def test_the_check_notices_slices_that_overlap() -> None:
+    trace = Trace()
+    for record in RECORDS:
+        trace(record)
+    written = trace.chrome()
+    for event in written["traceEvents"]:
+        if event.get("name") == "linear":
+            event["dur"] *= 2
+            written["traceEvents"].append({**event, "ts": event["ts"] + 1, "dur": event["dur"]})
+            break
+    with pytest.raises(AssertionError):
+        check_format(written)
