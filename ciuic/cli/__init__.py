@@ -38,7 +38,8 @@ COMMANDS: dict[str, str] = {
     "convert": "write a model's weights as devices take them, once",
     "bench": "measure, and print each figure with what it depends on",
     "board": "run a simulated board, which programs for PYNQ.remote reach",
-    "build": "synthesize an overlay for a board, place and route it, show what it takes",
+    "build": "synthesize an overlay for a board, make a bitstream of it, show what it takes",
+    "bitstreams": "list what was built for boards, and check it",
     "doctor": "show what is installed, what is missing and how to mend it",
 }
 """Command -> one line of help. Command ``x`` is the module ``ciuic.cli.x`` or an entry point."""

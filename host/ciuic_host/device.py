@@ -52,6 +52,7 @@ from .estimate import INT32_NBYTES, Shape, estimate, task_staging_bytes
 from .gemm import Packed, WeightHandle
 from .overlay import Overlay
 from .overlay import open as open_overlay
+from .pynq_board import is_board_here
 from .transport import Buffer
 from .uri import split_option, transports
 
@@ -452,10 +453,10 @@ def open_device(uri: str) -> FpgaDevice:
 
 
 def list_devices(*, emulated: bool = True) -> list[str]:
-    """Return the URIs of the devices available here; each stands in for a board."""
-    if not emulated:
-        return []
-    available = {"emulated": True, "rtl": _can_simulate()}
+    """Return the URIs of the devices available here: this board, and what stands in for one."""
+    available = {"pynq": is_board_here()}
+    if emulated:
+        available |= {"emulated": True, "rtl": _can_simulate()}
     return [f"fpga:{kind}" for kind in transports() if available.get(kind, False)]
 
 

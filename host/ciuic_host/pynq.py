@@ -1,10 +1,11 @@
 """The overlay on a PYNQ board, by way of the `pynq` package: on the board, or from a laptop.
 
 ``fpga:pynq`` is this board, ``fpga:pynq@192.0.2.7`` one whose PYNQ.remote server is reached there.
-The bitstream is a ``.bit`` with its ``.hwh`` beside it; before the board is programmed both are
-compared with the board and with this package. Needs pynq 3.0 to 4.0 on the board, 4.0 elsewhere,
-and nothing of Ciuic but `ciuic` and this package. One board at a time in a process, as `pynq` knows
-one active device; a second one takes the interrupts of the first, unless that has ``poll=1``.
+The bitstream is a ``.bit`` with its ``.hwh`` beside it, by default the one that `pynq_board` finds;
+before the board is programmed both are compared with the board and with this package. Needs pynq
+3.0 to 4.0 on the board, 4.0 elsewhere, and nothing of Ciuic but `ciuic` and this package. One board
+at a time in a process, as `pynq` knows one active device; a second one takes the interrupts of the
+first, unless that has ``poll=1``.
 
 What `pynq` gets wrong is mended here, and nowhere else: the clock of a Zynq-7000 (its frequency is
 None in release 4.0), what it keeps of the first device of a process, and that a bitstream is sent
@@ -32,6 +33,7 @@ from ciuic.errors import (
 )
 
 from .memory import MIB
+from .pynq_board import find_bitstream
 from .pynq_design import Design, check_design
 from .pynq_interrupt import InterruptLine, Polling, forget_interrupts
 from .pynq_memory import CachedMemory, RemoteMemory
@@ -41,6 +43,7 @@ from .uri import Options
 if TYPE_CHECKING:
     from .pynq_remote import Deadline
 
+MEMINFO = Path("/proc/meminfo")
 SIMULATED = "/proc/device-tree/chosen/ciuic_simulated"  # a file that no board has
 LATE_SECONDS = 0.5  # within which an interrupt arrives that the overlay has raised
 CLOCK_TOLERANCE = 0.01
@@ -50,9 +53,10 @@ INSTALL = "pip install 'ciuic[pynq]'"
 def open_transport(options: Options) -> Transport:
     """Program a board and open its overlay.
 
-    Options: ``bitstream`` (path of a ``.bit``), ``clock`` (MHz, at most what the bitstream was
-    built for, which is the default), ``memory`` (MiB of buffers, by default what the board has
-    free) and ``poll`` (1: ask registers instead of waiting for interrupts).
+    Options: ``bitstream`` (path of a ``.bit``, by default the board's of `pynq_board`), ``clock``
+    (MHz, at most what the bitstream was built for, which is the default), ``memory`` (MiB of
+    buffers, by default what the board has free) and ``poll`` (1: ask registers instead of waiting
+    for interrupts).
     """
     address = options.address()
     bitstream = options.path("bitstream")
@@ -60,11 +64,14 @@ def open_transport(options: Options) -> Transport:
     memory = options.integer("memory", 0, 0, 1 << 20)
     poll = options.flag("poll", address is not None)
     options.check_all_known()
-    if bitstream is None:
-        raise UsageError(f"{options.uri}: bitstream must be the path of a .bit with its .hwh")
     if address is not None and not poll:
         raise UsageError(f"{options.uri}: poll must be 1, as PYNQ.remote has no interrupts")
     device, deadline = _device(options.uri, address)
+    try:
+        bitstream = bitstream or find_bitstream(options.uri, device)
+    except CiuicError:
+        _disconnect(device, deadline)
+        raise
     return PynqTransport(
         options.uri,
         bitstream,
@@ -177,7 +184,6 @@ class PynqTransport(Transport):
     def _program(self, bitstream: Path, clock_mhz: float | None, poll: bool) -> None:
         import pynq
 
-        use_device(self._device)
         self._overlay, design = load_overlay(self.name, bitstream, self._device)
         self.clock_mhz = _set_clock(self.name, design, clock_mhz)
         self._mmio = pynq.MMIO(design.base, design.span, device=self._device)
@@ -335,14 +341,18 @@ class PynqTransport(Transport):
                     with self._told("memory was freed"):
                         memory.clear()
         finally:
-            if self._deadline is not None:
-                from .pynq_remote import disconnect
-
-                disconnect(self._device)
+            _disconnect(self._device, self._deadline)
             self._on_close()
 
 
-def load_overlay(name: str, bitstream: Path, device: Any) -> tuple[Any, Design]:
+def _disconnect(device: Any, deadline: Deadline | None) -> None:
+    if deadline is not None:
+        from .pynq_remote import disconnect
+
+        disconnect(device)
+
+
+def load_overlay(name: str, bitstream: Path | None, device: Any) -> tuple[Any, Design]:
     """Program a board; return the `pynq.Overlay` and where Ciuic's overlay is in it.
 
     Parameters
@@ -350,7 +360,7 @@ def load_overlay(name: str, bitstream: Path, device: Any) -> tuple[Any, Design]:
     name
         Of the device, for errors.
     bitstream
-        A ``.bit``, its ``.hwh`` beside it.
+        A ``.bit``, its ``.hwh`` beside it; what `find_bitstream` finds if None.
     device
         The `pynq` device, such as ``pynq.Device.active_device``.
 
@@ -363,9 +373,11 @@ def load_overlay(name: str, bitstream: Path, device: Any) -> tuple[Any, Design]:
     """
     import pynq
 
+    bitstream = bitstream or find_bitstream(name, device)
     for path in (bitstream, bitstream.with_suffix(".hwh")):
         if not path.is_file():
             raise UsageError(f"{name}: {path} must be a file")
+    use_device(device)
     with warnings.catch_warnings():
         # pynq warns of an IP whose version `pynq_driver` is not for; its ABI is checked below.
         warnings.filterwarnings("ignore", "IP .* and driver found for", UserWarning)
@@ -385,9 +397,9 @@ def _is_simulated(device: Any, *, remote: bool) -> bool:
 def _free_bytes(name: str, device: Any, deadline: Deadline | None) -> int:
     """Return the contiguous memory that a board has free."""
     if deadline is None:
-        text = Path("/proc/meminfo").read_text()
+        text = MEMINFO.read_text()
     else:
-        text = device.read_file("/proc/meminfo").decode()
+        text = device.read_file(str(MEMINFO)).decode()
     for line in text.splitlines():
         key, _, value = line.partition(":")
         if key == "CmaFree":

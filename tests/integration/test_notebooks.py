@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "host" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 CELL_SECONDS = 300  # the first to open a simulated board compiles its overlay
 EMULATED, BOARD = "fpga:emulated?config=tiny", "fpga:pynq-sim?config=tiny"
-ON_THE_BOARD = ("1-first-steps", "2-a-model-layer")  # the other one uses no device
+ON_THE_BOARD = ("1-first-steps", "2-a-model-layer")  # the others use no device
 RUNS = [
     *((path, EMULATED) for path in NOTEBOOKS),
     *(
@@ -26,7 +26,7 @@ RUNS = [
 
 
 def test_there_are_notebooks() -> None:
-    assert len(NOTEBOOKS) == 3
+    assert len(NOTEBOOKS) == 4
 
 
 @pytest.mark.parametrize(("path", "uri"), RUNS, ids=lambda value: getattr(value, "stem", value))

@@ -10,7 +10,10 @@ OVERLAY = "sim/benches/test_overlay.py"
 SOFTMAX = "tests/hw/test_softmax_engine.py"
 SOFTMAX_RTL = "sim/benches/test_softmax.py::test_softmax_engine[lanes-4]"
 ATTENTION = "sim/benches/test_attention.py::test_attention_engine[plain]"
-BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_RTL, ATTENTION)
+ZYNQ = "tests/hw/test_zynq_bridges.py"
+ZYNQ_RTL = "sim/benches/test_zynq.py"
+ECP5 = "tests/hw/test_ecp5.py"
+BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_RTL, ATTENTION, ZYNQ, ZYNQ_RTL, ECP5)
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
 TESTS = {
     GEMM: "every_option|tiles_of_rows|long_rows|random_products|chained_products",
@@ -19,6 +22,9 @@ TESTS = {
     SOFTMAX: "",  # in Amaranth's simulator; stops at the first test that fails
     SOFTMAX_RTL: ".*",
     ATTENTION: "bad_desc|corners|rows_see|slowly|chained_heads",
+    ZYNQ: "",
+    ZYNQ_RTL: ".*",
+    ECP5: "",
 }
 
 
@@ -194,4 +200,34 @@ MUTATIONS = (
         ATTENTION,
     ),
     Mutation("attention/output.py", "1 << (QUOTIENT_SHIFT - 1)", "0", ATTENTION),
+    # What joins the overlay to a Zynq-7000.
+    Mutation("zynq/memory.py", "last.eq(left < beats)", "last.eq(left <= beats)", ZYNQ),
+    Mutation("zynq/memory.py", "axi3.rlast & last_read", "axi3.rlast", ZYNQ),
+    Mutation("zynq/memory.py", "axi4.wlast | beat.all()", "axi4.wlast", ZYNQ),
+    Mutation("zynq/memory.py", "axi3.bresp | errors", "axi3.bresp", ZYNQ),
+    Mutation("zynq/memory.py", "Mux(last_write, 0, axi4.bresp)", "axi4.bresp", ZYNQ),
+    Mutation("zynq/memory.py", "(axi4.bready | ~last_write)", "axi4.bready", ZYNQ),
+    Mutation("zynq/memory.py", "cutter.o.valid & flags.w_rdy", "cutter.o.valid", ZYNQ),
+    Mutation("zynq/control.py", "~mask | onward & mask", "~mask | onward", ZYNQ),
+    Mutation("zynq/control.py", "error.eq(error | answer)", "error.eq(answer)", ZYNQ),
+    Mutation("zynq/control.py", "answer.eq(DECERR), word", "answer.eq(0), word", ZYNQ),
+    Mutation("zynq/control.py", "rlast.eq(beats == 0)", "rlast.eq(1)", ZYNQ),
+    Mutation("zynq/interrupts.py", "irq.eq(pending & master)", "irq.eq(pending)", ZYNQ),
+    Mutation("zynq/interrupts.py", "enable & ~value[0]", "enable", ZYNQ),
+    Mutation("zynq/interrupts.py", "m.If(hardware & self", "m.If(self", ZYNQ),
+    Mutation("zynq/interrupts.py", "m.If(write & bus.wstrb[0])", "m.If(write)", ZYNQ),
+    Mutation(
+        "zynq/system.py",
+        "interrupts.interrupt.eq(overlay",
+        "interrupts.interrupt.eq(~overlay",
+        ZYNQ_RTL,
+    ),
+    # The overlay on an ECP5.
+    Mutation("ecp5/memory.py", "outside.eq(addr[high:].any())", "outside.eq(0)", ECP5),
+    Mutation("ecp5/memory.py", "step.eq(~offered | ready)", "step.eq(1)", ECP5),
+    Mutation("ecp5/memory.py", "ready.eq(idle & ~earlier)", "ready.eq(idle)", ECP5),
+    Mutation("ecp5/bridge.py", "WORD_BYTES).eq(-1)", "WORD_BYTES).eq(1)", ECP5),
+    Mutation("ecp5/bridge.py", "word.eq(word >> 8)", "word.eq(word >> 4)", ECP5),
+    Mutation("ecp5/uart.py", "line & ~taken[0]", "~taken[0]", ECP5),
+    Mutation("ecp5/crossing.py", "ready.eq(given == taken_here)", "ready.eq(1)", ECP5),
 )

@@ -29,4 +29,4 @@ def test_each_group_has_its_members() -> None:
     assert {"cpu", "opencl", "fpga"} <= names["ciuic.devices"]
     assert {"emulated", "pynq", "pynq-sim", "rtl"} <= names["ciuic.transports"]
     assert {"gemm", "model", "sim", "softmax"} <= names["ciuic.benches"]
-    assert {"board", "build"} <= names["ciuic.commands"]
+    assert {"bitstreams", "board", "build"} <= names["ciuic.commands"]

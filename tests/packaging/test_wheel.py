@@ -1,4 +1,4 @@
-"""The wheel holds the four packages, all of their files, and nothing else."""
+"""The wheel holds the four packages, all of their files, bitstreams and notebooks, nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOTS = {"ciuic": ".", "ciuic_host": "host", "ciuic_hw": "hw", "ciuic_sim": "sim"}
+INCLUDED = {"bitstreams": "ciuic/overlays", "host/notebooks": "ciuic_host/notebooks"}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,12 @@ def test_wheel_holds_every_file_of_the_packages(wheel: list[str]) -> None:
         path.relative_to(ROOT / root).as_posix()
         for package, root in ROOTS.items()
         for path in (ROOT / root / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    expected |= {
+        f"{target}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, target in INCLUDED.items()
+        for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert expected == {name for name in wheel if ".dist-info/" not in name}

@@ -1,7 +1,7 @@
-"""From gateware to a board: synthesis, place and route, and what it takes.
+"""From gateware to a board: synthesis, place and route, bitstreams, and what it takes.
 
-boards ─► flow: Yosys, nextpnr (ECP5) ─────────────────────┐
-   │  ──► openxc7: Yosys, nextpnr-xilinx, Project X-Ray ───┴─► report ─► command (`ciuic build`)
- zynq ──► hwh: what PYNQ reads of a design
-      ──► vivado: constants and gateware for `hw/boards`
+boards ─► yowasp: Yosys, nextpnr-ecp5, ecppack ─────────────┐
+   │  ──► openxc7: Yosys, nextpnr-xilinx, Project X-Ray ────┴─► command (`ciuic build`) ─► publish
+ zynq ──► hwh: what PYNQ reads of a design                              │
+      ──► vivado: constants and gateware for `hw/boards`         `ciuic bitstreams`
 """

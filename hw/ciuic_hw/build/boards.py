@@ -1,10 +1,11 @@
 """The boards that `ciuic build` knows: which configuration, which part, what the part holds.
 
-Sources: Lattice FPGA-DS-02012 (ECP5 and ECP5-5G), AMD DS190 (Zynq-7000), AMD DS987 (Kria K26).
+Sources: Lattice FPGA-DS-02012 (ECP5 and ECP5-5G), AMD DS190 (Zynq-7000), AMD DS987 (Kria K26); the
+constraints of ULX3S (https://github.com/emard/ulx3s, doc/constraints), a board with an LFE5U-85F.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ciuic.abi import CONFIGS, OverlayConfig
 from ciuic.errors import UsageError
@@ -51,6 +52,8 @@ class Board:
         What the part holds.
     nextpnr
         Options that name the part to nextpnr-ecp5; none where it is not placed and routed.
+    pins
+        Port of `ciuic_hw.ecp5.system.Ecp5Top` -> pin of the package.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Board:
     synthesize: str
     resources: Mapping[str, Resource]
     nextpnr: tuple[str, ...] = ()
+    pins: Mapping[str, str] = field(default_factory=dict)
 
 
 _LUTRAM = {
@@ -88,7 +92,7 @@ BOARDS: dict[str, Board] = {
         Board(
             name="ecp5-85f",
             config=CONFIGS["tiny"],
-            part="LFE5U-85F-6BG756",
+            part="LFE5U-85F-6BG381",
             synthesize="synth_ecp5",
             resources={
                 # A carry cell is two LUTs; a distributed RAM takes two for storage, two to write.
@@ -99,7 +103,8 @@ BOARDS: dict[str, Board] = {
                 "BRAM (18 Kb)": Resource(208, {"DP16KD": 1}, "DP16KD"),
                 "DSP": Resource(156, {"MULT18X18D": 1}, "MULT18X18D"),
             },
-            nextpnr=("--85k", "--speed", "6", "--package", "CABGA756"),
+            nextpnr=("--85k", "--speed", "6", "--package", "CABGA381"),
+            pins={"clk": "G2", "rx": "M1", "tx": "L4", "led": "B2"},
         ),
         Board(
             name="pynq-z2",

@@ -1,14 +1,16 @@
 """Synthesize an overlay for a board with open tools, and show what it takes of the part.
 
-ecp5-85f is also placed, routed and timed. With --flow openxc7, pynq-z2 is too, and becomes a
-bitstream, if nextpnr-xilinx and Project X-Ray are on the PATH. Without a board: list the boards.
+ecp5-85f is also placed, routed and timed, and becomes a bitstream for the board ULX3S-85F, which
+needs no processors: requests come over a serial line to registers and block RAM (see
+`ciuic.abi.serial`). With --flow openxc7 pynq-z2 becomes one, too, if nextpnr-xilinx and Project
+X-Ray are on the PATH. A bitstream is for the fastest clock that is in time, which may be slower
+than wanted. Without a board: list the boards.
 
 The exit status is 0 if all is well, 1 if a resource is used beyond 80 % or the wanted clock is
 missed, 2 if something is wrong with the arguments or a program is missing or failed.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,7 +21,9 @@ from ciuic.errors import UsageError
 
 from . import openxc7
 from .boards import BOARDS, HEADROOM, Board, board
-from .flow import Build, Report, build
+from .flow import Build, Report
+from .publish import check_folder, publish
+from .yowasp import build
 
 __all__ = ["EXAMPLES", "add_arguments", "run"]
 
@@ -31,7 +35,8 @@ ciuic build --board ecp5-85f --clock 40      place and route for 40 MHz: some tw
 ciuic build --board pynq-z2 --synth-only     the same as without --synth-only
 ciuic build --board pynq-z2 --flow openxc7 --synth-only     with the processing system
 ciuic build --board pynq-z2 --flow openxc7 --chipdb xc7z020.bin --prjxray-db prjxray-db
-                                             ciuic.bit and ciuic.hwh
+                                             a .bit and its .hwh
+ciuic build --board ecp5-85f --publish bitstreams     for `ciuic bitstreams` to list
 """
 FLOWS = ("yowasp", "openxc7")
 WANTED_MHZ = 150.0
@@ -68,10 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="where netlists and logs go (default: build/BOARD)",
+        help="where netlists, logs and the bitstream go (default: build/BOARD)",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="also write the figures to a file, as JSON"
+        "--publish",
+        type=Path,
+        metavar="DIR",
+        help="also put report, bitstream and a row of manifest.toml into a folder",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -86,14 +94,6 @@ def _megahertz(text: str) -> float:
     return value
 
 
-def _check_paths(folder: Path, report: Path | None) -> None:
-    """Refuse what could not be written after a long build."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output must be a folder, not the file {str(folder)!r}")
-    if report is not None and (report.is_dir() or not report.parent.is_dir()):
-        raise UsageError(f"--report must be a file in a folder that exists, not {str(report)!r}")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Build and print; return the exit status."""
     if arguments.board is None:
@@ -101,14 +101,17 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     target = board(arguments.board)
     folder = arguments.output or Path("build") / target.name
-    _check_paths(folder, arguments.report)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output must be a folder, not the file {str(folder)!r}")
+    if arguments.publish is not None:
+        check_folder(arguments.publish)
     prepare = _openxc7 if arguments.flow == "openxc7" else _yowasp
     start = prepare(target, arguments)
     with output.progress() as report:
         found = start(folder, report)
     value = _plain(found)
-    if arguments.report is not None:
-        arguments.report.write_text(json.dumps(value, indent=2) + "\n")
+    if arguments.publish is not None:
+        publish(arguments.publish, found, value)
     if arguments.json:
         output.print_json(value)
     else:
@@ -156,7 +159,7 @@ def _list(*, as_json: bool) -> None:
             "part": one.part,
             "configuration": one.config.name,
             "array": f"{one.config.rows}x{one.config.cols}",
-            "placed and routed": bool(one.nextpnr),
+            "bitstream": bool(one.nextpnr),
         }
         for one in BOARDS.values()
     ]
@@ -174,6 +177,8 @@ def _plain(found: Build) -> dict[str, object]:
     ]
     if found.clock is not None:
         value["clock"]["slack"] = found.clock.slack
+    if found.bitstream is not None:
+        value["bitstream"]["path"] = found.bitstream.path.name
     return value
 
 
@@ -200,3 +205,5 @@ def _show(found: Build) -> None:
             f"worst slack {clock.slack * 1e9:+.2f} ns"
         )
         print(f"worst path: {clock.source} to {clock.sink}")
+    if found.bitstream is not None:
+        print(f"\n{found.bitstream.path}, for {found.bitstream.clock_hz / 1e6:.1f} MHz")

@@ -1,19 +1,20 @@
-"""The steps of a build: netlist, synthesis, place and route. Each leaves its files in a folder."""
+"""What the flows have in common: what a build found, synthesis, and the names of bitstreams."""
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..sources import build_hash
+from ciuic.overlays import sha256_of
+
 from . import tools
-from .absorb import absorb
 from .boards import HEADROOM, Board
 
-__all__ = ["Build", "Clock", "Report", "Use", "build", "synthesize"]
+__all__ = ["Bitstream", "Build", "Clock", "Report", "Use", "name_bitstream", "synthesize"]
 
-STEPS = ("netlist", "synthesis", "place and route")
+HASH_DIGITS = 12  # of a bitstream's SHA-256, in its name
 
 Report = Callable[[str, int, int], None]
 
@@ -63,6 +64,22 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Bitstream:
+    """A bitstream.
+
+    Parameters
+    ----------
+    path
+        Of the file; its handoff file, where it has one, has the same stem.
+    clock_hz
+        The clock that it was made for.
+    """
+
+    path: Path
+    clock_hz: float
+
+
+@dataclass(frozen=True)
 class Build:
     """What a build found.
 
@@ -78,6 +95,8 @@ class Build:
         Use of each resource.
     clock
         Timing, where the board was placed and routed.
+    bitstream
+        What was made for the board, if anything.
     """
 
     board: str
@@ -87,6 +106,7 @@ class Build:
     tools: Mapping[str, str]
     uses: tuple[Use, ...]
     clock: Clock | None
+    bitstream: Bitstream | None = None
 
     @property
     def fits(self) -> bool:
@@ -94,65 +114,26 @@ class Build:
         return all(use.fits for use in self.uses)
 
 
-def build(
-    board: Board,
-    folder: Path,
-    *,
-    route: bool = True,
-    clock_hz: float = 150e6,
-    seed: int = 1,
-    report: Report = lambda what, done, total: None,
-) -> Build:
-    """Synthesize a board's overlay; place and route it where nextpnr knows the part.
+def name_bitstream(path: Path, board: Board, clock_hz: float, handoff: str = "") -> Bitstream:
+    """Give a bitstream the name ``<board>-<configuration>-<first digits of its SHA-256>.bit``.
 
-    The overlay is placed out of context: its ports are not bound to pins, paths from and to them
-    are not timed.
+    PYNQ.remote sends a board only bitstreams whose names it does not have.
 
     Parameters
     ----------
-    folder
-        Where netlists, logs and reports go; made if absent.
-    route
-        Whether to place and route at all.
+    path
+        The file, which is moved within its folder.
     clock_hz
-        Wanted clock of the placed design, in Hz.
-    seed
-        Of the placement.
-    report
-        Called after each step.
-
-    Raises
-    ------
-    ToolMissing
-        If a program is not installed.
-    DeviceError
-        If one of them failed.
+        What it was made for.
+    handoff
+        Contents of the handoff file that is written beside it, if not empty.
     """
-    from ..verilog import TOP, rtlil_text
-
-    folder.mkdir(parents=True, exist_ok=True)
-    routed = route and bool(board.nextpnr)
-    steps = len(STEPS) if routed else 2
-    report(board.name, 0, steps)
-    (folder / "overlay.il").write_text(rtlil_text(board.config))
-    report(board.name, 1, steps)
-    packages = [tools.YOSYS]
-    uses = synthesize(board, folder, TOP)
-    report(board.name, 2, steps)
-    clock = None
-    if routed:
-        packages.append(tools.NEXTPNR)
-        uses, clock = _route(board, folder, TOP, clock_hz, seed)
-        report(board.name, 3, steps)
-    return Build(
-        board=board.name,
-        config=board.config.name,
-        part=board.part,
-        build_hash=build_hash(),
-        tools=tools.versions(*packages),
-        uses=uses,
-        clock=clock,
-    )
+    digits = sha256_of(path)[:HASH_DIGITS]
+    named = path.with_name(f"{board.name}-{board.config.name}-{digits}.bit")
+    shutil.move(path, named)
+    if handoff:
+        named.with_suffix(".hwh").write_text(handoff)
+    return Bitstream(named, clock_hz)
 
 
 def synthesize(board: Board, folder: Path, top: str) -> tuple[Use, ...]:
@@ -174,32 +155,3 @@ def _uses(board: Board, cells: Mapping[str, int]) -> tuple[Use, ...]:
         )
         for name, kind in board.resources.items()
     )
-
-
-def _route(
-    board: Board, folder: Path, top: str, clock_hz: float, seed: int
-) -> tuple[tuple[Use, ...], Clock]:
-    """Move registers into hard blocks, place and route; return what was used, and the timing."""
-    netlist = json.loads((folder / "overlay.json").read_text())
-    absorb(netlist["modules"][top])
-    (folder / "overlay.json").write_text(json.dumps(netlist))
-    options = [
-        *board.nextpnr,
-        *("--json", "overlay.json", "--out-of-context", "--seed", str(seed)),
-        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
-        *("--report", "route.json"),
-    ]
-    tools.nextpnr(options, folder=folder)
-    found = json.loads((folder / "route.json").read_text())
-    (hz,) = (one["achieved"] * 1e6 for one in found["fmax"].values())
-    (path,) = (
-        one["path"]
-        for one in found["critical_paths"]
-        if one["from"].startswith("posedge") and one["to"] == one["from"]
-    )
-    placed = found["utilization"]
-    uses = tuple(
-        Use(name, placed[kind.bel]["used"], kind.available)
-        for name, kind in board.resources.items()
-    )
-    return uses, Clock(hz, clock_hz, path[0]["from"]["cell"], path[-1]["to"]["cell"])

@@ -6,6 +6,7 @@ programs are not on PyPI; openXC7 has them (https://github.com/openXC7/toolchain
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from ciuic.abi import ADDRESS_MAPS
@@ -14,14 +15,14 @@ from ciuic.errors import DeviceError, ToolMissing, UsageError
 from ..sources import build_hash
 from . import processes, tools
 from .boards import Board
-from .flow import Build, Clock, Report, synthesize
+from .flow import Build, Clock, Report, name_bitstream, synthesize
 from .hwh import hwh_text
+from .zynq import PROCESSING_SYSTEMS
 
-__all__ = ["BITSTREAM", "Databases", "build", "check_board", "databases", "timing"]
+__all__ = ["Databases", "build", "check_board", "databases", "timing"]
 
 TOP = "ciuic_top"
 FAMILY = "zynq7"  # folder of Project X-Ray's database
-BITSTREAM = "ciuic"  # stem of the files that PYNQ loads
 PROGRAMS = ("nextpnr-xilinx", "fasm2frames", "xc7frames2bit")
 STEPS = 5
 
@@ -84,7 +85,9 @@ def build(
     seed: int = 1,
     report: Report = lambda what, done, total: None,
 ) -> Build:
-    """Build the overlay with the processing system: ``ciuic.bit`` and ``ciuic.hwh`` in a folder.
+    """Build the overlay with the processing system: a bitstream and its handoff file in a folder.
+
+    Its clock is the configuration's, or the fastest below it that is in time.
 
     Parameters
     ----------
@@ -113,6 +116,7 @@ def build(
     check_board(board)
     folder.mkdir(parents=True, exist_ok=True)
     steps = STEPS if files else 2
+    gateware = build_hash()  # the sources may change while tools run
     report(board.name, 0, steps)
     design = Zynq7Top(board.config, ADDRESS_MAPS[board.name])
     text = rtlil.convert(design, name=TOP, emit_src=False, ports=[])
@@ -120,7 +124,7 @@ def build(
     report(board.name, 1, steps)
     uses = synthesize(board, folder, TOP)
     report(board.name, 2, steps)
-    clock = None
+    clock = bitstream = None
     if files:
         wanted = clock_hz or board.config.clock_hz
         clock = _route(folder, files[0], wanted, seed)
@@ -130,18 +134,22 @@ def build(
         processes.run(["fasm2frames", *names, "overlay.fasm", "overlay.frames"], folder=folder)
         report(board.name, 4, steps)
         description = ["--part_file", str(database / part / "part.yaml"), "--part_name", part]
-        output = ["--frm_file", "overlay.frames", "--output_file", f"{BITSTREAM}.bit"]
+        output = ["--frm_file", "overlay.frames", "--output_file", "overlay.bit"]
         processes.run(["xc7frames2bit", *description, *output], folder=folder)
-        (folder / f"{BITSTREAM}.hwh").write_text(hwh_text(board, board.config))
+        config = replace(board.config, clock_hz=min(board.config.clock_hz, clock.hz))
+        fclk = PROCESSING_SYSTEMS["zynq-7000"].pl_clock(config.clock_hz)
+        handoff = hwh_text(board, config)
+        bitstream = name_bitstream(folder / "overlay.bit", board, fclk.hz, handoff)
         report(board.name, 5, steps)
     return Build(
         board=board.name,
         config=board.config.name,
         part=board.part,
-        build_hash=build_hash(),
+        build_hash=gateware,
         tools=tools.versions(tools.YOSYS) | (_versions() if files else {}),
         uses=uses,
         clock=clock,
+        bitstream=bitstream,
     )
 
 

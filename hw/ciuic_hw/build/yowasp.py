@@ -1,0 +1,174 @@
+"""The flow whose tools are on PyPI: synthesis for all boards; for ECP5 a bitstream, too.
+
+Yosys ─► absorb ─► nextpnr-ecp5 ─► the PLL's divisor ─► ecppack
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from ciuic.errors import DeviceError
+
+from ..sources import build_hash
+from . import tools
+from .absorb import absorb
+from .boards import Board
+from .flow import Bitstream, Build, Clock, Report, Use, name_bitstream, synthesize
+
+__all__ = ["build", "constraints", "with_divisor"]
+
+TOP = "ciuic_top"
+STEPS = ("netlist", "synthesis", "place and route", "bitstream")
+CRYSTAL = "clk"  # the port
+MOST_DIVIDED = 128
+
+
+def build(
+    board: Board,
+    folder: Path,
+    *,
+    route: bool = True,
+    clock_hz: float = 150e6,
+    seed: int = 1,
+    report: Report = lambda what, done, total: None,
+) -> Build:
+    """Synthesize a board's overlay; place and route it where nextpnr knows the part.
+
+    What is placed and routed is `ciuic_hw.ecp5.system.Ecp5Top`, and becomes a bitstream with the
+    fastest clock that its PLL makes and that is in time. On other boards it is the overlay alone.
+
+    Parameters
+    ----------
+    folder
+        Where netlists, logs, reports and the bitstream go; made if absent.
+    route
+        Whether to place and route at all.
+    clock_hz
+        Wanted clock of the placed design, in Hz.
+    seed
+        Of the placement.
+    report
+        Called after each step.
+
+    Raises
+    ------
+    ToolMissing
+        If a program is not installed.
+    DeviceError
+        If one of them failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    routed = route and bool(board.nextpnr)
+    steps = len(STEPS) if routed else 2
+    gateware = build_hash()  # the sources may change while tools run
+    report(board.name, 0, steps)
+    (folder / "overlay.il").write_text(_netlist(board))
+    report(board.name, 1, steps)
+    packages = [tools.YOSYS]
+    uses = synthesize(board, folder, TOP)
+    report(board.name, 2, steps)
+    clock = bitstream = None
+    if routed:
+        packages.append(tools.NEXTPNR)
+        uses, clock = _route(board, folder, clock_hz, seed)
+        report(board.name, 3, steps)
+        bitstream = _pack(board, folder, clock)
+        report(board.name, 4, steps)
+    return Build(
+        board=board.name,
+        config=board.config.name,
+        part=board.part,
+        build_hash=gateware,
+        tools=tools.versions(*packages),
+        uses=uses,
+        clock=clock,
+        bitstream=bitstream,
+    )
+
+
+def _netlist(board: Board) -> str:
+    from amaranth.back import rtlil
+
+    from ..ecp5.system import Ecp5Top
+    from ..overlay import Overlay
+
+    design = Ecp5Top(board.config) if board.nextpnr else Overlay(board.config)
+    return rtlil.convert(design, name=TOP, emit_src=False)
+
+
+def constraints(board: Board) -> str:
+    """Return the pins of a board as Lattice's tools read them (LPF)."""
+    return "".join(
+        f'LOCATE COMP "{port}" SITE "{pin}";\nIOBUF PORT "{port}" IO_TYPE=LVCMOS33;\n'
+        for port, pin in board.pins.items()
+    )
+
+
+def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tuple[Use, ...], Clock]:
+    """Move registers into hard blocks, place and route; return what was used, and the timing."""
+    netlist = json.loads((folder / "overlay.json").read_text())
+    absorb(netlist["modules"][TOP])
+    (folder / "overlay.json").write_text(json.dumps(netlist))
+    (folder / "overlay.lpf").write_text(constraints(board))
+    options = [
+        *board.nextpnr,
+        *("--json", "overlay.json", "--lpf", "overlay.lpf", "--seed", str(seed)),
+        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
+        *("--report", "route.json", "--textcfg", "overlay.config"),
+    ]
+    tools.nextpnr(options, folder=folder)
+    found = json.loads((folder / "route.json").read_text())
+    placed = found["utilization"]
+    uses = tuple(
+        Use(name, placed[kind.bel]["used"], kind.available)
+        for name, kind in board.resources.items()
+    )
+    return uses, _timing(found, clock_hz)
+
+
+def _timing(found: dict, wanted_hz: float) -> Clock:
+    """Return the timing of the PLL's clock; that of the crystal must be good enough."""
+    from ..ecp5.system import CRYSTAL_HZ
+
+    hz = {name: one["achieved"] * 1e6 for name, one in found["fmax"].items()}
+    (line,) = (name for name in hz if f"${CRYSTAL}$" in name)
+    (core,) = hz.keys() - {line}
+    if hz[line] < CRYSTAL_HZ:
+        raise DeviceError(f"serial line must run at {CRYSTAL_HZ / 1e6:g} MHz, not {hz[line] / 1e6}")
+    (path,) = (
+        one["path"]
+        for one in found["critical_paths"]
+        if one["from"] == one["to"] == f"posedge {core}"
+    )
+    return Clock(hz[core], wanted_hz, path[0]["from"]["cell"], path[-1]["to"]["cell"])
+
+
+def _pack(board: Board, folder: Path, clock: Clock) -> Bitstream:
+    from ..ecp5.system import VCO_HZ
+
+    divisor = math.ceil(VCO_HZ / clock.hz)
+    text = (folder / "overlay.config").read_text()
+    (folder / "overlay.config").write_text(with_divisor(text, divisor))
+    tools.ecppack(["--compress", "overlay.config", "overlay.bit"], folder=folder)
+    return name_bitstream(folder / "overlay.bit", board, VCO_HZ / divisor)
+
+
+def with_divisor(text: str, divisor: int) -> str:
+    """Return a configuration of Project Trellis whose PLL has another divisor.
+
+    Placement and routing do not depend on it, so that it can be chosen when the speed is known.
+
+    Raises
+    ------
+    DeviceError
+        If there is not one PLL, or no such divisor.
+    """
+    if not 1 <= divisor <= MOST_DIVIDED:
+        raise DeviceError(f"divisor of the PLL must be from 1 to {MOST_DIVIDED}, not {divisor}")
+    changed, count = re.subn(
+        r"^word: CLKOS_DIV [01]{7}$", f"word: CLKOS_DIV {divisor - 1:07b}", text, flags=re.MULTILINE
+    )
+    if count != 1:
+        raise DeviceError(f"overlay.config must have one PLL, not {count}")
+    return changed

@@ -1,0 +1,135 @@
+"""Block RAM behind AXI4: all the memory of a board that has no DRAM, or whose DRAM is not used."""
+
+from amaranth.hdl import *
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In
+from amaranth.utils import exact_log2
+
+from ..axi.bus import Axi4
+
+__all__ = ["OnChipMemory"]
+
+DECERR = 0b11  # A3.4.4: nothing is at the address
+
+
+class OnChipMemory(Component):
+    """Memory for several managers, a burst at a time in each direction; the first comes first.
+
+    Parameters
+    ----------
+    nbytes
+        Size, a power of two. Bursts that begin behind it are answered with DECERR; they read as
+        zero.
+    managers
+        How many.
+    bus_bytes, address_bits
+        Of their ports.
+
+    Members
+    -------
+    port_<manager> : In(Axi4)
+        Incrementing bursts of full beats.
+
+    Latency
+    -------
+    Four cycles from an address to its first beat; a beat a cycle.
+    """
+
+    def __init__(self, *, nbytes: int, managers: int, bus_bytes: int, address_bits: int):
+        if nbytes < bus_bytes or nbytes & (nbytes - 1):
+            raise ValueError(f"nbytes must be a power of two, {bus_bytes} or more, not {nbytes!r}")
+        self.nbytes = nbytes
+        self.managers = managers
+        self.bus_bytes = bus_bytes
+        port = In(Axi4(bus_bytes=bus_bytes, address_bits=address_bits))
+        super().__init__({f"port_{manager}": port for manager in range(managers)})
+
+    def elaborate(self, platform):
+        m = Module()
+        depth = self.nbytes // self.bus_bytes
+        m.submodules.memory = memory = Memory(shape=8 * self.bus_bytes, depth=depth, init=[])
+        self._reads(m, memory.read_port())
+        self._writes(m, memory.write_port(granularity=8))
+        return m
+
+    def _burst(self, m, channel, idle):
+        """Take a burst of a channel while idle: its manager, address, beats less one, whether out.
+
+        Returns them and whether one is taken.
+        """
+        ports = [getattr(self, f"port_{manager}") for manager in range(self.managers)]
+        low, high = exact_log2(self.bus_bytes), exact_log2(self.nbytes)
+        manager = Signal(range(self.managers), name=f"{channel}_manager")
+        word = Signal(high - low, name=f"{channel}_word")
+        outside, taken = Signal(name=f"{channel}_outside"), Signal(name=f"{channel}_taken")
+        beats = Signal(8, name=f"{channel}_beats")
+        earlier = 0
+        for index, port in enumerate(ports):
+            addr, valid = getattr(port, f"{channel}addr"), getattr(port, f"{channel}valid")
+            ready = getattr(port, f"{channel}ready")
+            m.d.comb += ready.eq(idle & ~earlier)
+            with m.If(valid & ready):
+                m.d.comb += taken.eq(1)
+                m.d.sync += [
+                    manager.eq(index),
+                    word.eq(addr[low:high]),
+                    outside.eq(addr[high:].any()),
+                    beats.eq(getattr(port, f"{channel}len")),
+                ]
+            earlier |= valid
+        return ports, manager, word, beats, outside, taken
+
+    def _reads(self, m, memory):
+        # A word is asked for, comes from the block RAM, and waits in its output register.
+        asking, coming, offered, refused = Signal(), Signal(), Signal(), Signal()
+        final, last = Signal(), Signal()
+        idle = ~(asking | coming | offered)
+        ports, manager, word, beats, outside, taken = self._burst(m, "ar", idle)
+        data = Signal.like(memory.data, reset_less=True)  # a reset would keep it out of the RAM
+        ready, step = Signal(), Signal()
+        m.d.comb += [step.eq(~offered | ready), memory.addr.eq(word), memory.en.eq(step)]
+        for index, port in enumerate(ports):
+            with m.If(manager == index):
+                m.d.comb += [port.rvalid.eq(offered), ready.eq(port.rready)]
+            m.d.comb += [
+                port.rdata.eq(Mux(refused, 0, data)),
+                port.rlast.eq(last),
+                port.rresp.eq(Mux(refused, DECERR, 0)),
+            ]
+        with m.If(step):
+            m.d.sync += [
+                data.eq(memory.data),
+                refused.eq(outside),
+                coming.eq(asking),
+                offered.eq(coming),
+                final.eq(beats == 0),
+                last.eq(final),
+            ]
+            with m.If(asking):
+                m.d.sync += [word.eq(word + 1), beats.eq(beats - 1), asking.eq(beats != 0)]
+        with m.If(taken):
+            m.d.sync += asking.eq(1)
+
+    def _writes(self, m, memory):
+        writing, answering = Signal(), Signal()
+        ports, manager, word, _, outside, taken = self._burst(m, "aw", ~writing & ~answering)
+        m.d.comb += memory.addr.eq(word)
+        with m.If(taken):
+            m.d.sync += writing.eq(1)
+        for index, port in enumerate(ports):
+            m.d.comb += port.bresp.eq(Mux(outside, DECERR, 0))
+            with m.If(manager == index):
+                m.d.comb += [
+                    port.wready.eq(writing),
+                    port.bvalid.eq(answering),
+                    memory.data.eq(port.wdata),
+                    memory.en.eq(Mux(writing & port.wvalid & ~outside, port.wstrb, 0)),
+                ]
+                with m.If(writing & port.wvalid):
+                    m.d.sync += [
+                        word.eq(word + 1),
+                        writing.eq(~port.wlast),
+                        answering.eq(port.wlast),
+                    ]
+                with m.If(answering & port.bready):
+                    m.d.sync += answering.eq(0)
