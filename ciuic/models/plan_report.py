@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
+
+from ciuic.scheduler.placement import SHARED
 
 from .size import ModelSize
 
@@ -23,6 +26,8 @@ class PlacedPart:
         Of one of these layers: the whole prompt, and the first token after it.
     on_host
         Operators that the device has no kernel for; the host runs them.
+    shared
+        Matrices that the planner divided: role -> URIs of the devices that share its columns.
     """
 
     part: str
@@ -31,6 +36,7 @@ class PlacedPart:
     prefill_seconds: float
     token_seconds: float
     on_host: tuple[str, ...]
+    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,4 +248,12 @@ class ModelPlan:
 
 def placement_of(plan: ModelPlan) -> str:
     """Return a plan's placement as ``--place`` takes it."""
-    return ",".join(f"{part.part.split()[-1]}={part.device}" for part in plan.placement)
+    return ",".join(
+        chain.from_iterable(
+            [
+                f"{part.part.split()[-1]}={part.device}",
+                *(f"{part.part.split()[-1]}.{o}={SHARED.join(u)}" for o, u in part.shared.items()),
+            ]
+            for part in plan.placement
+        )
+    )
