@@ -81,7 +81,7 @@ def share_columns(
     blocks = -(-n // size)
     by_uri = {device.uri: device for device in devices}
     part = Part(
-        seconds={uri: _seconds(runtime, on, k, n) / blocks for uri, on in by_uri.items()},
+        seconds={uri: linear_seconds(runtime, on, k, n) / blocks for uri, on in by_uri.items()},
         nbytes={uri: on.weight_bytes(weight) // blocks for uri, on in by_uri.items()},
         count=blocks,
     )
@@ -105,7 +105,8 @@ def share_columns(
     return shares, split.reasons[0]
 
 
-def _seconds(runtime: Runtime, device: Device, k: int, n: int) -> float:
+def linear_seconds(runtime: Runtime, device: Device, k: int, n: int) -> float:
+    """Return what a linear layer of a token takes, by the device's own model or the cost model."""
     shapes = ((1, k), (k, n))
     estimate: Estimate | None = device.estimate("linear", shapes, {})
     if estimate is not None and not estimate.products_on_host:

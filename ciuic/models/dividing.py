@@ -1,20 +1,25 @@
-"""Dividing: which matrices of a layer several devices are to compute together. No I/O.
+"""Dividing: which matrices and experts of a layer are on other devices than the layer. No I/O.
 
 The columns of a matrix are shared so that all devices end early (`share_columns`, a mixed-integer
-program where memory is short); that is kept only where a dry run of the layer then takes less time,
-what is moved between devices and the tasks that are more included. So a divided plan is never
-predicted to be worse than the whole one.
+program where memory is short); experts are put on devices one by one by such a program. Either is
+kept only where a dry run of the layer then takes less time, what is moved between devices and the
+tasks that are more included. So a divided plan is never predicted to be worse than the whole one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ciuic.devices import Device
+from ciuic.devices import Device, Weight
+from ciuic.quantize_int4 import Quantized
+from ciuic.scheduler.milp import place_split
+from ciuic.scheduler.split import Part, SplitProblem
 
 from .config import ModelConfig
-from .divided import share_columns
+from .divided import linear_seconds, share_columns
+from .fitting import routed_share
 from .layer_costs import CostRules, PartCost
 from .size import is_expert
 
@@ -40,7 +45,7 @@ def divide_layer(
     home: Device,
     cost: PartCost,
 ) -> tuple[dict[str, Shared], PartCost]:
-    """Divide matrices of a layer where that is worth it; return these by role, and the cost then.
+    """Divide a layer where that is worth it; return its matrices, by role, and its cost then.
 
     Parameters
     ----------
@@ -57,7 +62,8 @@ def divide_layer(
     cost
         Of the layer as it is.
     """
-    runtime, found, left = rules.runtime, dict[str, Shared](), dict(room)
+    runtime, left = rules.runtime, dict(room)
+    found, cost = _place_experts(rules, layer, config, others, left, home, cost)
     weights = layer.weights.on("FPGA" if layer.as_fpga else home.kind)
     roles = {id(weight): role for role, weight in weights}
     for call in cost.calls:
@@ -87,8 +93,96 @@ def divide_layer(
     return found, cost
 
 
+def _place_experts(
+    rules: CostRules,
+    layer: Layer,
+    config: ModelConfig,
+    others: Sequence[Device],
+    left: dict[str, int],
+    home: Device,
+    cost: PartCost,
+) -> tuple[dict[str, Shared], PartCost]:
+    """Put experts where they take less time; return these and the layer's cost then.
+
+    What they take is taken off ``left``.
+    """
+    runtime = rules.runtime
+    weights = layer.weights.on("FPGA" if layer.as_fpga else home.kind)
+    experts: dict[str, list[Weight]] = {}
+    for role, weight in weights:
+        if is_expert(role) and isinstance(weight, Quantized):
+            experts.setdefault(role.rpartition(".")[0], []).append(weight)
+    op = "linear_int4" if weights.quantize == "int4" else "linear"
+    able = {one.uri: one for one in (home, *others) if one.supports(op)}
+    if not experts or len(able) < 2:
+        return {}, cost
+    share = routed_share(config)
+
+    def transfer(source: str, target: str, _stage: int) -> float:
+        return runtime.costs.transfer_seconds(able[source], able[target], 4 * config.dim)
+
+    parts = [
+        Part(
+            seconds={
+                uri: share * sum(linear_seconds(runtime, on, *one.shape) for one in matrices)
+                for uri, on in able.items()
+            },
+            nbytes={uri: sum(map(on.weight_bytes, matrices)) for uri, on in able.items()},
+        )
+        for matrices in experts.values()
+    ]
+    split = place_split(SplitProblem(stages=[parts], transfer=transfer, room=left, home=home.uri))
+    (shares,) = split.shares
+    quotas: Counter[str] = Counter()
+    for one in shares:
+        quotas.update(one)
+    away = {
+        name: able[uri]
+        for name, uri in zip(experts, _in_turns(quotas), strict=True)
+        if uri != home.uri
+    }
+    if not away:
+        return {}, cost
+    for name, on in away.items():
+        for weight in experts[name]:
+            runtime.divide(weight, [(on, weight.shape[1])])
+    tried = rules.layer(layer, config, home)
+    if not tried.seconds < (1 - WORTH) * cost.seconds:
+        for name in away:
+            for weight in experts[name]:
+                runtime.make_whole(weight)
+        return {}, cost
+    for name, on in away.items():
+        left[on.uri] -= sum(map(on.weight_bytes, experts[name]))
+    saved = 1e3 * (cost.seconds - tried.seconds)
+    why = f"experts one by one ({split.reasons[0]}; {saved:.3g} ms less in all)"
+    return {name: Shared((on.uri,), why) for name, on in away.items()}, tried
+
+
+def _in_turns(quotas: Mapping[str, int]) -> Iterator[str]:
+    """Yield each device as often as its quota says, in turns: neighbours are on different ones.
+
+    A layer's experts are of a size, so it is all the same which of them a device has.
+    """
+    given = dict.fromkeys(quotas, 0)
+    for _ in range(sum(quotas.values())):
+        device = min(quotas, key=lambda one: ((given[one] + 1) / quotas[one], one))
+        given[device] += 1
+        yield device
+
+
 def make_whole(rules: CostRules, layer: Layer, home: Device, shared: Mapping[str, Shared]) -> None:
     """Take divisions of a layer back."""
     weights = layer.weights.on("FPGA" if layer.as_fpga else home.kind)
-    for role in shared:
-        rules.runtime.make_whole(weights[role])
+    for role, weight in weights:
+        if role in shared or role.rpartition(".")[0] in shared:
+            rules.runtime.make_whole(weight)
+
+
+def told(shared: Mapping[str, Shared]) -> list[str]:
+    """Return why, once for all experts."""
+    whys = {
+        one.why if is_expert(f"{role}.") else f"{role}: {one.why}": None
+        for role, one in shared.items()
+    }
+    return list(whys)

@@ -251,7 +251,8 @@ class CostRules:
             before = step.work
             self._count(step, call)
             if call.group is not None:
-                group, uri = groups.setdefault(call.group, {}), call.device.uri
+                # What the host does for a device is waited for: nothing overlaps with it.
+                group, uri = groups.setdefault(call.group, {}), call.asked.uri
                 group[uri] = group.get(uri, 0.0) + step.work - before
         step.overlapped = sum(
             sum(group.values()) - max(group.values()) for group in groups.values()

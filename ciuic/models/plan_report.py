@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from typing import Any
 
 from ciuic.scheduler.placement import SHARED
@@ -248,12 +247,25 @@ class ModelPlan:
 
 def placement_of(plan: ModelPlan) -> str:
     """Return a plan's placement as ``--place`` takes it."""
-    return ",".join(
-        chain.from_iterable(
-            [
-                f"{part.part.split()[-1]}={part.device}",
-                *(f"{part.part.split()[-1]}.{o}={SHARED.join(u)}" for o, u in part.shared.items()),
-            ]
-            for part in plan.placement
-        )
-    )
+    parts = []
+    for part in plan.placement:
+        where = part.part.split()[-1]
+        parts.append(f"{where}={part.device}")
+        parts += [f"{where}.{role}={uris}" for role, uris in _operators(part.shared)]
+    return ",".join(parts)
+
+
+def _operators(shared: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    """Yield roles and their devices; experts that follow one another on a device as a range."""
+    runs: list[tuple[int, int, str]] = []
+    for role, uris in shared.items():
+        where = SHARED.join(uris)
+        name, _, number = role.rpartition(".")
+        if name != "expert":
+            yield role, where
+        elif runs and runs[-1][1:] == (int(number) - 1, where):
+            runs[-1] = (runs[-1][0], int(number), where)
+        else:
+            runs.append((int(number), int(number), where))
+    for first, last, where in runs:
+        yield f"expert.{first}" if first == last else f"expert.{first}-{last}", where

@@ -16,7 +16,7 @@ from ciuic.scheduler.placement import parse_placement
 from ciuic.scheduler.problem import ChainProblem
 
 from .divided import place_operators
-from .dividing import Shared, divide_layer, make_whole
+from .dividing import Shared, divide_layer, make_whole, told
 from .dry_run import DryRuntime
 from .fitting import Part, fit, link_of, routed_share, waiting
 from .kv_cache import BLOCK_SLOTS
@@ -213,8 +213,7 @@ class Planner:
             self._costs[now, uri] = cost
             for index in alike:
                 self._kinds[index], self._shared[index] = now, shared
-                told = (f"{role}: {one.why}" for role, one in shared.items())
-                reasons[index] = "; ".join([reasons[index], *told])
+                reasons[index] = "; ".join([reasons[index], *told(shared)])
             if not self._fits(chosen):
                 reasons[:], self._kinds, self._shared = before
                 make_whole(self.rules, layer, home, shared)

@@ -87,13 +87,41 @@ def test_what_is_divided_runs_as_it_is_planned(
     place = placement_of(planned(path, devices=["cpu", FPGA]))
     operators = parse_placement(place, n_layers=2 if family is small_dense else 3).operators
     assert operators
-    assert all(len(uris) == 2 for uris in operators.values())
+    assert all(
+        len(uris) == 1 if role.startswith("expert.") else len(uris) == 2
+        for (_, role), uris in operators.items()
+    )
+    assert any("expert" in role for _, role in operators) == (family is small_deepseek)
     run = ["run", str(path), "--prompt", "the", "--raw", "--max-tokens", "5", "--json"]
     found = []
     for where in (place, "*=cpu"):
         assert main([*run, "--place", where]) == 0
         found.append(json.loads(capsys.readouterr().out)["token_ids"])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("cap", [None, 4 * 10**9])
+def test_experts_go_to_devices_one_by_one(cap: int | None) -> None:
+    caps = {} if cap is None else {"cpu:1": cap}
+    how: dict[str, Any] = {"context": 64, "prompt_tokens": 4, "devices": BOTH}
+    plan = planned("deepseek-v2-lite", caps=caps, **how)
+    (_, layers, _) = plan.placement
+    away = [role for role, uris in layers.shared.items() if role.startswith("expert.")]
+    other = {uris for role, uris in layers.shared.items() if role in away}
+    assert len(other) == 1
+    assert (len(away) == 32) if cap is None else (0 < len(away) < 32)
+    assert layers.reason.count("experts one by one (") == 1
+    assert plan.fits
+    if cap is not None:
+        assert used(plan)["cpu:1"] <= cap
+    best = min(one.total_seconds for one in plan.single_devices if one.fits)
+    assert plan.prediction.total_seconds < 0.9 * best
+    spec = placement_of(plan)
+    assert "1-26.expert." in spec
+    places = parse_placement(spec, n_layers=27).operators
+    assert {(3, role): uris for role, uris in layers.shared.items()} == {
+        key: uris for key, uris in places.items() if key[0] == 3
+    }
 
 
 def test_biased_matrices_are_planned_by_hand_too(tmp_path: Path) -> None:
