@@ -4,23 +4,30 @@ The chain is cut into stages, one a device (`ciuic.scheduler.stages`), by measur
 stage takes one batch at a time; while it works, the stage before it works on the next batch. What
 a device has no kernel for, the host does in a queue of its own for that device, so that it does
 not wait behind a stage of the host. Weights are brought once and stay.
+
+A device that fails is left: the others share the chain, and batches that had not come through
+begin again. Number formats stay (`ciuic.stranded`).
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ciuic.devices import Device, DeviceArray, DeviceManager
-from ciuic.errors import PlacementError, UsageError
+from ciuic.errors import CiuicError, PlacementError, UsageError
 from ciuic.layer_times import Layer, LayerTimes, missing_bytes
 from ciuic.memory.tiers import MemoryHierarchy
 from ciuic.runtime import Runtime
 from ciuic.scheduler.problem import HOST
 from ciuic.scheduler.stages import Stage, best_stages
 from ciuic.scheduler.trace import UsageRow
+from ciuic.stranded import failed_device, keep_formats, release
 from ciuic.tensor import CiuicTensor
+
+logger = logging.getLogger(__name__)
 
 
 class BatchPipeline:
@@ -110,22 +117,63 @@ class BatchPipeline:
             As `plan` does, which runs for the first batch if it has not before.
         ShapeError
             If a batch does not fit the layers.
-        DeviceError
-            If a device fails; batches that were begun are given up.
+        CiuicError
+            If a device fails and there is no other, with its story; no weight of the chain is on a
+            device then.
         """
         if not batches:
             return []
-        if not self.stages:
-            self.plan(batches[0])
+        done: dict[int, CiuicTensor] = {}
+        while len(done) < len(batches):
+            try:
+                if not self.stages:
+                    self.plan(batches[0])
+                self._run(batches, done)
+            except CiuicError as error:
+                self._leave(error, batches)
+        return [done[index] for index in range(len(batches))]
+
+    def _run(self, batches: Sequence[CiuicTensor], done: dict[int, CiuicTensor]) -> None:
+        """Take the batches that are not done through all stages."""
         turns = [threading.Lock() for _ in self.stages]
         # One batch in each stage, and one that waits for the first.
         with ThreadPoolExecutor(len(self.stages) + 1, thread_name_prefix="ciuic batch") as pool:
-            results = [pool.submit(self._one, batch, turns) for batch in batches]
+            results = {
+                index: pool.submit(self._one, batch, turns)
+                for index, batch in enumerate(batches)
+                if index not in done
+            }
             try:
-                return [result.result() for result in results]
+                for index, result in results.items():
+                    done[index] = result.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+    def _leave(self, error: CiuicError, batches: Sequence[CiuicTensor]) -> None:
+        """Take the chain off the device that failed.
+
+        Raises
+        ------
+        CiuicError
+            The error itself, if no device is to blame or no other is left.
+        """
+        failed = failed_device(error, self._devices)
+        if failed is None and error.story is None:
+            raise error
+        stages, self.stages = self.stages, []
+        if failed is None or len(self._devices) == 1:
+            for device in self._devices.values():
+                release(self._layers, batches, device)
+            raise error
+        what = f"{failed.uri} failed: {error}; {error.story}; goes on without it"
+        logger.warning("%s", what)  # the error itself would keep what its frames refer to
+        release(self._layers, batches, failed)
+        for stage in stages:
+            if stage.device == failed.uri:
+                for layer in self._layers[stage.start : stage.stop]:
+                    keep_formats(layer, failed)
+        del self._devices[failed.uri]
 
     def report(self) -> list[UsageRow]:
         """Return what each device has done, measurements included; wait for all of it."""

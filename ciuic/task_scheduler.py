@@ -5,6 +5,9 @@ kind and inputs of a shape), then the chain is placed as a whole, transfers and 
 counted. While it runs, a device that takes more than a fifth longer, or less, than it did when the
 plan was made is measured anew, and the chain placed again. Emulated devices are chosen only when
 they are among the devices named.
+
+A device that fails is left: its layers go to one of its kind, to the host, or where they cost least
+if none was asked for, and the run begins again. Number formats stay (`ciuic.stranded`).
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ciuic.devices import Device, DeviceArray, DeviceManager
-from ciuic.errors import PlacementError, UsageError
+from ciuic.errors import CiuicError, PlacementError, UsageError
 from ciuic.layer_times import Layer, LayerTimes, Measurement, missing_bytes
 from ciuic.runtime import Runtime
 from ciuic.scheduler.chain import place_chain
+from ciuic.scheduler.failover import Stranded, Survivor, fail_over
 from ciuic.scheduler.plan import Plan, Step
 from ciuic.scheduler.problem import HOST, ChainProblem
 from ciuic.scheduler.trace import UsageRow
+from ciuic.stranded import failed_device, keep_formats, release
 from ciuic.tensor import CiuicTensor
 
 DRIFT = 0.2  # share of the planned time
@@ -62,6 +67,8 @@ class TaskScheduler:
         self._use(HOST)
         self._allowed = devices
         self._tasks: list[_Task] = []
+        self._failed: set[str] = set()
+        self._steps: list[Step] = []  # of the run that is under way
         self._planned: set[tuple[int, ...]] = set()  # shapes of inputs that there was a plan for
         self._times = LayerTimes(self._runtime)
 
@@ -83,6 +90,8 @@ class TaskScheduler:
     def run(self, hidden: CiuicTensor) -> CiuicTensor:
         """Return what the chain makes of a tensor (tokens, dim); it stays on the last device.
 
+        Returns when it is there. The plan's note says which devices failed meanwhile.
+
         Operators that a device has no kernel for run on the host; the plan names and `report`
         counts them.
 
@@ -94,13 +103,27 @@ class TaskScheduler:
             If the tensor does not fit the layers.
         PlacementError
             If the weights do not fit on the devices, or no device runs a layer.
+        CiuicError
+            If a device fails and there is no other, with its story; no weight of the chain is on a
+            device then.
         """
         if not self._tasks:
             raise UsageError("the scheduler must have a task before it runs")
         if not isinstance(hidden, CiuicTensor):
             raise UsageError(f"hidden must be a CiuicTensor, not {type(hidden).__name__}")
-        note = self._forget_drifted()
-        steps = self._place(hidden)
+        note, story = "", None
+        while True:
+            try:
+                return self._run(hidden, note)
+            except CiuicError as error:
+                if error.story is None:  # no room without a device that failed before
+                    error.story = story
+                story = error.story
+                note = "; ".join(filter(None, (note, self._leave(error, hidden))))
+
+    def _run(self, hidden: CiuicTensor, failures: str) -> CiuicTensor:
+        note = "; ".join(filter(None, (failures, self._forget_drifted())))
+        steps = self._steps = self._place(hidden)
         if note or hidden.shape not in self._planned:
             self._planned.add(hidden.shape)
             self._runtime.costs.settle()
@@ -111,8 +134,12 @@ class TaskScheduler:
             value = task.layer.submit(value, runtime=self._runtime, device=device)
             on_host = tuple(op for _, op in self._runtime.fallbacks - before)
             steps[index] = replace(step, on_host=on_host)
+        assert isinstance(value, DeviceArray)  # there is at least one layer
+        value.device.synchronize()
+        if value.storage.error is not None:
+            raise value.storage.error
         self.plan = Plan(steps=tuple(steps), note=note)
-        return value if isinstance(value, CiuicTensor) else self._runtime.tensor(value)
+        return self._runtime.tensor(value)
 
     def report(self) -> list[UsageRow]:
         """Return what each device has done, measurements included; wait for all of it."""
@@ -122,6 +149,65 @@ class TaskScheduler:
         on = self._runtime.device(device)
         self._devices[on.uri] = on
         return on.uri
+
+    def _leave(self, error: CiuicError, hidden: CiuicTensor) -> str:
+        """Take the layers off the device that failed; return what happened.
+
+        Raises
+        ------
+        CiuicError
+            The error itself if no device is to blame, or only the host; `PlacementError` from it if
+            there is no room elsewhere.
+        """
+        layers = [task.layer for task in self._tasks]
+        failed = failed_device(error, self._devices)
+        if failed is None:
+            if error.story is not None:
+                self._release(hidden)
+            raise error
+        release(layers, [hidden], failed)
+        del self._devices[failed.uri]
+        self._failed.add(failed.uri)
+        stranded = {
+            str(index): task for index, task in enumerate(self._tasks) if task.device == failed.uri
+        }
+        left = {uri: one for uri, one in self._devices.items() if not one.lost}
+        try:
+            moves = fail_over(
+                [
+                    Stranded(
+                        part=index,
+                        nbytes={uri: missing_bytes(task.layer, one) for uri, one in left.items()},
+                    )
+                    for index, task in stranded.items()
+                ],
+                kind=failed.kind,
+                survivors=[
+                    Survivor(device=uri, kind=one.kind, room=self._room(one))
+                    for uri, one in left.items()
+                ],
+            )
+        except PlacementError as refusal:
+            self._release(hidden)
+            refusal.story = error.story
+            raise refusal from error
+        for index, (task, step) in enumerate(zip(self._tasks, self._steps, strict=True)):
+            if step.device == failed.uri:
+                keep_formats(task.layer, failed)
+            for move in moves:
+                if move.part == str(index):
+                    self._tasks[index] = task._replace(device=move.target)
+        return f"{failed.uri} failed: {error}; {error.story}; goes on without it"
+
+    def _room(self, device: Device) -> int:
+        """Return the bytes of a device that are left beside layers that it was asked for."""
+        mine = (task.layer for task in self._tasks if task.device == device.uri)
+        wanted = sum(missing_bytes(layer, device) for layer in mine)
+        return device.capacity_bytes - device.used_bytes - wanted
+
+    def _release(self, hidden: CiuicTensor) -> None:
+        for device in self._devices.values():
+            release([task.layer for task in self._tasks], [hidden], device)
 
     def _forget_drifted(self) -> str:
         """Forget what was measured on devices that have drifted; return the reason to plan anew."""
@@ -192,7 +278,12 @@ class TaskScheduler:
     def _candidates(self) -> list[str]:
         manager = self._runtime.manager
         allowed = manager.list_uris(emulated=False) if self._allowed is None else self._allowed
-        return list(dict.fromkeys(map(self._use, allowed)))
+        left = [one for one in allowed if _uri(one) not in self._failed]
+        return list(dict.fromkeys(map(self._use, left or [HOST])))
+
+
+def _uri(device: Device | str) -> str:
+    return device if isinstance(device, str) else device.uri
 
 
 def _reason(task: _Task, measured: Mapping[str, Measurement], chosen: str) -> str:

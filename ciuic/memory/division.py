@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ciuic.devices import Device, Weight
 from ciuic.errors import UsageError
 from ciuic.quantize import QuantizedMatrix
 from ciuic.quantize_int4 import GroupQuantizedMatrix
-from ciuic.tensor import CiuicTensor
+from ciuic.tensor import CiuicTensor, RemoteArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,4 +116,20 @@ def _columns(weight: Weight, start: int, stop: int) -> Weight:
             units=weight.units[start:stop],
             offsets=None if offsets is None else offsets[:, start:stop],
         )
-    return CiuicTensor.adopt(np.ascontiguousarray(weight.value.host()[..., start:stop]))
+    value = weight.value
+    if value.array is None and value.remote is not None:
+        return CiuicTensor.from_device(_Columns(value.remote, start, stop))
+    return CiuicTensor.adopt(np.ascontiguousarray(value.host()[..., start:stop]))
+
+
+class _Columns:
+    """Columns [start, stop) of an array that lies elsewhere, or is an outline, when asked for."""
+
+    def __init__(self, whole: RemoteArray, start: int, stop: int) -> None:
+        self.shape = (*whole.shape[:-1], stop - start)
+        self.dtype = whole.dtype
+        self._whole, self._columns = whole, slice(start, stop)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Return the contents."""
+        return np.ascontiguousarray(self._whole.numpy()[..., self._columns])

@@ -199,15 +199,16 @@ class DeepseekLayer:
         shares: npt.NDArray[np.float32] = routed.numpy()  # (t, experts)
         outputs: list[tuple[int, npt.NDArray[np.int32], DeviceArray]] = []
         elsewhere = False
-        for expert in np.flatnonzero(shares.any(axis=0)).tolist():
-            ids = np.flatnonzero(shares[:, expert]).astype(np.int32)  # (n,)
-            rows = normed if len(ids) == normed.shape[0] else on.run("embedding", ids, normed)
-            output = self._feed_forward(on, rows, weights, f"expert.{expert}")  # (n, dim)
-            outputs.append((expert, ids, output))
-            # From another device it is waited for: first all experts get their work.
-            elsewhere = elsewhere or output.device is not normed.device
-            if not elsewhere:
-                total = self._add(on, total, outputs, shares)
+        with on.runtime.together():
+            for expert in np.flatnonzero(shares.any(axis=0)).tolist():
+                ids = np.flatnonzero(shares[:, expert]).astype(np.int32)  # (n,)
+                rows = normed if len(ids) == normed.shape[0] else on.run("embedding", ids, normed)
+                output = self._feed_forward(on, rows, weights, f"expert.{expert}")  # (n, dim)
+                outputs.append((expert, ids, output))
+                # From another device it is waited for: first all experts get their work.
+                elsewhere = elsewhere or output.device is not normed.device
+                if not elsewhere:
+                    total = self._add(on, total, outputs, shares)
         return self._add(on, total, outputs, shares)
 
     def _add(

@@ -63,11 +63,16 @@ def place_operators(
 
 
 def share_columns(
-    runtime: Runtime, weight: Weight, devices: Sequence[Device], home: Device
+    runtime: Runtime,
+    weight: Weight,
+    devices: Sequence[Device],
+    home: Device,
+    room: Mapping[str, int] | None = None,
 ) -> tuple[list[tuple[Device, int]], str]:
     """Return how many columns of a matrix (k, n) each device takes so that all end early, and why.
 
-    For one token, by the cost model, or the device's own model of its hardware.
+    For one token, by the cost model, or the device's own model of its hardware. ``room`` is URI ->
+    bytes, what devices have free by default; a device that it does not name has room for all.
     """
     k, n = weight.shape
     if len(devices) == 1:
@@ -76,7 +81,7 @@ def share_columns(
     blocks = -(-n // size)
     by_uri = {device.uri: device for device in devices}
     part = Part(
-        seconds={uri: _seconds(runtime, on, k, n) / blocks for uri, on in by_uri.items()},
+        seconds={uri: linear_seconds(runtime, on, k, n) / blocks for uri, on in by_uri.items()},
         nbytes={uri: on.weight_bytes(weight) // blocks for uri, on in by_uri.items()},
         count=blocks,
     )
@@ -86,7 +91,8 @@ def share_columns(
         moved = FLOAT32_NBYTES * (k if stage == 0 else n)
         return runtime.costs.transfer_seconds(ends[source], ends[target], moved)
 
-    room = {uri: on.capacity_bytes - on.used_bytes for uri, on in by_uri.items()}
+    if room is None:
+        room = {uri: on.capacity_bytes - on.used_bytes for uri, on in by_uri.items()}
     split = place_split(SplitProblem(stages=[[part]], transfer=transfer, room=room, home=home.uri))
     (share,) = split.shares[0]
     shares: list[tuple[Device, int]] = []
@@ -99,7 +105,8 @@ def share_columns(
     return shares, split.reasons[0]
 
 
-def _seconds(runtime: Runtime, device: Device, k: int, n: int) -> float:
+def linear_seconds(runtime: Runtime, device: Device, k: int, n: int) -> float:
+    """Return what a linear layer of a token takes, by the device's own model or the cost model."""
     shapes = ((1, k), (k, n))
     estimate: Estimate | None = device.estimate("linear", shapes, {})
     if estimate is not None and not estimate.products_on_host:

@@ -124,6 +124,9 @@ class DryRuntime(Runtime):
     @contextmanager
     def together(self) -> Iterator[None]:
         """Mark the tasks that are submitted meanwhile as ones that do not wait for each other."""
+        if self._group is not None:  # within others such
+            yield
+            return
         self._groups += 1
         self._group = self._groups
         try:

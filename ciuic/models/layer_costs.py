@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,7 @@ from .dry_run import Call, DryRuntime, Recording
 from .kv_cache import LayerCache
 from .model import PREFILL_TOKENS, Layer, Network
 from .placed import HOST, Placed
+from .plan_report import DeviceTime
 from .weights import LayerWeights
 
 FLOAT32_NBYTES = 4
@@ -250,7 +251,8 @@ class CostRules:
             before = step.work
             self._count(step, call)
             if call.group is not None:
-                group, uri = groups.setdefault(call.group, {}), call.device.uri
+                # What the host does for a device is waited for: nothing overlaps with it.
+                group, uri = groups.setdefault(call.group, {}), call.asked.uri
                 group[uri] = group.get(uri, 0.0) + step.work - before
         step.overlapped = sum(
             sum(group.values()) - max(group.values()) for group in groups.values()
@@ -294,8 +296,14 @@ class CostRules:
         on = Placed(self.runtime, device)
         held: dict[tuple[str, int], int] = {}
         for _, weight in weights.on(device.kind):
-            home = on.home_of(weight)
-            held[home.uri, id(weight)] = home.weight_bytes(weight)
+            division = self.runtime.division(weight)
+            if division is None:
+                home = on.home_of(weight)
+                held[home.uri, id(weight)] = home.weight_bytes(weight)
+                continue
+            for part in division:
+                one = weight if part.weight is None else part.weight
+                held[part.device.uri, id(one)] = part.device.weight_bytes(one)
         for call in recording.calls:
             for weight in call.weights:
                 held[call.device.uri, id(weight)] = call.device.weight_bytes(weight)
@@ -303,6 +311,31 @@ class CostRules:
         for (uri, _), nbytes in held.items():
             total[uri] += nbytes
         return total
+
+
+def device_times(steps: Sequence[Step], devices: Mapping[str, Device]) -> list[DeviceTime]:
+    """Return what each device does in some steps together."""
+    times = []
+    for uri, device in devices.items():
+        mine = [step.devices[uri] for step in steps if uri in step.devices]
+        if not mine:
+            continue
+        work = sum(one.work for one in mine)
+        streamed = sum(step.streamed[uri] for step in steps)
+        reached = streamed / work if work else 0.0
+        times.append(
+            DeviceTime(
+                device=uri,
+                emulated=device.emulated,
+                tasks=sum(one.tasks for one in mine),
+                work_seconds=work,
+                overhead_seconds=sum(one.overhead for one in mine),
+                basis=dict(sum((one.basis for one in mine), Counter[str]())),
+                streamed_bytes=streamed,
+                bytes_per_second=max(device.roofline.bytes_per_second, reached),
+            )
+        )
+    return times
 
 
 def _original_bytes(weights: LayerWeights, device: Device) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from ciuic.scheduler.placement import SHARED
 
 from .size import ModelSize
 
@@ -23,6 +25,8 @@ class PlacedPart:
         Of one of these layers: the whole prompt, and the first token after it.
     on_host
         Operators that the device has no kernel for; the host runs them.
+    shared
+        Matrices that the planner divided: role -> URIs of the devices that share its columns.
     """
 
     part: str
@@ -31,6 +35,7 @@ class PlacedPart:
     prefill_seconds: float
     token_seconds: float
     on_host: tuple[str, ...]
+    shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,4 +247,25 @@ class ModelPlan:
 
 def placement_of(plan: ModelPlan) -> str:
     """Return a plan's placement as ``--place`` takes it."""
-    return ",".join(f"{part.part.split()[-1]}={part.device}" for part in plan.placement)
+    parts = []
+    for part in plan.placement:
+        where = part.part.split()[-1]
+        parts.append(f"{where}={part.device}")
+        parts += [f"{where}.{role}={uris}" for role, uris in _operators(part.shared)]
+    return ",".join(parts)
+
+
+def _operators(shared: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    """Yield roles and their devices; experts that follow one another on a device as a range."""
+    runs: list[tuple[int, int, str]] = []
+    for role, uris in shared.items():
+        where = SHARED.join(uris)
+        name, _, number = role.rpartition(".")
+        if name != "expert":
+            yield role, where
+        elif runs and runs[-1][1:] == (int(number) - 1, where):
+            runs[-1] = (runs[-1][0], int(number), where)
+        else:
+            runs.append((int(number), int(number), where))
+    for first, last, where in runs:
+        yield f"expert.{first}" if first == last else f"expert.{first}-{last}", where

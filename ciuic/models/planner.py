@@ -16,16 +16,16 @@ from ciuic.scheduler.placement import parse_placement
 from ciuic.scheduler.problem import ChainProblem
 
 from .divided import place_operators
+from .dividing import Shared, divide_layer, make_whole, told
 from .dry_run import DryRuntime
 from .fitting import Part, fit, link_of, routed_share, waiting
 from .kv_cache import BLOCK_SLOTS
-from .layer_costs import CostRules, PartCost, Step, Workload
+from .layer_costs import CostRules, PartCost, Workload, device_times
 from .model import Network
 from .placed import HOST, Placed
 from .plan_report import (
     DeviceMemory,
     DeviceResidency,
-    DeviceTime,
     ModelPlan,
     PlacedPart,
     Prediction,
@@ -121,20 +121,23 @@ class Planner:
             for index, layer in enumerate(network.layers)
         ]
         self._costs: dict[tuple[object, str], PartCost] = {}
+        self._shared: dict[int, dict[str, Shared]] = {}  # layer -> matrices that are divided
 
     def plan(self) -> ModelPlan:
         """Return the plan."""
         chosen, reasons = self._choose()
+        singles = [self._single(uri) for uri in self.candidates]
+        size = self._size()
+        self._divide(chosen, reasons)
         memory, residency, least = self._streamed(chosen, self._memory(chosen))
         problems = tuple(_problem(one) for one in memory if not one.fits)
-        singles = [self._single(uri) for uri in self.candidates]
         prediction = waiting(self._prediction(chosen), residency, self.workload)
         return ModelPlan(
             model=self.network.config.name,
             format=self.request.format,
             context=self.workload.context,
             prompt_tokens=self.workload.prompt_tokens,
-            size=self._size(),
+            size=size,
             placement=tuple(self._placed(chosen, reasons)),
             memory=tuple(memory),
             prediction=prediction,
@@ -185,6 +188,36 @@ class Planner:
             chosen = self._everywhere(best)
         keeps = obstacles(problem, chosen)
         return chosen, [self._reason(i, keeps[i]) for i in parts]
+
+    def _divide(self, chosen: list[str], reasons: list[str]) -> None:
+        """Divide matrices of layers over devices where that takes less time; say so."""
+        if self.asked is not None or len(self.candidates) < 2 or not self._fits(chosen):
+            return
+        free = {row.device: row.room_after(row.total_bytes) for row in self._memory(chosen)}
+        for kind, uri in dict.fromkeys(zip(self._kinds, chosen, strict=False)):
+            alike = [i for i in range(self._n) if (self._kinds[i], chosen[i]) == (kind, uri)]
+            elsewhere = {other: self._cost(alike[0], other) for other in self.devices}
+            others = [one for other, one in self.candidates.items() if other != uri]
+            room = {one.uri: free.get(one.uri, self.room[one.uri]) for one in others}
+            passing = elsewhere[uri].activations[uri]  # goes to the others too
+            room = {on: max(0, nbytes - passing) // len(alike) for on, nbytes in room.items()}
+            layer, home = self.network.layers[alike[0]], self.devices[uri]
+            shared, cost = divide_layer(
+                *(self.rules, layer, self.network.config, others, room, home, elsewhere[uri])
+            )
+            if not shared:
+                continue
+            now = (kind, uri, tuple(shared.items()))
+            before = list(reasons), list(self._kinds), dict(self._shared)
+            self._costs |= {(now, other): one for other, one in elsewhere.items()}
+            self._costs[now, uri] = cost
+            for index in alike:
+                self._kinds[index], self._shared[index] = now, shared
+                reasons[index] = "; ".join([reasons[index], *told(shared)])
+            if not self._fits(chosen):
+                reasons[:], self._kinds, self._shared = before
+                make_whole(self.rules, layer, home, shared)
+            free = {row.device: row.room_after(row.total_bytes) for row in self._memory(chosen)}
 
     def _operators_of(self, index: int) -> list[str]:
         """Return which operators of a layer are elsewhere, and why."""
@@ -241,6 +274,7 @@ class Planner:
             prefill_seconds=cost.prefill_seconds,
             token_seconds=cost.first.seconds,
             on_host=tuple(sorted(cost.first.on_host)),
+            shared={o: one.uris for o, one in self._shared.get(first, {}).items()},
         )
 
     # Time.
@@ -276,7 +310,7 @@ class Planner:
         moved = sum(self._moved(a, b, 1) for a, b in self._stops(chosen))
         first = sum(part.first.seconds for part in parts) + moved
         last = sum(part.last.seconds for part in parts) + moved
-        times = _device_times([part.first for part in parts], self.devices)
+        times = device_times([part.first for part in parts], self.devices)
         limit = sum(one.streamed_bytes / one.bytes_per_second for one in times)
         prefill = sum(part.prefill_seconds for part in parts)
         prefill += sum(self._prefill_moved(a, b) for a, b in self._stops(chosen))
@@ -446,30 +480,6 @@ def _workload(request: PlanRequest, longest: int) -> Workload:
 
 def _layers_name(first: int, last: int) -> str:
     return f"layer {first}" if first == last else f"layers {first}-{last}"
-
-
-def _device_times(steps: Sequence[Step], devices: Mapping[str, Device]) -> list[DeviceTime]:
-    times = []
-    for uri, device in devices.items():
-        mine = [step.devices[uri] for step in steps if uri in step.devices]
-        if not mine:
-            continue
-        work = sum(one.work for one in mine)
-        streamed = sum(step.streamed[uri] for step in steps)
-        reached = streamed / work if work else 0.0
-        times.append(
-            DeviceTime(
-                device=uri,
-                emulated=device.emulated,
-                tasks=sum(one.tasks for one in mine),
-                work_seconds=work,
-                overhead_seconds=sum(one.overhead for one in mine),
-                basis=dict(sum((one.basis for one in mine), Counter[str]())),
-                streamed_bytes=streamed,
-                bytes_per_second=max(device.roofline.bytes_per_second, reached),
-            )
-        )
-    return times
 
 
 def _problem(row: DeviceMemory) -> str:

@@ -16,6 +16,7 @@ from ciuic.devices import Device
 from ciuic.errors import CiuicError, PlacementError, Story
 from ciuic.memory.tiers import weights_on
 from ciuic.scheduler.failover import Stranded, Survivor, fail_over
+from ciuic.stranded import keep_formats
 
 from .placed import HOST
 
@@ -185,6 +186,5 @@ def _move(model: Model, part: str, failed: Device, target: Device, *, as_fpga: b
         return
     layer = model.layers[int(part.removeprefix("layer "))]
     layer.device = target
-    if not layer.as_fpga:  # or it has that form anyhow
-        layer.attention = layer.attention or failed.attention
-    layer.as_fpga = layer.as_fpga or as_fpga
+    if as_fpga:
+        keep_formats(layer, failed)

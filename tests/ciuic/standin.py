@@ -95,3 +95,29 @@ class StandIn(Device):
 
     def _close(self) -> None:
         """There is nothing to release."""
+
+
+class FailsLater(StandIn):
+    """A stand-in that fails at a linear layer when ``left`` more have been computed.
+
+    Attributes
+    ----------
+    left
+        None: it does not fail.
+    """
+
+    left: int | None = None
+
+    def _kernel(self, op: str) -> Kernel:
+        good = super()._kernel(op)
+
+        def kernel(
+            inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
+        ) -> Any:
+            if op == "linear" and self.left is not None:
+                self.left -= 1
+                if self.left < 0:
+                    raise DeviceError(f"{op} failed")
+            return good(inputs, output, attributes)
+
+        return kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from ciuic.cli import main
 from ciuic.devices.statistics import TaskRecord
 from ciuic.errors import DeviceError, PlacementError, UsageError
 
-from .standin import StandIn
+from .standin import FailsLater, StandIn
 from .test_task_scheduler import DIM, WEIGHT_BYTES, Layer, on_host
 
 SLOW = 0.01  # seconds of a task; a layer has three
@@ -86,10 +87,35 @@ def test_a_device_that_fails_stops_the_run_and_says_so(
         pipeline = BatchPipeline(layers, [good])
         pipeline.plan(batches[0])
         good._broken = ("linear",)
-        with pytest.raises(DeviceError, match="linear is broken"):
+        with pytest.raises(DeviceError, match="linear is broken") as caught:
             pipeline.run(batches)
+        assert caught.value.story is not None
+        assert (caught.value.story.device, pipeline.stages) == ("good", [])
+        del caught
+        gc.collect()
+        good.synchronize()
+        assert good.used_bytes == 0
         good._broken = ()
         pipeline.run(batches)  # it can be used again
+
+
+def test_the_others_go_on_without_a_device_that_fails(
+    layers: list[Layer], batches: list[CiuicTensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = [on_host(layers, batch) for batch in batches]
+    for at in (1, 4, 9):  # linear layers until it fails: at once, and with batches done
+        with FailsLater("one") as one, StandIn("two") as two:
+            pipeline = BatchPipeline(layers, [one, two])
+            pipeline.plan(batches[0])
+            one.left = at
+            for result, want in zip(pipeline.run(batches), expected, strict=True):
+                np.testing.assert_array_equal(result.numpy(), want)
+            assert [stage.device for stage in pipeline.stages] == ["two"]
+            del result
+            gc.collect()
+            one.synchronize()
+            assert one.used_bytes == 0
+    assert "one failed: linear failed; " in caplog.text
 
 
 def test_what_cannot_be_run_is_refused(layers: list[Layer], batches: list[CiuicTensor]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,13 @@ import pytest
 
 from ciuic import CiuicTensor, Runtime, TaskScheduler
 from ciuic.devices import Device, DeviceArray, DeviceManager, Weight
-from ciuic.errors import DeviceNotFound, PlacementError, ShapeError, UsageError
+from ciuic.errors import DeviceError, DeviceNotFound, PlacementError, ShapeError, UsageError
+from ciuic.models.loading import load_model
 from ciuic.quantize import quantize_columns
 
-from .standin import StandIn
+from ..faults.faulty import Fault, Schedule, open_faulty
+from .models import small_dense
+from .standin import FailsLater, StandIn
 
 DIM = 32
 WEIGHT_BYTES = DIM * DIM + 4 * DIM + 4 * DIM
@@ -299,3 +304,86 @@ def test_device_that_was_asked_for_is_kept_however_slow(
             tasks.run(hidden).numpy()
             assert tasks.plan is not None
             assert tasks.plan.note == ""
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_run_goes_on_without_a_device_that_fails(
+    layers: list[Layer], hidden: CiuicTensor, at: int
+) -> None:
+    """Layers go to the like device, those whose device was not asked for where they cost least."""
+    expected = on_host(layers, hidden)
+    with FailsLater("one") as one, StandIn("two") as two:
+        tasks = scheduler(layers, one, "cpu", one, one)
+        tasks.add_task(layers[0])
+        one.left = at
+        expected = on_host([*layers, layers[0]], hidden)
+        result = tasks.run(hidden)
+        np.testing.assert_array_equal(result.numpy(), expected)
+        assert tasks.plan is not None
+        assert placed(tasks)[:4] == ["cpu"] * 4  # two takes no part
+        assert tasks.plan.note.startswith("one failed: linear failed; ")
+        assert tasks.plan.note.endswith("; goes on without it")
+        del result
+        gc.collect()
+        one.synchronize()
+        assert (one.used_bytes, two.used_bytes) == (0, 0)
+        np.testing.assert_array_equal(tasks.run(hidden).numpy(), expected)
+        assert tasks.plan.note == ""
+    with FailsLater("one") as one, StandIn("two") as two:
+        tasks = scheduler(layers, one, two, one, "cpu")
+        one.left = at % 2
+        np.testing.assert_array_equal(tasks.run(hidden).numpy(), on_host(layers, hidden))
+        assert placed(tasks) == ["two", "two", "two", "cpu"]
+
+
+def test_a_run_that_cannot_go_on_tells_the_story_and_holds_nothing(
+    layers: list[Layer], hidden: CiuicTensor
+) -> None:
+    full = 3 * WEIGHT_BYTES
+    with FailsLater("one") as one, StandIn("two", full) as two:
+        host = Runtime().device("cpu")
+        gc.collect()
+        host.synchronize()
+        capacity, host.capacity_bytes = host.capacity_bytes, host.used_bytes + 1000
+        try:
+            tasks = scheduler(layers, one, one, one, two)
+            one.left = 2
+            with pytest.raises(PlacementError, match=r"^no other device has room for ") as caught:
+                tasks.run(hidden)
+        finally:
+            host.capacity_bytes = capacity
+        assert caught.value.story is not None
+        assert caught.value.story.device == "one"
+        assert isinstance(caught.value.__cause__, DeviceError)
+        del caught
+        gc.collect()
+        for device in (one, two):
+            device.synchronize()
+            assert device.used_bytes == 0
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_layers_of_a_model_keep_their_number_formats(tmp_path: Path, fault: Fault) -> None:
+    path = small_dense.write_folder(tmp_path / "model")
+    with load_model(path, quantize="int8", runtime=Runtime(DeviceManager())) as model:
+        chain: Any = model.layers
+        rows = np.random.default_rng(0).standard_normal((3, model.hidden_size))
+        hidden = CiuicTensor.from_numpy(rows.astype(np.float32))
+        device, transport = open_faulty("fpga:faulty", Schedule(fault, 5))
+        with device:
+            value: Any = hidden
+            for layer in chain:
+                layer.as_fpga, layer.attention = True, device.attention
+                value = layer.submit(value, runtime=model.runtime, device="cpu")
+                layer.as_fpga, layer.attention = False, None
+            tasks = TaskScheduler()
+            for layer in chain:
+                tasks.add_task(layer, device)
+            assert np.array_equal(tasks.run(hidden).numpy(), value.numpy())
+            assert transport.schedule.happened
+            assert all(layer.as_fpga for layer in chain)
+            assert placed(tasks) == ["cpu"] * len(chain)
+            gc.collect()
+            assert device.used_bytes == 0
+        assert transport.buffers == 0
+        assert transport.closed
