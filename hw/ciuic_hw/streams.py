@@ -9,13 +9,13 @@ FIFO with room for all that is in it at its end (`PipelineFifo`). All of them pa
 from amaranth.hdl import *
 from amaranth.lib import stream
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
-__all__ = ["PipelineFifo", "SkidBuffer", "StreamRegister", "delay"]
+__all__ = ["PipelineFifo", "SkidBuffer", "StreamFifo", "StreamRegister", "delay"]
 
-# Places that are kept free beside those for what is on its way: the FIFO's output register fills a
-# cycle late, and `room` is a cycle old.
-MARGIN = 2
+# Places that are kept free beside those for what is on its way: entries are registered before the
+# FIFO, its output register fills a cycle late, and `room` is a cycle old.
+MARGIN = 3
 
 
 def delay(m, value, cycles, *, reset_less=False):
@@ -101,6 +101,60 @@ class SkidBuffer(Component):
         return m
 
 
+class StreamFifo(Component):
+    """A FIFO whose both ends may be far away: what fills and empties it meets registers only.
+
+    Parameters
+    ----------
+    shape
+        Shape of an entry.
+    depth
+        Entries that it holds at least.
+
+    Members
+    -------
+    i : In(stream)
+    o : Out(stream)
+    level : Out(range(depth + 1))
+        Entries that have not left the memory, which is before they are at ``o``.
+
+    Latency
+    -------
+    Four cycles.
+    """
+
+    def __init__(self, shape, *, depth):
+        self.depth = depth
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "level": Out(range(depth + 1)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        width = Shape.cast(self.i.p.shape()).width
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=self.depth)
+        m.submodules.output = output = StreamRegister(width)  # block RAM is slow to answer
+        m.submodules.skid = skid = SkidBuffer(width)
+        connect(m, output.o, skid.i)
+        m.d.comb += [
+            fifo.w_data.eq(self.i.p),
+            fifo.w_en.eq(self.i.valid),
+            self.i.ready.eq(fifo.w_rdy),
+            output.i.p.eq(fifo.r_data),
+            output.i.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(output.i.ready),
+            Value.cast(self.o.p).eq(skid.o.p),
+            self.o.valid.eq(skid.o.valid),
+            skid.o.ready.eq(self.o.ready),
+            self.level.eq(fifo.level),
+        ]
+        return m
+
+
 class PipelineFifo(Component):
     """A FIFO at the end of a pipeline that cannot stall.
 
@@ -140,18 +194,10 @@ class PipelineFifo(Component):
 
     def elaborate(self, platform):
         m = Module()
-        width = Shape.cast(self.signature.members["payload"].shape).width
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=self.depth)
-        m.submodules.output = output = StreamRegister(width)  # block RAM is slow to answer
-        m.d.comb += [
-            fifo.w_data.eq(self.payload),
-            fifo.w_en.eq(self.valid),
-            output.i.p.eq(fifo.r_data),
-            output.i.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(output.i.ready),
-            Value.cast(self.o.p).eq(output.o.p),
-            self.o.valid.eq(output.o.valid),
-            output.o.ready.eq(self.o.ready),
-        ]
+        shape = self.signature.members["payload"].shape
+        m.submodules.fifo = fifo = StreamFifo(shape, depth=self.depth)
+        payload = delay(m, Value.cast(self.payload), 1, reset_less=True)
+        m.d.comb += [Value.cast(fifo.i.p).eq(payload), fifo.i.valid.eq(delay(m, self.valid, 1))]
+        connect(m, fifo.o, flipped(self.o))
         m.d.sync += self.room.eq(fifo.level < self.depth - self.latency - MARGIN)
         return m

@@ -49,7 +49,7 @@ MUTATIONS = (
     Mutation("axi/splitter.py", "tail.eq(nbytes[:shift] - 1)", "tail.eq(nbytes[:shift])", OVERLAY),
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
     Mutation("axi/write.py", "answer & self.resp[1]", "answer & self.resp[0]", OVERLAY),
-    Mutation("axi/read.py", "splitter.burst.p.beats <= room", "room != 0", OVERLAY),
+    Mutation("axi/read.py", "~less(room, splitter.burst.p.beats)", "room.any()", OVERLAY),
     # Command processor, registers, copy.
     Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
     Mutation("command/fetch.py", "failed.eq(failed | beat.p.error)", "failed.eq(0)", OVERLAY),
@@ -73,10 +73,10 @@ MUTATIONS = (
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "left.eq(left - 1), place", "left.eq(left - 1), row"),
     # Softmax engine.
-    Mutation("softmax/rows.py", "(length <= reach)", "(length < reach)", SOFTMAX),
+    Mutation("softmax/rows.py", "~less(reach, length)", "less(length, reach)", SOFTMAX),
     Mutation("softmax/rows.py", "Mux(length == 0, 0, length - 1)", "length - 1", SOFTMAX),
     Mutation("softmax/rows.py", "reach.eq(reach + 1)", "reach.eq(reach + 2)", SOFTMAX),
-    Mutation("softmax/rows.py", "lane <= self.last[", "lane < self.last[", SOFTMAX),
+    Mutation("softmax/rows.py", "lane <= row.last[", "lane < row.last[", SOFTMAX),
     Mutation(
         "softmax/rows.py",
         "self.addr.eq(self.addr + self.stride)",
@@ -85,25 +85,27 @@ MUTATIONS = (
     ),
     Mutation(
         "softmax/reader.py",
-        "request.valid.eq(ready & ~length.empty)",
-        "request.valid.eq(ready)",
+        "requests.i.valid.eq(described & ~row.empty)",
+        "requests.i.valid.eq(described)",
         SOFTMAX,
     ),
     Mutation(
         "softmax/reader.py",
-        "score_bytes.w_en.eq(step & ~length.empty)",
-        "score_bytes.w_en.eq(step)",
+        "score_bytes.valid.eq(described & ~row.empty)",
+        "score_bytes.valid.eq(described)",
         SOFTMAX,
     ),
     Mutation("softmax/reader.py", "m.d.sync += error.eq(1)", "m.d.sync += error.eq(0)", SOFTMAX),
-    Mutation("softmax/gearbox.py", "Mux(final, 0, chunk + 1)", "chunk + 1", SOFTMAX),
+    Mutation(
+        "softmax/gearbox.py", "final.eq(following == last)", "final.eq(chunk == last)", SOFTMAX
+    ),
     Mutation("softmax/datapath.py", "(inside & refused)", "refused", SOFTMAX),
     Mutation("softmax/datapath.py", "m.If(error & ~row.empty)", "m.If(error)", SOFTMAX),
     Mutation("softmax/datapath.py", "words[normalize.narrow]", "words[0]", SOFTMAX),
     Mutation(
         "softmax/maximum.py",
-        "delay(m, one > other, 1)",
-        "delay(m, one < other, 1)",
+        "delay(m, less(other, one), 1)",
+        "delay(m, less(one, other), 1)",
         SOFTMAX,
     ),
     Mutation("softmax/maximum.py", "Mux(final, numerics.INT32_MIN, largest)", "largest", SOFTMAX),
@@ -138,9 +140,9 @@ MUTATIONS = (
         "softmax/reciprocal.py", "norm_1, 1 + table.latency", "norm_1, table.latency", SOFTMAX
     ),
     Mutation("softmax/table.py", "product + half", "product", SOFTMAX),
-    Mutation("softmax/writer.py", "self.i.valid & left.any()", "self.i.valid", SOFTMAX),
+    Mutation("softmax/writer.py", "self.i.valid & more", "self.i.valid", SOFTMAX),
     Mutation("softmax/writer.py", "busy.eq(busy + words)", "busy.eq(busy + 1)", SOFTMAX),
-    Mutation("softmax/writer.py", "~left.any() & ~self.write.busy", "~left.any()", SOFTMAX),
+    Mutation("softmax/writer.py", "~more & ~self.write.busy", "~more", SOFTMAX),
     Mutation(
         "streams.py",
         "self.depth - self.latency - MARGIN)",

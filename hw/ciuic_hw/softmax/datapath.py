@@ -3,16 +3,17 @@
 from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from ..axi.ports import beat_layout
-from ..streams import PipelineFifo, StreamRegister
+from ..streams import PipelineFifo, SkidBuffer
 from .exponential import ExponentialStage
 from .gearbox import Gearbox
 from .layouts import (
     EXPONENTIAL,
     RECIPROCAL,
     RESULT_FORMATS,
+    ROWS_WAITING,
     SCORE,
     SCORE_FORMATS,
     result_row_layout,
@@ -24,8 +25,7 @@ from .normalize import WIDE, NormalizeStage
 
 __all__ = ["SoftmaxDatapath"]
 
-FIFO_LATENCY = 3  # cycles from an entry's arrival to its departure
-ROWS_WAITING = 64  # rows between two stages: enough for rows of one word
+FIFO_LATENCY = 5  # cycles from an entry's arrival to its departure
 RESULTS_WAITING = 32  # words of results
 
 
@@ -74,9 +74,7 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.maximum = maximum = MaximumStage(self.config)
         m.submodules.exponential = exponential = ExponentialStage(self.config)
         m.submodules.normalize = normalize = NormalizeStage(self.config)
-        m.submodules.row = row = StreamRegister(row_layout(self.config))
-        wiring.connect(m, wiring.flipped(self.row), row.i)
-        wiring.connect(m, row.o, maximum.row)
+        wiring.connect(m, wiring.flipped(self.row), maximum.row)
         m.d.comb += [self.active.eq(exponential.taken), self.row_begin.eq(normalize.row_begin)]
         error = self._unpack(m, maximum)
         self._join_maximum(m, maximum, error, exponential)
@@ -85,47 +83,55 @@ class SoftmaxDatapath(wiring.Component):
         return m
 
     def _unpack(self, m, maximum):
-        """Feed beats to the first stage; return whether a beat of its row was refused.
+        """Feed words to the first stage; return whether a beat of its row was refused.
 
-        The gearbox ends the next row at the earliest when the last word of this one is taken, and
-        the first beat of the next row comes at the earliest when this one ends.
+        Before the skid buffer: the gearbox ends the next row at the earliest when the last word of
+        this one is taken, and the first beat of the next row comes at the earliest when this one
+        ends.
         """
         lanes, bus_bytes = self.config.lanes, self.config.bus_bytes
         sizes = [one.nbytes for one in SCORE_FORMATS]
         m.submodules.unpack = unpack = Gearbox(
             [(bus_bytes, size * lanes) for size in sizes], max_bytes=self.config.max_row * 4
         )
+        word = data.StructLayout({"data": unpack.o.payload.data.shape(), "error": 1})
+        m.submodules.words = words = SkidBuffer(word)
+        error = Signal()
         m.d.comb += [
-            unpack.enable.eq(self.score_bytes.valid),
-            unpack.last_byte.eq(self.score_bytes.payload.last),
-            unpack.mode.eq(self.score_bytes.payload.mode),
-            self.score_bytes.ready.eq(unpack.row_end),
+            unpack.row.payload.last_byte.eq(self.score_bytes.payload.last_byte),
+            unpack.row.payload.mode.eq(self.score_bytes.payload.mode),
+            unpack.row.valid.eq(self.score_bytes.valid),
+            self.score_bytes.ready.eq(unpack.row.ready),
             unpack.i.payload.eq(self.i.payload.data),
             unpack.i.valid.eq(self.i.valid),
             self.i.ready.eq(unpack.i.ready),
-            maximum.i.valid.eq(unpack.o.valid),
-            unpack.o.ready.eq(maximum.i.ready),
+            words.i.payload.data.eq(unpack.o.payload.data),
+            words.i.payload.error.eq(error),
+            words.i.valid.eq(unpack.o.valid),
+            unpack.o.ready.eq(words.i.ready),
+            maximum.i.valid.eq(words.o.valid),
+            words.o.ready.eq(maximum.i.ready),
         ]
         with m.Switch(maximum.row.payload.mode):
             for mode, size in enumerate(sizes):
                 with m.Case(mode):
                     for lane in range(lanes):
-                        score = unpack.o.payload.data.word_select(lane, 8 * size)
+                        score = words.o.payload.data.word_select(lane, 8 * size)
                         m.d.comb += maximum.i.payload[lane].eq(score.as_signed())
 
         beat = self.i.payload
-        inside, refused, error = Signal(), Signal(), Signal()
+        inside, refused = Signal(), Signal()
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [inside.eq(~beat.last), refused.eq(beat.error | (inside & refused))]
         with m.If(unpack.row_end):
             m.d.sync += error.eq(refused)
-        return error
+        return words.o.payload.error
 
     def _join_maximum(self, m, maximum, error, exponential):
         words = self.config.max_row // self.config.lanes
         overlap = maximum.latency + 2 * FIFO_LATENCY
         m.submodules.scores = scores = PipelineFifo(
-            data.ArrayLayout(SCORE, self.config.lanes), depth=words + overlap, latency=0
+            data.ArrayLayout(SCORE, self.config.lanes), depth=_memory(words + overlap), latency=0
         )
         m.submodules.maxima = maxima = PipelineFifo(
             SCORE, depth=ROWS_WAITING, latency=maximum.latency
@@ -155,7 +161,7 @@ class SoftmaxDatapath(wiring.Component):
         overlap = exponential.row_latency + 2 * FIFO_LATENCY
         m.submodules.exponentials = exponentials = PipelineFifo(
             data.ArrayLayout(EXPONENTIAL, self.config.lanes),
-            depth=words + overlap,
+            depth=_memory(words + overlap),
             latency=exponential.word_latency,
         )
         m.submodules.reciprocals = reciprocals = PipelineFifo(
@@ -193,6 +199,7 @@ class SoftmaxDatapath(wiring.Component):
         wiring.connect(m, results.o, pack.i)
         wiring.connect(m, pack.o, wiring.flipped(self.o))
         words = Array(Cat(one[: 8 * size] for one in normalize.word) for size in sizes)
+        passing = Signal(result_row_layout(self.config))
         last_bytes = Array(
             (rows.o.payload.limit << exact_log2(size)) | (size - 1) for size in sizes
         )
@@ -202,11 +209,18 @@ class SoftmaxDatapath(wiring.Component):
             results.payload.eq(words[normalize.narrow]),
             rows.valid.eq(normalize.row_begin),
             rows.payload.eq(normalize.row.payload),
-            pack.enable.eq(rows.o.valid),
-            pack.mode.eq(rows.o.payload.narrow),
-            pack.last_byte.eq(last_bytes[rows.o.payload.narrow]),
-            rows.o.ready.eq(pack.row_end),
+            pack.row.valid.eq(rows.o.valid),
+            pack.row.payload.mode.eq(rows.o.payload.narrow),
+            pack.row.payload.last_byte.eq(last_bytes[rows.o.payload.narrow]),
+            rows.o.ready.eq(pack.row.ready),
         ]
+        with m.If(pack.row.ready):
+            m.d.sync += passing.eq(rows.o.payload)
         # Good until the last beat of this row is taken, see `_unpack`.
         with m.If(pack.row_end):
-            m.d.sync += self.row_ended.eq(rows.o.payload)
+            m.d.sync += self.row_ended.eq(passing)
+
+
+def _memory(entries):
+    """Return a depth of a FIFO that makes its block RAM a single bank, without logic behind it."""
+    return 1 << ceil_log2(entries)

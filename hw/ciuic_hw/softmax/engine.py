@@ -4,8 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from ..axi.ports import EngineSignature, ReadPort, beat_layout
-from ..streams import SkidBuffer
+from ..axi.ports import EngineSignature, ReadPort
 from .datapath import SoftmaxDatapath
 from .reader import RowReader
 from .writer import RowWriter
@@ -49,9 +48,7 @@ class SoftmaxEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.descriptor), reader.descriptor)
         wiring.connect(m, reader.request, wiring.flipped(self.read.request))
         wiring.connect(m, reader.lengths, wiring.flipped(self.read_lengths))
-        m.submodules.beats = beats = SkidBuffer(beat_layout(self.config))
-        wiring.connect(m, wiring.flipped(self.read.data), beats.i)
-        wiring.connect(m, beats.o, datapath.i)
+        wiring.connect(m, wiring.flipped(self.read.data), datapath.i)
         wiring.connect(m, reader.score_bytes, datapath.score_bytes)
         wiring.connect(m, reader.row, datapath.row)
         wiring.connect(m, reader.job, writer.job)

@@ -226,9 +226,9 @@ class ExponentialStage(wiring.Component):
         m = Module()
         lanes = self.config.lanes
         row = self.row.payload
-        m.submodules.words = words = RowWords(lanes=lanes, max_row=self.config.max_row)
+        m.submodules.words = words = RowWords(config=self.config)
         m.d.comb += [
-            words.last.eq(row.result.last),
+            words.row.eq(row.result),
             self.taken.eq(self.i.valid & self.row.valid & self.maximum.valid & self.room),
             self.i.ready.eq(self.taken),
             self.row_end.eq(self.taken & words.final),

@@ -23,31 +23,28 @@ class Gearbox(wiring.Component):
 
     Members
     -------
-    mode : In
-        Constant while a row passes.
-    enable : In(1)
-        ``mode`` and ``last_byte`` are those of the current row.
-    last_byte : In(range(max_bytes))
-        Bytes of the current row, less one.
+    row : In(stream)
+        ``mode`` and ``last_byte`` (bytes less one) of each row.
     row_end : Out(1)
-        Strobe: the next cycle belongs to the next row.
+        Strobe: the last chunk of the row is on its way.
     i : In(stream)
     o : Out(stream)
         ``data``; ``final`` at the last word of a row.
 
     Latency
     -------
-    Two cycles.
+    Two cycles from a word of a row that is known.
     """
 
     def __init__(self, modes, *, max_bytes):
         self.modes = tuple(modes)
+        row = data.StructLayout(
+            {"mode": range(max(2, len(self.modes))), "last_byte": range(max_bytes)}
+        )
         output = data.StructLayout({"data": 8 * max(o for _, o in self.modes), "final": 1})
         super().__init__(
             {
-                "mode": In(range(max(2, len(self.modes)))),
-                "enable": In(1, init=1),
-                "last_byte": In(range(max_bytes)),
+                "row": In(stream.Signature(row)),
                 "row_end": Out(1),
                 "i": In(stream.Signature(8 * max(i for i, _ in self.modes))),
                 "o": Out(stream.Signature(output)),
@@ -58,36 +55,53 @@ class Gearbox(wiring.Component):
         m = Module()
         held = Signal.like(self.i.payload)
         held_valid = Signal()
-        chunk = Signal.like(self.last_byte)  # position in the row, in units of the smaller word
-        final = Signal()
-        input_end = Signal()
-        output_end = Signal()
+        mode = Signal.like(self.row.payload.mode)
+        active = Signal()  # `mode` and `last` are those of a row
+        last = Signal.like(self.row.payload.last_byte)  # number of the row's last chunk
+        chunk = Signal.like(last)  # number of the chunk in the row, of the size of the smaller word
+        following = Signal.like(last, init=1)
+        # What the chunk ends, found out a chunk ahead.
+        final, input_end, output_end = Signal(), Signal(), Signal()
         move = Signal()
         m.d.comb += [
-            move.eq(held_valid & self.enable & (~self.o.valid | self.o.ready)),
+            move.eq(held_valid & active & (~self.o.valid | self.o.ready)),
             self.row_end.eq(move & final),
+            self.row.ready.eq(~active | self.row_end),
             self.i.ready.eq(~held_valid | (move & input_end)),
         ]
         with m.If(move):
-            m.d.sync += [
-                chunk.eq(Mux(final, 0, chunk + 1)),
-                self.o.valid.eq(output_end),
-                self.o.payload.final.eq(final),
-            ]
+            m.d.sync += [self.o.valid.eq(output_end), self.o.payload.final.eq(final)]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
 
-        with m.Switch(self.mode):
-            for mode, (input_bytes, output_bytes) in enumerate(self.modes):
+        coming = Signal.like(last)
+        with m.If(self.row.ready):
+            m.d.sync += [
+                active.eq(self.row.valid),
+                mode.eq(self.row.payload.mode),
+                last.eq(coming),
+                chunk.eq(0),
+                following.eq(1),
+                final.eq(coming == 0),
+            ]
+            self._ends(m, self.row.payload.mode, coming == 0, C(0, 1), input_end, output_end)
+        with m.Elif(move):
+            m.d.sync += [
+                chunk.eq(following),
+                following.eq(following + 1),
+                final.eq(following == last),
+            ]
+            self._ends(m, mode, following == last, following, input_end, output_end)
+        with m.Switch(self.row.payload.mode):
+            for number, sizes in enumerate(self.modes):
+                with m.Case(number):
+                    m.d.comb += coming.eq(self.row.payload.last_byte >> exact_log2(min(sizes)))
+
+        with m.Switch(mode):
+            for number, (input_bytes, output_bytes) in enumerate(self.modes):
                 nbytes = min(input_bytes, output_bytes)
-                in_bits = exact_log2(input_bytes // nbytes)
                 out_bits = exact_log2(output_bytes // nbytes)
-                with m.Case(mode):
-                    m.d.comb += [
-                        final.eq(chunk == self.last_byte >> exact_log2(nbytes)),
-                        input_end.eq(chunk[:in_bits].all() | final),
-                        output_end.eq(chunk[:out_bits].all() | final),
-                    ]
+                with m.Case(number):
                     with m.If(move):
                         m.d.sync += held.eq(held >> 8 * nbytes)
                     for place in range(1 << out_bits):
@@ -100,3 +114,18 @@ class Gearbox(wiring.Component):
         with m.Elif(self.i.ready):
             m.d.sync += held_valid.eq(0)
         return m
+
+    def _ends(self, m, mode, final, chunk, input_end, output_end):
+        """Register whether a chunk ends a word of the input, and one of the output."""
+        with m.Switch(mode):
+            for number, (input_bytes, output_bytes) in enumerate(self.modes):
+                nbytes = min(input_bytes, output_bytes)
+                with m.Case(number):
+                    for end, word_bytes in ((input_end, input_bytes), (output_end, output_bytes)):
+                        bits = exact_log2(word_bytes // nbytes)
+                        m.d.sync += end.eq(_all_ones(chunk, bits) | final)
+
+
+def _all_ones(value, bits):
+    """Return whether the low bits of a value are all set; so they are where there are none."""
+    return Cat(value[index] if index < len(value) else C(0, 1) for index in range(bits)).all()

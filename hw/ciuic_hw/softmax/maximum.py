@@ -7,6 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
+from ..arithmetic import less
 from ..streams import delay
 from .layouts import SCORE, row_layout
 from .rows import RowWords
@@ -61,9 +62,9 @@ class MaximumStage(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         row = self.row.payload
-        m.submodules.words = words = RowWords(lanes=self.lanes, max_row=self.config.max_row)
+        m.submodules.words = words = RowWords(config=self.config)
         m.d.comb += [
-            words.last.eq(row.result.last),
+            words.row.eq(row.result),
             words.step.eq(self.taken),
             self.taken.eq(self.room & self.row.valid & (self.i.valid | row.empty)),
             self.i.ready.eq(self.taken & ~row.empty),
@@ -79,7 +80,9 @@ class MaximumStage(wiring.Component):
         ]
         while len(candidates) > 1:  # compared in one cycle, chosen in the next
             candidates = [
-                delay(m, Mux(delay(m, one > other, 1), delay(m, one, 1), delay(m, other, 1)), 1)
+                delay(
+                    m, Mux(delay(m, less(other, one), 1), delay(m, one, 1), delay(m, other, 1)), 1
+                )
                 for one, other in zip(candidates[::2], candidates[1::2], strict=True)
             ]
         depth = self.latency - 1
@@ -88,7 +91,7 @@ class MaximumStage(wiring.Component):
 
         running = Signal(SCORE, init=numerics.INT32_MIN)
         largest = Signal(SCORE)
-        m.d.comb += largest.eq(Mux(candidates[0] > running, candidates[0], running))
+        m.d.comb += largest.eq(Mux(less(running, candidates[0]), candidates[0], running))
         m.d.sync += [self.valid.eq(final), self.maximum.eq(largest)]
         with m.If(taken):
             m.d.sync += running.eq(Mux(final, numerics.INT32_MIN, largest))

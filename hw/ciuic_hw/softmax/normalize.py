@@ -206,22 +206,18 @@ class NormalizeStage(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = self.config.lanes
-        m.submodules.words = words = RowWords(lanes=lanes, max_row=self.config.max_row, padded=True)
-        masked = ~words.valid[0]
+        m.submodules.words = words = RowWords(config=self.config, padded=True)
+        masked = words.beyond
         taken = Signal()
-        begun = Signal()
         m.d.comb += [
-            words.last.eq(self.row.payload.last),
-            words.limit.eq(self.row.payload.limit),
+            words.row.eq(self.row.payload),
             taken.eq(self.room & self.row.valid & self.reciprocal.valid & (self.i.valid | masked)),
             self.i.ready.eq(taken & ~masked),
             self.row.ready.eq(taken & words.final),
             self.reciprocal.ready.eq(taken & words.final),
             words.step.eq(taken),
-            self.row_begin.eq(taken & ~begun),
+            self.row_begin.eq(taken & words.first),
         ]
-        with m.If(taken):
-            m.d.sync += begun.eq(~words.final)
 
         m.submodules.rounding = rounding = Rounding(self.config)
         for index in range(lanes):

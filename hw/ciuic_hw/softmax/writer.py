@@ -10,7 +10,8 @@ from ciuic.abi import Status
 from ciuic.abi.descriptors import MAX_SIZE
 
 from ..axi.ports import EngineSignature, WritePort
-from .layouts import result_row_layout, write_job_layout
+from ..streams import delay
+from .layouts import ROWS_WAITING, result_row_layout, write_job_layout
 from .rows import RowAddresses
 
 __all__ = ["RowWriter"]
@@ -58,8 +59,10 @@ class RowWriter(wiring.Component):
         )
         m.submodules.addresses = addresses = RowAddresses(self.config)
         job = Signal(write_job_layout(self.config))
-        left = Signal(range(MAX_SIZE + 1))  # rows that are not completely handed over
-        begun = Signal(range(MAX_SIZE + 1))  # rows whose results come and that were not requested
+        # Rows that are not completely handed over: whether there are some, whether it is one.
+        left = Signal(range(MAX_SIZE + 1))
+        more, last = Signal(), Signal()
+        begun = Signal(range(2 * ROWS_WAITING))  # rows whose results come, not requested
         start, requested, row_written = Signal(), Signal(), Signal()
         request = self.write.request
         m.d.comb += [
@@ -79,15 +82,15 @@ class RowWriter(wiring.Component):
             requested.eq(request.valid & request.ready),
             self.write.data.payload.eq(self.i.payload.data),
             # Beats of the next job wait until this one is complete.
-            self.write.data.valid.eq(self.i.valid & left.any()),
-            self.i.ready.eq(self.write.data.ready & left.any()),
+            self.write.data.valid.eq(self.i.valid & more),
+            self.i.ready.eq(self.write.data.ready & more),
             row_written.eq(self.i.valid & self.i.ready & self.i.payload.final),
         ]
-        m.d.sync += begun.eq(begun + self.row_begin - requested)
+        m.d.sync += begun.eq(begun + delay(m, self.row_begin, 1) - requested)
         with m.If(start):
-            m.d.sync += left.eq(job.rows)
+            m.d.sync += [left.eq(job.rows), more.eq(1), last.eq(job.rows == 1)]
         with m.Elif(row_written):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), more.eq(~last), last.eq(left == 2)]
         status = self._status(m, start, row_written)
         self._count(m, start, row_written)
 
@@ -101,7 +104,7 @@ class RowWriter(wiring.Component):
                         m.d.sync += self.done.payload.busy.eq(0)
                         m.next = "DONE"
             with m.State("RUN"):
-                with m.If(addresses.done & ~left.any() & ~self.write.busy):
+                with m.If(addresses.done & ~more & ~self.write.busy):
                     m.d.sync += self.done.payload.status.eq(status)
                     m.next = "DONE"
             with m.State("DONE"):
