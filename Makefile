@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REFERENCES := .venv-references
+PYNQ := .venv-pynq
 QUIETLY := $(PYTHON) tools/quietly.py
 
 # What the demo does; override it, e.g. make demo PROMPT="Tell me a joke."
@@ -14,26 +15,36 @@ TOKENS ?= 40
 SAMPLING := --temperature 0.7 --top-k 40 --seed 1
 RTL := 0-5=fpga:rtl?config=sim,head=fpga:rtl?config=sim
 export PROMPT PLACE TOKENS RTL
+# The four-way driver suite, notebooks, and what is about pynq alone.
+PYNQ_TESTS := tests/integration/test_transports.py tests/integration/test_notebooks.py tests/pynq
 # Passed to pytest, e.g. make test PYTEST="-k softmax"
 PYTEST ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench boards formal mutants references env clean
+.PHONY: help demo test test-pynq lint bench boards faults formal mutants references env clean
 
 help: ## show this list
 	@echo "Ciuic: LLMs on CPU, GPU and FPGA. Targets:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.demo ## a model writes text on OpenCL, CPU and the FPGA's RTL, and checks itself
 	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens "$$TOKENS" $(SAMPLING) --place "$$PLACE" --check
-	@echo; echo "The same with every linear layer and softmax of every token on the RTL:"
+	@echo; echo "The same with every linear layer and all attention of every token on the RTL:"
 	@$(BIN)/ciuic run --prompt "$$PROMPT" --max-tokens 8 $(SAMPLING) --place "$$RTL" --check
 
-test: $(VENV)/.dev lint ## every check and test, the hardware benches included
+test: $(VENV)/.dev lint ## every check and test, the hardware benches and test-pynq included
 	@$(BIN)/ciuic fetch
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not mutants" --durations=10 $(PYTEST)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not mutants and not pynq" --durations=10 $(PYTEST)
+ifeq ($(PYTEST),)
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; \
+		then $(MAKE) --no-print-directory test-pynq; \
+		else echo "make test-pynq needs Python 3.12 at most: grpcio 1.64, which pynq asks for, has no later wheel"; fi
+endif
+
+test-pynq: $(PYNQ)/.ready ## the driver on the real pynq package, over simulated boards and PYNQ.remote
+	@$(PYNQ)/bin/python -m pytest -n $(WORKERS) -m "not slow" --durations=10 $(PYNQ_TESTS) $(PYTEST)
 
 lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
 	$(BIN)/ruff format --check .
@@ -44,6 +55,9 @@ lint: $(VENV)/.dev ## format, lint, types, import contracts, file sizes
 
 bench: $(VENV)/.demo ## speed of the simulated overlay
 	@$(BIN)/ciuic bench sim
+
+faults: $(VENV)/.dev ## a thousand runs with devices that fail at random points; two minutes
+	@$(BIN)/python -m pytest -s -m slow tests/faults
 
 formal: $(VENV)/.dev ## the bounded proofs alone (`make test` runs them too)
 	@$(BIN)/python -m pytest tests/formal --durations=0
@@ -66,7 +80,7 @@ env: $(VENV)/.dev ## the environment for development, in .venv
 	@echo "ready: $(BIN)/ciuic, $(BIN)/pytest"
 
 clean: ## remove the environment and everything built here
-	rm -rf $(VENV) $(REFERENCES) build dist sim_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(REFERENCES) $(PYNQ) build dist sim_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find ciuic host hw sim tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # One environment; a stamp says which extras are in it, and is stale when pyproject.toml changes.
@@ -81,6 +95,13 @@ $(REFERENCES)/.ready: pyproject.toml
 	@$(PYTHON) -m venv $(REFERENCES)
 	@$(QUIETLY) "installing torch and transformers into $(REFERENCES) (a few minutes, once)" \
 		$(REFERENCES)/bin/python -m pip install --disable-pip-version-check -e ".[references]"
+	@touch $@
+
+# pynq pins older packages than the others take.
+$(PYNQ)/.ready: pyproject.toml
+	@$(PYTHON) -m venv $(PYNQ)
+	@$(QUIETLY) "installing pynq into $(PYNQ) (a few minutes, once)" \
+		$(PYNQ)/bin/python -m pip install --disable-pip-version-check -e ".[test-pynq]"
 	@touch $@
 
 $(VENV)/.created:

@@ -18,11 +18,43 @@ CiuicError                    anything a user can mend; exit code 2 at the comma
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What a device that failed was doing.
+
+    Attributes
+    ----------
+    device
+        URI.
+    doing
+        The task that failed, with the shapes of its inputs.
+    before
+        The last tasks and transfers before it, oldest first.
+    """
+
+    device: str
+    doing: str
+    before: tuple[str, ...]
+
+    def __str__(self) -> str:
+        before = ", ".join(self.before) or "nothing"
+        return f"{self.device} was doing {self.doing}; before that: {before}"
+
 
 class CiuicError(Exception):
-    """Base of all errors that users of Ciuic can meet."""
+    """Base of all errors that users of Ciuic can meet.
+
+    Attributes
+    ----------
+    story : Story or None
+        What the device was doing, if a device failed in a task.
+    """
 
     exit_code = 2
+    story: Story | None = None
 
 
 class UsageError(CiuicError):

@@ -10,6 +10,8 @@ rotated too before they are quantized (`ciuic.ops.hadamard`), which spreads thei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,13 @@ LEVELS = 127  # -128 is not used, so that a magnitude times a magnitude is at mo
 
 Float32Array = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
+
+
+class FileExtent(NamedTuple):
+    """Where bytes lie in a file."""
+
+    path: Path
+    start: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +44,8 @@ class QuantizedMatrix:
     scales : float32 (n,)
     block : int
         Rows of a block if the weight is rotated; 1 if it is not.
+    extent : FileExtent, optional
+        Where the values lie in a file by columns, (n, k), if they do.
 
     Raises
     ------
@@ -45,6 +56,7 @@ class QuantizedMatrix:
     values: Int8Array
     scales: Float32Array
     block: int = 1
+    extent: FileExtent | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or 0 in self.values.shape or self.values.dtype != np.int8:

@@ -42,6 +42,9 @@ class OverlayConfig:
         Elements that the softmax engine takes in a cycle: 2, 4, 8 or 16.
     max_row
         Longest softmax row in elements.
+    attention
+        Whether there is an attention engine; it needs a square array, as wide as the bus or
+        wider, that takes INT4 weights, and as many columns as lanes or more.
     clock_hz
         Clock of the board that the configuration is meant for, in Hz.
 
@@ -64,6 +67,7 @@ class OverlayConfig:
     lut_accumulators: bool = False
     lanes: int = 4
     max_row: int = 4096
+    attention: bool = False
     clock_hz: float = 100e6
 
     def __post_init__(self) -> None:
@@ -94,6 +98,22 @@ class OverlayConfig:
                 f"a weight tile of {self.rows} x {self.cols} bytes must be at least the "
                 f"{self.stream_bytes} bytes that {self.ports} ports carry in a cycle"
             )
+
+        if self.attention and not (
+            self.rows == self.cols >= max(self.bus_bytes, self.lanes) and self.w4
+        ):
+            raise ValueError(
+                "attention must have a square array that takes INT4 weights, with at least as many "
+                f"columns as lanes and bytes of the bus, not {self.rows} x {self.cols}"
+            )
+
+    @property
+    def attention_rows(self) -> int:
+        """Rows of ``cols`` sums that attention holds for one descriptor.
+
+        Its m times the blocks of columns of V must fit.
+        """
+        return self.accumulator_rows * max(1, 64 // self.cols)
 
     @property
     def tile_bytes(self) -> int:
@@ -151,8 +171,10 @@ class OverlayConfig:
 CONFIGS: dict[str, OverlayConfig] = {
     config.name: config
     for config in (
-        OverlayConfig(name="tiny", rows=8, cols=8, lanes=4),
-        OverlayConfig(name="sim", rows=16, cols=16, lanes=8, activation_words=16384),
+        OverlayConfig(name="tiny", rows=8, cols=8, lanes=4, attention=True),
+        OverlayConfig(
+            name="sim", rows=16, cols=16, lanes=8, activation_words=16384, attention=True
+        ),
         # 128 of the xc7z020's 220 DSP48E1 for the array; two of its four 64-bit HP ports carry
         # 1.6 GB/s at 100 MHz, the DDR3 2.1 GB/s.
         OverlayConfig(
@@ -163,6 +185,7 @@ CONFIGS: dict[str, OverlayConfig] = {
             products_per_dsp=2,
             lanes=4,
             activation_words=8192,
+            attention=True,
         ),
         # 512 of the XCK26's 1,248 DSP48E2 for the array; four 128-bit HP ports.
         OverlayConfig(
@@ -176,13 +199,8 @@ CONFIGS: dict[str, OverlayConfig] = {
             lut_accumulators=True,
             lanes=8,
             activation_words=8192,
+            attention=True,
             clock_hz=200e6,
         ),
     )
 }
-
-BOARD_MEMORY_BYTES: dict[str, int] = {
-    "pynq-z2": 512 << 20,  # DDR3; TUL PYNQ-Z2 reference manual v1.0, section 3.1
-    "kv260": 4 << 30,  # DDR4; AMD UG1089, table 1
-}
-"""Name of a board, which is that of its configuration -> bytes of its memory."""

@@ -19,6 +19,13 @@ SOFTMAX     O[m, n] = softmax over each row of A[m, n] times a scale.  Formats `
             row_offset + i + 1 of them, with ``Flag.LENGTHS`` at most as many as element i of
             the m UINT32 at ``p_addr`` says, readable up to a whole beat; elements beyond, and
             rows without any, are zero.
+ATTENTION   O[m, d_v] = softmax(scale * Q[m, k] @ K[n, k].T) @ V[n, d_v], one head.  Q: INT8 like A.
+            K: INT8 at ``w_addr``, packed by `ciuic.reference.packing.pack_keys`, and V: INT8 at
+            ``r_addr``, packed by `pack_values`; stripes ``w_stride`` and ``r_stride`` bytes apart.
+            ``p_addr``: m records of `ATTENTION_ROW`, readable up to a whole beat: each row's scale
+            (`numerics.SoftmaxScale`), and how many keys, from the first on, it sees; a row that
+            sees none is zero.  O: INT16, V over 2**`numerics.ATTENTION_FRACTION`.  Sizes are
+            limited by `OverlayConfig.attention_rows`.
 COPY        ``n`` bytes from ``a_addr`` to ``o_addr``.
 NOP         Nothing; completes in order.
 ==========  ==================================================================================
@@ -40,6 +47,7 @@ class Opcode(IntEnum):
     GEMM = 1
     SOFTMAX = 2
     COPY = 3
+    ATTENTION = 4
 
 
 class Flag(IntFlag):
@@ -154,7 +162,7 @@ DESCRIPTOR = Record(
         Field("w_addr", 16, 64),  # packed weights
         Field("o_addr", 24, 64),  # result
         Field("p_addr", 32, 64),  # parameters of columns, lengths of rows
-        Field("r_addr", 40, 64),  # residual
+        Field("r_addr", 40, 64),  # residual, or packed values
         Field("m", 56, 32),  # rows
         Field("k", 60, 32),  # shared dimension
         Field("n", 64, 32),  # columns, or bytes of a copy
@@ -166,7 +174,8 @@ DESCRIPTOR = Record(
         Field("multiplier", 84, 32),
         Field("row_offset", 88, 32),  # causal mask: valid elements of row 0, less one
         Field("w_stride", 92, 32),  # bytes between the stripes of W
-        Field("r_stride", 96, 32),  # bytes between rows of the residual
+        Field("r_stride", 96, 32),  # bytes between rows of the residual, or stripes of V
+        Field("d_v", 100, 32),  # columns of V
     ),
 )
 
@@ -182,6 +191,15 @@ PARAMETERS = Record(
         Field("bias", 0, 32),  # INT32
         Field("multiplier", 4, 16),
         Field("shift", 6, 8),
+    ),
+)
+
+ATTENTION_ROW = Record(
+    8,
+    (
+        Field("multiplier", 0, 24),
+        Field("shift", 3, 8),
+        Field("length", 4, 32),
     ),
 )
 

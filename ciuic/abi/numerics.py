@@ -74,6 +74,12 @@ RESULT_FRACTION_8 = 8
 # probability. So probabilities closer than this to a unit are rounded to it.
 SNAP_8 = 2 ** (PROBABILITY_FRACTION - 14)
 
+# Attention: keys are taken in blocks of the array's columns. See `ciuic.reference.attention`.
+PROBABILITY_BITS = 7  # of a probability relative to the octave of its block: an INT8 activation
+ATTENTION_GUARD = 8  # fraction bits of the sums of probabilities and of values
+ATTENTION_SUM_BITS = 32  # of the sum of probabilities
+ATTENTION_FRACTION = 8  # of a result, in units of a value
+
 Table = tuple[tuple[int, int], ...]
 
 

@@ -117,6 +117,7 @@ BUS_SHAPE = Register(
 ACTIVATION_WORDS = Register("ACTIVATION_WORDS", 0x48, "R")
 ACCUMULATOR_ROWS = Register("ACCUMULATOR_ROWS", 0x4C, "R")
 MAX_ROW = Register("MAX_ROW", 0x50, "R")
+ENGINES = Register("ENGINES", 0x58, "R", (Bits("attention", 0, 1),))
 # What an overlay was built with: fields, or names without fields, are those of OverlayConfig.
 SHAPE: tuple[Register, ...] = (
     ARRAY_SHAPE,
@@ -124,6 +125,7 @@ SHAPE: tuple[Register, ...] = (
     ACTIVATION_WORDS,
     ACCUMULATOR_ROWS,
     MAX_ROW,
+    ENGINES,
 )
 BUILD_HASH = Register("BUILD_HASH", 0x54, "R")  # first 32 bits of sha256 over the gateware sources
 
@@ -181,6 +183,7 @@ REGISTERS: tuple[Register, ...] = (
     ACCUMULATOR_ROWS,
     MAX_ROW,
     BUILD_HASH,
+    ENGINES,
     *(register for name in COUNTERS for register in counter(name)),
 )
 

@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "calibrate": "measure this machine's devices, for better plans",
     "convert": "write a model's weights as devices take them, once",
     "bench": "measure, and print each figure with what it depends on",
+    "board": "run a simulated board, which programs for PYNQ.remote reach",
     "build": "synthesize an overlay for a board, place and route it, show what it takes",
     "doctor": "show what is installed, what is missing and how to mend it",
 }
@@ -115,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except CiuicError as error:
-        return _fail(error, error.exit_code)
+        story = "" if error.story is None else f"\n{error.story}"
+        return _fail(f"{error}{story}", error.exit_code)
     except ModuleNotFoundError as error:
         message = _missing_package(error)
         if message is None:

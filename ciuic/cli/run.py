@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,12 +40,14 @@ ciuic run --prompt "It was" --quantize int4 --place "0-5=fpga:emulated" --check
 ciuic run --prompt "It was" --prompt "She had" --prompt "And God said"
 ciuic run --prompts questions.txt --json
 ciuic run --prompt "It was" --stop . --stop ";" --json
+ciuic run --prompt "It was" --place "*=fpga:emulated" --cap FPGA=8MB --check
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ciuic run``."""
     model_options.add_model(parser)
+    model_options.add_cap(parser)
     parser.add_argument(
         "--prompt",
         action="append",
@@ -110,6 +112,7 @@ def _run(
     arguments: argparse.Namespace, model: Model, prompts: list[str], sampling: SamplingOptions
 ) -> int:
     from . import run_report
+    from .plan import print_residency
     from .run_check import check
     from .run_write import texts_of, write
 
@@ -123,27 +126,44 @@ def _run(
     if len(ids) == 1:
         generate = partial(model.generate, ids[0], **options)
     generate()  # refuses before work what it would refuse later
-    with output.progress() as report:
-        devices = model_options.place(model, arguments.place, report)
-        if len(ids) == 1:
-            cache = _cache(model, arguments.prompt_cache)
-            generate = partial(generate, cache=cache)
-        model.load(report)
-    if not arguments.json:
-        run_report.print_before(devices, model)
-    before = run_report.counters(model)
-    with _traced(model, arguments.trace):
-        work = write(generate, prompts, quiet=arguments.json)
-    if arguments.prompt_cache is not None:
-        cache.save(arguments.prompt_cache)
-    result = run_report.collect(model, work, prompts=prompts, devices=devices, before=before)
-    if not arguments.json:
-        run_report.print_after(result)
-    if arguments.check:
+    with ExitStack() as stack:
         with output.progress() as report:
-            checks = [check(model, t, sampling, arguments.stop, report) for t in texts_of(work)]
-        answers = [replace(a, check=c) for a, c in zip(result.answers, checks, strict=True)]
-        result = replace(result, answers=answers)
+            longest = max(map(len, ids))
+            context = min(longest + arguments.max_tokens, model.config.max_seq_len)
+            sizes = {"prompt_tokens": min(longest, context - 1), "context": context}
+            chosen, reasons = model_options.choose(model, arguments, **sizes)
+            devices = model_options.place(model, chosen, report)
+            for row in devices:
+                model.runtime.device(row.uri).reset_peak()
+            if len(ids) == 1:
+                cache = _cache(model, arguments.prompt_cache)
+                generate = partial(generate, cache=cache)
+            loaded = model_options.loaded(model, arguments, report, **sizes)
+            residency = stack.enter_context(loaded)
+        if not arguments.json:
+            run_report.print_before(devices, model, reasons)
+            print_residency(residency)
+        before = run_report.counters(model)
+        with _traced(model, arguments.trace):
+            work = write(generate, prompts, quiet=arguments.json)
+        if arguments.prompt_cache is not None:
+            cache.save(arguments.prompt_cache)
+        result = run_report.collect(
+            model,
+            work,
+            prompts=prompts,
+            devices=devices,
+            before=before,
+            residency=residency,
+            reasons=reasons,
+        )
+        if not arguments.json:
+            run_report.print_after(result)
+        if arguments.check:
+            with output.progress() as report:
+                checks = [check(model, t, sampling, arguments.stop, report) for t in texts_of(work)]
+            answers = [replace(a, check=c) for a, c in zip(result.answers, checks, strict=True)]
+            result = replace(result, answers=answers)
     if arguments.json:
         output.print_json(result.plain())
     else:

@@ -83,7 +83,7 @@ def check(
 ) -> Check:
     """Run the prompt of a finished generation again on the CPU alone and compare.
 
-    Layers that are on an FPGA compute there what the overlay computes, its softmax included, so
+    Layers that are on an FPGA compute there what the overlay computes, its attention included, so
     that the text must be the same.
     """
     devices = {
@@ -103,17 +103,19 @@ def check(
 @contextmanager
 def _on_cpu(model: Model, fpga: dict[int, Device]) -> Iterator[None]:
     """Have all layers on the CPU, those of an FPGA in its number format."""
-    before = [(layer, layer.device) for layer in model.layers]
+    before = [(layer, layer.device, layer.as_fpga, layer.attention) for layer in model.layers]
     head = model.head_device
     try:
         for index, layer in enumerate(model.layers):
             layer.device = HOST
-            layer.as_fpga = index in fpga
+            layer.as_fpga = layer.as_fpga or index in fpga
+            if index in fpga:
+                layer.attention = layer.attention or fpga[index].attention
         model.head_device = HOST
         yield
     finally:
-        for layer, device in before:
-            layer.device, layer.as_fpga = device, False
+        for layer, device, as_fpga, attention in before:
+            layer.device, layer.as_fpga, layer.attention = device, as_fpga, attention
         model.head_device = head
 
 
@@ -156,11 +158,12 @@ def _check_layer(
             x = np.resize(rows, (len(rows), weight.shape[0]))  # any width from real values
             got = Placed(model.runtime, device).linear(x, weight)
             equal &= _same_bits(got, _golden(x, weight))
+    ran = {op: count - before.get(op, 0) for op, count in _tasks(device).items()}
     return LayerCheck(
         layer=index,
         device=device.uri,
         tokens=hidden.shape[0],
-        tasks={op: count - before.get(op, 0) for op, count in _tasks(device).items()},
+        tasks={op: count for op, count in ran.items() if count},
         equal=equal,
     )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ciuic.memory.tiers import Tier
 from ciuic.models.batch import BatchGeneration
 from ciuic.models.continuation import Speed
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
+from ciuic.models.plan_report import DeviceResidency
+from ciuic.models.recovery import Recovered
 from ciuic.scheduler.trace import UsageRow
 
 from . import output
@@ -71,6 +74,21 @@ class Cache:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory of a device: its tier, bytes in use at the end, at most, and that there are.
+
+    Of these, ``arena_bytes`` were for the intermediate results of a token (`ciuic.memory.arena`).
+    """
+
+    tier: str
+    device: str
+    used_bytes: int
+    peak_bytes: int
+    capacity_bytes: int
+    arena_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What was written after one prompt."""
 
@@ -94,6 +112,11 @@ class Report:
     cache: Cache
     usage: list[UsageRow]
     fpga: list[Fpga]
+    memory: list[Memory]
+    residency: list[DeviceResidency]
+    recovered: list[Recovered]
+    shared: dict[str, str]
+    reasons: dict[str, str]
 
     @property
     def ok(self) -> bool:
@@ -117,12 +140,16 @@ def ranges(devices: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def print_before(devices: Sequence[Row], model: Model) -> None:
-    """Print the devices and which layers are on which."""
+def print_before(devices: Sequence[Row], model: Model, reasons: Mapping[str, str]) -> None:
+    """Print the devices, which layers are on which, and why."""
     print_devices(devices)
     print(f"\nplacement of {model.config.name}:")
     for layers, device in placement(model).items():
         print(f"  {layers:>7}  {device}")
+    for operator, device in shared(model).items():
+        print(f"  {operator:>7}  {device}")
+    for part, reason in reasons.items():
+        print(f"why{'' if part == '*' else f' {part}'}: {reason}")
     print()
 
 
@@ -132,8 +159,15 @@ def placement(model: Model) -> dict[str, str]:
     return {**ranges(uris), "head": model.runtime.device(model.head_device).uri}
 
 
+def shared(model: Model) -> dict[str, str]:
+    """Return operators that are not on their layer's device, with who computes them and why."""
+    return {f"{index}.{role}": what for (index, role), what in model.shared.items()}
+
+
 def print_after(report: Report) -> None:
     """Print who ran what, and how fast."""
+    for recovered in report.recovered:
+        print(f"{recovered}\n")
     print("who ran what:")
     output.print_table(
         [
@@ -141,8 +175,9 @@ def print_after(report: Report) -> None:
                 "device": row.device,
                 "tasks": row.tasks,
                 "seconds": row.seconds,
-                "MiB moved": row.nbytes / 2**20,
+                "MiB over its link": row.nbytes / 2**20,
                 "share (%)": 100 * row.share,
+                "busy (%)": None if row.utilisation is None else 100 * row.utilisation,
             }
             for row in report.usage
         ]
@@ -152,6 +187,19 @@ def print_after(report: Report) -> None:
             print(f"{row.device} has no kernel for {op}: {tasks:,} tasks ran on {HOST}")
     _print_speed(report)
     _print_cache(report.cache)
+    output.print_table(
+        [
+            {
+                "memory of": row.device,
+                "tier": row.tier,
+                "MiB in use": row.used_bytes / 2**20,
+                "at most": row.peak_bytes / 2**20,
+                "of": row.capacity_bytes / 2**20,
+                "arena (KiB)": row.arena_bytes / 2**10,
+            }
+            for row in report.memory
+        ]
+    )
     for fpga in report.fpga:
         _print_fpga(fpga)
 
@@ -225,6 +273,7 @@ def counters(model: Model) -> Counters:
     """Return the present counters of the FPGAs that a model is on, by URI."""
     on = [model.runtime.device(layer.device) for layer in model.layers]
     on.append(model.runtime.device(model.head_device))
+    on += [part.device for division in model.runtime.divisions.values() for part in division]
     return {d.uri: dict(d.statistics.counters) for d in on if d.kind == "FPGA"}
 
 
@@ -235,6 +284,8 @@ def collect(
     prompts: Sequence[str],
     devices: Sequence[Row],
     before: Counters,
+    residency: Sequence[DeviceResidency],
+    reasons: Mapping[str, str],
 ) -> Report:
     """Return the report of finished work; ``before`` are the counters at its start."""
     usage = model.runtime.usage()
@@ -267,6 +318,21 @@ def collect(
         ),
         usage=usage,
         fpga=[_fpga(uri, before[uri], after) for uri, after in counters(model).items()],
+        memory=[
+            Memory(
+                tier=(Tier.HOST if device.host_memory else Tier.DEVICE).value,
+                device=device.uri,
+                used_bytes=device.used_bytes,
+                peak_bytes=device.peak_bytes,
+                capacity_bytes=device.capacity_bytes,
+                arena_bytes=int(device.statistics.counters.get("arena_bytes", 0)),
+            )
+            for device in map(model.runtime.device, [row.device for row in usage])
+        ],
+        residency=list(residency),
+        recovered=list(model.recovered),
+        shared=shared(model),
+        reasons=dict(reasons),
     )
 
 

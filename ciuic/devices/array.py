@@ -1,14 +1,15 @@
-"""Arrays on a device, and the events that tell when they are there."""
+"""Arrays on a device, the tasks that make them, and events that tell when they are there."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.errors import ShapeError
+from ciuic.errors import ShapeError, TransferError
 
 if TYPE_CHECKING:
     from .base import Device
@@ -127,3 +128,21 @@ class Event:
         if self.output.storage.error is not None:
             raise self.output.storage.error
         return self.output
+
+
+class Task(NamedTuple):
+    """One entry of a device's queue: ``kernel(inputs, event.output, attributes)``."""
+
+    op: str
+    kernel: Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
+    inputs: Sequence[DeviceArray]
+    attributes: dict[str, Any]
+    event: Event
+    nbytes: int = 0
+
+
+def give_back(inputs: Sequence[DeviceArray], *_: Any) -> None:
+    """Give the memory of an array back: the kernel of `Device.free`."""
+    storage = inputs[0].storage
+    storage.free()
+    storage.error = TransferError("an array was used after its memory had been given back")

@@ -19,8 +19,9 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from traceback import clear_frames
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,15 +32,17 @@ from ciuic.errors import (
     OutOfMemory,
     PlacementError,
     ShapeError,
-    TransferError,
 )
 from ciuic.ops import OPERATORS
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
-from .array import DeviceArray, Event, Shape, Storage
+from .accounting import Accounting
+from .array import DeviceArray, Event, Shape, Storage, Task, give_back
+from .failure import History
 from .roofline import Estimate, Roofline
-from .statistics import Observer, Statistics, TaskRecord
+from .slots import Slots, SlotStorage
+from .statistics import Observer, Span, Statistics, TaskRecord, watched
 
 logger = logging.getLogger(__name__)
 
@@ -48,21 +51,10 @@ KINDS: tuple[Kind, ...] = ("CPU", "GPU", "FPGA", "TPU")
 Weight = Quantized | CiuicTensor
 Kernel = Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
-_HOUSEKEEPING = ("free", "synchronize", "zeros")  # queue entries that are no work of a model
+_HOUSEKEEPING = ("free", "slots", "synchronize", "zeros")  # that are no work of a model
 
 
-class Task(NamedTuple):
-    """One entry of a device's queue: ``kernel(inputs, event.output, attributes)``."""
-
-    op: str
-    kernel: Kernel
-    inputs: Sequence[DeviceArray]
-    attributes: dict[str, Any]
-    event: Event
-    nbytes: int = 0
-
-
-class Device(ABC):
+class Device(Slots, Accounting, ABC):
     """A device that is open.
 
     Parameters
@@ -82,15 +74,20 @@ class Device(ABC):
         Whether it stands in for hardware; such devices are chosen only when asked for.
     host_memory : bool
         Whether its memory is the host's, so that bytes need not move.
+    arrays_on_host : bool
+        Whether its arrays are, though weights need not be: tasks take and give arrays there.
     statistics : Statistics
     observers : list
         Called with a `TaskRecord` after each task and transfer, on the queue thread.
+    watchers : list
+        Called after each wait of the host for this device, on the thread that waited.
     """
 
     kind: Kind
     name: str
     emulated: bool
     host_memory: bool = False
+    arrays_on_host: bool = False
     roofline: Roofline
     _drops = False  # whether ``_drop`` must see data that nobody uses any more
 
@@ -99,16 +96,19 @@ class Device(ABC):
         self.capacity_bytes = capacity_bytes
         self.statistics = Statistics()
         self.observers: list[Observer] = []
-        self._used = self._peak = 0
-        self._memory_lock = threading.Lock()
+        self.watchers: list[Observer] = []
+        self._open_account()
         # Appended to by finalizers, which may run inside any lock.
-        self._freed: deque[int] = deque()
         self._dropped: deque[Any] = deque()
         self._held: weakref.WeakKeyDictionary[Any, DeviceArray] = weakref.WeakKeyDictionary()
         self._hold_lock = threading.Lock()
+        self._record_lock = threading.Lock()  # the copy lane records too
+        self._history = History(uri)
+        self.streams = []
         self._kernels = self._load_kernels()
         self._closed = False
         self._cancelled = False
+        self._queue_lock = threading.Lock()  # nothing comes into the queue behind its end
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"ciuic {uri}", daemon=True)
         self._thread.start()
@@ -128,25 +128,6 @@ class Device(ABC):
         self.close()
 
     # Memory.
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes that arrays take now."""
-        with self._memory_lock:
-            self._settle_freed()
-            return self._used
-
-    @property
-    def peak_bytes(self) -> int:
-        """Most bytes that arrays took at one time since the last `reset_peak`."""
-        with self._memory_lock:
-            return self._peak
-
-    def reset_peak(self) -> None:
-        """Begin to watch for the peak anew."""
-        with self._memory_lock:
-            self._settle_freed()
-            self._peak = self._used
 
     def upload(self, value: npt.NDArray[Any] | Quantized) -> DeviceArray:
         """Return a copy of an array on the device; the caller may change the original at once.
@@ -183,7 +164,7 @@ class Device(ABC):
         self._check_owner((array,))
         result = DeviceArray(Storage(self, 0), array.shape, array.dtype)
         event = self._enqueue("download", self._download, (array,), result, {}, array.nbytes)
-        contents: npt.NDArray[Any] = event.wait().storage.data
+        contents: npt.NDArray[Any] = self._await(event).storage.data
         return contents
 
     def free(self, array: DeviceArray) -> None:
@@ -193,7 +174,7 @@ class Device(ABC):
         """
         self._check_owner((array,))
         result = DeviceArray(Storage(self, 0), (), DTYPES[0])
-        self._enqueue("free", _free, (array,), result, {})
+        self._enqueue("free", give_back, (array,), result, {})
 
     def discard(self, storage: Storage) -> None:
         """Take note that a storage is not used any more; called by `Storage`."""
@@ -210,6 +191,8 @@ class Device(ABC):
         key = weight.value if isinstance(weight, CiuicTensor) else weight
         array = self._held.get(key)
         if array is None:
+            if (streamed := self._streamed(weight)) is not None:
+                return streamed
             with self._hold_lock:
                 array = self._held.get(key) or self._bring(weight)
                 self._held[key] = array
@@ -240,6 +223,11 @@ class Device(ABC):
     def on_chip_bytes(self) -> int:
         """Bytes of the scratchpads that programs see; 0 if there are none, or only caches."""
         return 0
+
+    @property
+    def attention(self) -> str:
+        """The form of attention (`ciuic.ops.attention`) that it computes of itself."""
+        return "exact"
 
     def estimate(
         self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]
@@ -284,20 +272,27 @@ class Device(ABC):
     def synchronize(self) -> None:
         """Wait until everything submitted so far is done and counted."""
         result = DeviceArray(Storage(self, 0), (), DTYPES[0])
-        self._enqueue("synchronize", self._synchronize, (), result, {}).wait()
+        self._await(self._enqueue("synchronize", self._synchronize, (), result, {}))
 
     @property
     def closed(self) -> bool:
         """Whether the device has been closed."""
         return self._closed
 
+    @property
+    def lost(self) -> bool:
+        """Whether the device has failed for good; opening it again may bring it back."""
+        return self._history.lost is not None
+
     def close(self, *, cancel: bool = False) -> None:
         """Finish, or with ``cancel`` give up, what is queued and release the device."""
         if self._closed:
             return
-        self._closed = True
-        self._cancelled = cancel
-        self._queue.put(None)
+        self._end_streams(finish=not cancel)
+        with self._queue_lock:
+            self._closed = True
+            self._cancelled = cancel
+            self._queue.put(None)
         self._thread.join()
 
     # The queue.
@@ -311,38 +306,65 @@ class Device(ABC):
         attributes: dict[str, Any],
         nbytes: int = 0,
     ) -> Event:
-        if self._closed:
-            raise DeviceError(f"{self.uri} is closed")
         event = Event(output)
-        self._queue.put(Task(op, kernel, inputs, attributes, event, nbytes))
-        return event
+        with self._queue_lock:
+            if not self._closed:
+                self._queue.put(Task(op, kernel, inputs, attributes, event, nbytes))
+                return event
+        raise self._history.fault(DeviceError(f"{self.uri} is closed"), op)
+
+    def _await(self, event: Event) -> DeviceArray:
+        with watched(self.uri, self.watchers):
+            return event.wait()
 
     def _serve(self) -> None:
         while (task := self._queue.get()) is not None:
             self._perform(task)
             del task  # or its arrays would live until the next task
         self._held.clear()
-        self._close()
+        try:
+            self._close()
+        except Exception as error:  # of a device that fails there is nothing more to release
+            logger.warning("%s could not be closed properly: %s", self.uri, error)
 
     def _perform(self, task: Task) -> None:
-        storage = task.event.output.storage
+        event, error = task.event, self._run(task)
+        if error is not None:
+            # Its traceback refers to the task, this frame included; whoever gets it may keep it.
+            del task
+            for one in (error, error.__cause__):
+                if one is not None:
+                    clear_frames(one.__traceback__)
+            storage = event.output.storage
+            storage.error = error
+            storage.free()
+            del error
+        event.set()
+
+    def _run(self, task: Task) -> BaseException | None:
+        """Run a task; return what made it fail, or an earlier one that it needs."""
         try:
             if self._cancelled:
                 raise DeviceError(f"{self.uri} was closed before {task.op} ran")
             while self._dropped:
                 self._drop(self._dropped.popleft())
             for array in task.inputs:
+                if isinstance(array.storage, SlotStorage):
+                    array.storage.wait()
                 if array.storage.error is not None:
-                    raise array.storage.error
+                    return array.storage.error
+            if task.op not in (*_HOUSEKEEPING, "download"):
+                self._history.check(task.op)
             start = time.perf_counter()
+            storage = task.event.output.storage
             storage.data = task.kernel(task.inputs, task.event.output, task.attributes)
             self._finished(task, start, time.perf_counter() - start)
         except BaseException as error:  # it belongs to whoever waits for the result
             if not isinstance(error, CiuicError):
                 logger.debug("%s failed on %s", task.op, self.uri, exc_info=True)
-            storage.error = error
-            storage.free()  # the error refers to the task by its traceback, so it would stay long
-        task.event.set()
+            shapes = tuple(array.shape for array in task.inputs)
+            return self._history.fault(error, task.op, shapes)
+        return None
 
     def _finished(self, task: Task, start: float, seconds: float) -> None:
         """Count a task that the kernel has done; override where it is only under way then."""
@@ -353,10 +375,15 @@ class Device(ABC):
         shapes = tuple(array.shape for array in task.inputs)
         program = task.attributes.get("program")
         op = task.op if program is None else program.name
-        record = TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, task.nbytes)
-        self.statistics.add(record)
-        for observer in self.observers:
-            observer(record)
+        facts = (task.nbytes, self._used, self._spans())
+        self._tell(TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, *facts))
+
+    def _tell(self, record: TaskRecord) -> None:
+        with self._record_lock:
+            self.statistics.add(record)
+            self._history.add(record)
+            for observer in self.observers:
+                observer(record)
 
     # Memory accounting.
 
@@ -369,27 +396,14 @@ class Device(ABC):
         if not self._take(nbytes):
             self.synchronize()  # tasks in the queue keep what they read, though nobody else does
             if not self._take(nbytes):
-                raise OutOfMemory(
+                error = OutOfMemory(
                     self.uri,
                     wanted=nbytes,
                     available=self.capacity_bytes - self.used_bytes,
                     capacity=self.capacity_bytes,
                 )
+                raise self._history.fault(error, "an allocation")
         storage.nbytes = nbytes
-
-    def _take(self, nbytes: int) -> bool:
-        """Count bytes as used if there is room for them."""
-        with self._memory_lock:
-            self._settle_freed()
-            if self._used + nbytes > self.capacity_bytes:
-                return False
-            self._used += nbytes
-            self._peak = max(self._peak, self._used)
-        return True
-
-    def _settle_freed(self) -> None:
-        while self._freed:
-            self._used -= self._freed.popleft()
 
     def _bring(self, weight: Weight) -> DeviceArray:
         if isinstance(weight, Quantized):
@@ -463,6 +477,10 @@ class Device(ABC):
         """Return whether the kernel of an operator can work with these attributes."""
         return True
 
+    def _spans(self) -> tuple[Span, ...]:
+        """Return what the hardware says that it did for the task that has just ended."""
+        return ()
+
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         """Return the bytes that a weight or array takes here."""
         return weight.nbytes
@@ -478,9 +496,3 @@ class Device(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Release the device."""
-
-
-def _free(inputs: Sequence[DeviceArray], _output: DeviceArray, _attributes: dict[str, Any]) -> None:
-    storage = inputs[0].storage
-    storage.free()
-    storage.error = TransferError("an array was used after its memory had been given back")

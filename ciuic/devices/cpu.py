@@ -8,10 +8,13 @@ has no integer product (`ciuic.ops.linear`, `ciuic.ops.linear_int4`). Both give 
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +24,13 @@ from ciuic.errors import DeviceNotFound, UsageError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
 from ciuic.ops.linear_int4 import ScaledWeight
+from ciuic.quantize import QuantizedMatrix
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
 from .array import DeviceArray
 from .base import Device, Kernel, Kind, Weight
 from .blas import blas_threads, set_blas_threads
+from .disk import DiskReader, room_for
 from .native import HOW_TO_GET, Native, load
 from .native_calls import ARGUMENTS, Calls, RowWeight, host_operand
 from .program import Program
@@ -47,11 +52,18 @@ class CpuDevice(Device):
     ----------
     native : Native, optional
         Its kernels in C; compiled if need be. ``Native(None, why)`` leaves it with numpy alone.
+
+    Attributes
+    ----------
+    statistics
+        Among its counters ``arena_bytes``: the most that the intermediate results of a recorded
+        program took.
     """
 
     kind = KIND
     emulated = False
     host_memory = True
+    arrays_on_host = True
     roofline = Roofline(
         flops_per_second=3e10,
         bytes_per_second=1e10,
@@ -63,6 +75,8 @@ class CpuDevice(Device):
         self.native = load() if native is None else native
         self._calls = None if self.native.library is None else Calls(self.native.library)
         self.name = f"{platform.processor() or platform.machine()}, {describe_kernels(self.native)}"
+        self._readers: dict[Path, DiskReader] = {}
+        self._readers_lock = threading.Lock()
         super().__init__(uri, host_memory_bytes())
         self._threads_before = blas_threads() if uri == URI else None
         self.threads = 1
@@ -97,6 +111,8 @@ class CpuDevice(Device):
         assert self._calls is not None  # or nothing could have been recorded
         self._check_owner((x,))
         output = self._allocate(program.result.shape, program.result.dtype)
+        counters = self.statistics.counters
+        counters["arena_bytes"] = max(program.arena_bytes, counters.get("arena_bytes", 0))
         kernel = partial(program.run, self._calls)
         return self._enqueue("decode", kernel, (x,), output, {"offset": offset}).output
 
@@ -115,6 +131,33 @@ class CpuDevice(Device):
             return ScaledWeight.of(weight)
         return FloatWeight.of(weight) if self._calls is None else RowWeight.of(weight)
 
+    def _open_slot(self, nbytes: int) -> mmap.mmap:
+        memory = mmap.mmap(-1, room_for(nbytes))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return memory
+
+    def _stage(self, memory: mmap.mmap, weight: Weight) -> Any:
+        """Read a weight from its file, if it has one in the form of the kernels."""
+        extent = weight.extent if isinstance(weight, QuantizedMatrix) else None
+        if extent is None or self._calls is None:
+            return super()._stage(memory, weight)
+        assert isinstance(weight, QuantizedMatrix)
+        k, n = weight.shape
+        values = self.reader(extent.path).read(extent.start, k * n, memory)
+        return RowWeight(values.view(np.int8).reshape(n, k), weight.scales)
+
+    def files(self) -> dict[Path, int]:
+        """Return the files that weights are read from while they stream, and their bytes."""
+        return {path: reader.nbytes for path, reader in self._readers.items()}
+
+    def reader(self, path: Path) -> DiskReader:
+        """Return what reads weights from a file; the way is measured the first time."""
+        with self._readers_lock:
+            if path not in self._readers:
+                self._readers[path] = DiskReader(path)
+            return self._readers[path]
+
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
         contents: npt.NDArray[Any] = array.data.view()
         return contents
@@ -131,6 +174,8 @@ class CpuDevice(Device):
         """Kernels have finished when they return."""
 
     def _close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
         if self._threads_before is not None:
             set_blas_threads(self._threads_before)
 
@@ -146,13 +191,14 @@ def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
     def kernel(
         inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
     ) -> npt.NDArray[Any]:
-        return function(*map(host_operand, inputs), **attributes)
+        # The kernels in C, which may come next, take arrays as they lie by rows.
+        return np.ascontiguousarray(function(*map(host_operand, inputs), **attributes))
 
     return kernel
 
 
 def _is_native(op: str, attributes: dict[str, Any]) -> bool:
-    return op in ARGUMENTS and attributes.get("softmax") != "q16"
+    return op in ARGUMENTS and attributes.get("softmax") in (None, "exact")
 
 
 def _native_kernel(calls: Calls, op: str, in_numpy: Kernel) -> Kernel:

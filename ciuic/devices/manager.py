@@ -132,9 +132,13 @@ class DeviceManager:
             If there is no such device here.
         """
         device = self._devices.get(uri)
-        if device is None or device.closed:
+        if device is None or device.closed or device.lost:
             device = self._devices[uri] = _open.acquire(uri, self)
         return device
+
+    def opened(self, uri: str) -> Device | None:
+        """Return what a URI was opened as, though it be lost; None if it was not opened."""
+        return self._devices.get(uri)
 
     @property
     def devices(self) -> list[Device]:
@@ -163,6 +167,10 @@ class _OpenDevices:
     def acquire(self, uri: str, user: DeviceManager) -> Device:
         with self._lock:
             device = self._devices.get(uri)
+            if device is not None and device.lost:  # its users have an error of it already
+                self._forget(device)
+                device.close(cancel=True)
+                device = None
             if device is None or device.closed:
                 device = scheme_of(uri).open_device(uri)
                 twin = self._devices.get(device.uri)

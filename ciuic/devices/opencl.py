@@ -114,6 +114,7 @@ class OpenclDevice(DeepseekKernels, Device):
         with device_errors(uri):
             self._context = cl.Context([device])
             self._cl_queue = cl.CommandQueue(self._context)
+            self._copy_queue = cl.CommandQueue(self._context)  # of the copy lane
             self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._cl_queue))
             self._program = self._build(
                 _source("opencl_kernels.cl") + _source("opencl_deepseek.cl")
@@ -148,12 +149,29 @@ class OpenclDevice(DeepseekKernels, Device):
         return buffer
 
     def _put_weight(self, weight: Quantized) -> OpenclWeight:
-        values = self._put(self._blocks(weight.values))
+        return self._weight(weight, self._put)
+
+    def _weight(self, weight: Quantized, put: Callable[[npt.NDArray[Any]], Any]) -> OpenclWeight:
+        values = put(self._blocks(weight.values))
         if isinstance(weight, GroupQuantizedMatrix):
-            units, scales = self._put(self._padded(weight.units)), self._blocks(weight.scales)
-            offsets = None if weight.offsets is None else self._put(self._blocks(weight.offsets))
-            return OpenclWeight(values, units, self._put(scales), offsets)
-        return OpenclWeight(values, self._put(self._padded(weight.scales)))
+            units, scales = put(self._padded(weight.units)), self._blocks(weight.scales)
+            offsets = None if weight.offsets is None else put(self._blocks(weight.offsets))
+            return OpenclWeight(values, units, put(scales), offsets)
+        return OpenclWeight(values, put(self._padded(weight.scales)))
+
+    def _stage(self, memory: None, weight: Weight) -> Any:
+        if isinstance(weight, Quantized):
+            return self._weight(weight, self._put_aside)
+        return self._put_aside(weight.value.host())
+
+    def _put_aside(self, value: npt.NDArray[Any]) -> Any:
+        """Return a buffer with an array's contents, by no queue and from no pool of kernels."""
+        cl, contents = opencl(), np.ascontiguousarray(value)
+        with device_errors(self.uri):
+            buffer = cl.Buffer(self._context, cl.mem_flags.READ_ONLY, max(1, contents.nbytes))
+            if contents.nbytes:
+                cl.enqueue_copy(self._copy_queue, buffer, contents, is_blocking=True)
+        return buffer
 
     def _blocks(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a matrix (rows, n) as (n / block, rows, block)."""

@@ -1,6 +1,6 @@
 """Program: what one token goes through, recorded once and run as one task.
 
-The steps' results have places of their own, so that a run is nothing but the kernels in C, one
+The steps' results have places in one arena, so that a run is nothing but the kernels in C, one
 after another: no Python between them. That is most of the time of a small model's token.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ciuic.ops import OPERATORS
 
-from .array import DeviceArray
+from .array import DeviceArray, Storage
 from .native_calls import ARGUMENTS, Arguments, Calls, host_operand
 
 
@@ -25,6 +25,13 @@ class Step(NamedTuple):
     inputs: Sequence[DeviceArray]
     result: DeviceArray
     attributes: dict[str, Any]
+
+
+class Placement(NamedTuple):
+    """An arena: int8 memory (nbytes,), and which bytes of it the storages of results have."""
+
+    memory: DeviceArray
+    parts: Sequence[tuple[Storage, slice]]
 
 
 class Program:
@@ -40,17 +47,30 @@ class Program:
         In order. The attribute ``offset`` of each is the token's position.
     result
         The array that a run returns a copy of.
+    arena
+        Where the steps' results lie, those in place left out.
     """
 
     def __init__(
-        self, x: DeviceArray, position: DeviceArray, steps: Sequence[Step], result: DeviceArray
+        self,
+        x: DeviceArray,
+        position: DeviceArray,
+        steps: Sequence[Step],
+        result: DeviceArray,
+        arena: Placement,
     ) -> None:
         self.result = result
+        self._arena = arena
         self._x = x
         self._position = position
         self._steps = steps
         self._arguments: list[Arguments] = []  # keeps alive what the calls point to
         self._calls = b""
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of all intermediate results: the arena's high-water mark."""
+        return self._arena.memory.nbytes
 
     def run(
         self,
@@ -69,6 +89,9 @@ class Program:
         return result
 
     def _pack(self, calls: Calls) -> None:
+        memory: npt.NDArray[np.int8] = host_operand(self._arena.memory)
+        for storage, part in self._arena.parts:
+            storage.data = memory[part].view(np.float32)
         packed = []
         for op, inputs, result, attributes in self._steps:
             operands = [host_operand(array) for array in inputs]

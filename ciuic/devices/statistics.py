@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 TRANSFERS = ("upload", "download")
+WAIT = "wait"  # of the host for a device; only `Device.watchers` are told
+
+
+class Span(NamedTuple):
+    """What hardware says it did within a task, on the host's axis of time.
+
+    Attributes
+    ----------
+    name
+        Such as the opcode of a descriptor.
+    start
+        Seconds on the clock of ``time.perf_counter``.
+    seconds
+    facts
+        What else the hardware said, by name.
+    """
+
+    name: str
+    start: float
+    seconds: float
+    facts: dict[str, int]
 
 
 class TaskRecord(NamedTuple):
@@ -27,6 +50,10 @@ class TaskRecord(NamedTuple):
     seconds : float
     nbytes : int
         Bytes that crossed between host and device; 0 for tasks.
+    used_bytes : int or None
+        Bytes that the device's arrays took when it ended, if known.
+    spans : tuple of Span
+        What the hardware did for it, if it says.
     """
 
     device: str
@@ -36,9 +63,26 @@ class TaskRecord(NamedTuple):
     start: float
     seconds: float
     nbytes: int
+    used_bytes: int | None = None
+    spans: tuple[Span, ...] = ()
 
 
 Observer = Callable[[TaskRecord], None]
+
+
+@contextmanager
+def watched(device: str, watchers: Sequence[Observer]) -> Iterator[None]:
+    """Tell watchers, if there are any, how long the host waits for a device here."""
+    if not watchers:
+        yield
+        return
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        waited = TaskRecord(device, WAIT, (), {}, start, time.perf_counter() - start, 0)
+        for watcher in tuple(watchers):
+            watcher(waited)
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """MemoryHierarchy: which weights lie in which tier of memory, and moving them.
 
-Covers weights that are brought to a device to stay. Activations, caches and staging belong to the
-devices themselves (`ciuic.devices.base`), whose accounting is the same.
+Covers weights that are brought to a device to stay, or to pass through it. Activations, caches and
+staging belong to the devices themselves (`ciuic.devices.base`), whose accounting is the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, runtime_checkable
@@ -16,6 +17,9 @@ from ciuic.devices.manager import open_devices
 from ciuic.errors import DeviceNotFound, OutOfMemory, UsageError
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
+
+from .residency import Residency, Use, plan_residency
+from .streaming import Streaming
 
 
 @runtime_checkable
@@ -40,7 +44,7 @@ class Tier(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TierUsage:
-    """Memory of one device: its tier, and bytes."""
+    """Memory of one device, or a file: its tier, and bytes."""
 
     tier: Tier
     device: str
@@ -130,6 +134,52 @@ class MemoryHierarchy:
             self.evict(missing, target)
             raise
 
+    @contextmanager
+    def streamed_to_device(self, weights: Weights, device: Device | str) -> Iterator[Residency]:
+        """Let weights be used on a device that need not hold them all: some stay, others stream.
+
+        Those that stay are brought at once and remain afterwards; the others come from the host,
+        ahead of their use, while the context lasts.
+
+        Parameters
+        ----------
+        weights
+            In the order in which they are used, again and again. Quantized matrices may stream.
+        device
+            A device, a URI, or a kind such as "GPU".
+
+        Yields
+        ------
+        Residency
+            What is where; its keys count the weights.
+
+        Raises
+        ------
+        OutOfMemory
+            If not even two of them at a time fit beside those that cannot stream; nothing has moved
+            then.
+        DeviceNotFound
+            If there is no such device here.
+        """
+        target = self._device(device)
+        missing = missing_weights(weights, target)
+        room = max(0, self._capacity(target) - target.used_bytes)
+        uses = [
+            Use(key=i, nbytes=target.weight_bytes(w), streams=isinstance(w, Quantized))
+            for i, w in enumerate(missing)
+        ]
+        link = target.roofline.link_bytes_per_second
+        found = plan_residency(uses, room, tier=target.uri, link_bytes_per_second=link)
+        staying = {*found.pinned}
+        self.move_to_device([w for i, w in enumerate(missing) if i in staying], target)
+        moving = [w for i, w in enumerate(missing) if i not in staying]
+        stream = Streaming(target, moving, found.slots) if moving else None
+        try:
+            yield found
+        finally:
+            if stream is not None:
+                stream.close()
+
     def evict(self, weights: Weights, device: Device | str) -> None:
         """Take weights off a device; their originals on the host or in a file remain."""
         target = self._device(device)
@@ -137,16 +187,22 @@ class MemoryHierarchy:
             target.evict(weight)
 
     def usage(self) -> list[TierUsage]:
-        """Return the memory of each device that is open in this process."""
-        return [
-            TierUsage(
-                tier=Tier.HOST if device.host_memory else Tier.DEVICE,
-                device=device.uri,
-                used_bytes=device.used_bytes,
-                capacity_bytes=self._capacity(device),
-            )
-            for device in open_devices()
-        ]
+        """Return the memory of each device that is open in this process, by tier.
+
+        Scratchpads on chip are in use as a whole. On disk are the files that weights stream from.
+        """
+        return [row for device in open_devices() for row in self._usage_of(device)]
+
+    def _usage_of(self, device: Device) -> Iterator[TierUsage]:
+        def row(tier: Tier, name: str, used: int, capacity: int) -> TierUsage:
+            return TierUsage(tier=tier, device=name, used_bytes=used, capacity_bytes=capacity)
+
+        if device.on_chip_bytes:
+            yield row(Tier.ON_CHIP, device.uri, device.on_chip_bytes, device.on_chip_bytes)
+        tier = Tier.HOST if device.host_memory else Tier.DEVICE
+        yield row(tier, device.uri, device.used_bytes, self._capacity(device))
+        for path, nbytes in device.files().items():
+            yield row(Tier.DISK, str(path), nbytes, nbytes)
 
     def _capacity(self, device: Device) -> int:
         return min(device.capacity_bytes, self._caps.get(device.uri, device.capacity_bytes))

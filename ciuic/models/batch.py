@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from ciuic.errors import UsageError
 
 from .continuation import Continuation
 from .kv_cache import KvCache
 from .progress import Cancelled, Report, silent
+from .recovery import persist
 from .sampling import SamplingOptions
 
 if TYPE_CHECKING:
@@ -88,8 +93,7 @@ class BatchGeneration(Iterator[tuple[int, str]]):
         for text in texts:
             text.start()
         try:
-            prompts = [text.prompt_ids for text in texts]
-            logits = model.prefill_batch(prompts, list(live.values()), self._read)
+            logits = persist(model, lambda: self._read_all(live), lambda: self._read_all(live))
             while live and not self._cancelled:
                 self._count(live.values())
                 for index, row in zip(list(live), logits, strict=True):
@@ -99,12 +103,23 @@ class BatchGeneration(Iterator[tuple[int, str]]):
                         del live[index]
                 if live and not self._cancelled:
                     last = [texts[index].ids[-1] for index in live]
-                    logits = model.decode_batch(last, list(live.values()))
+                    logits = persist(
+                        model,
+                        partial(model.decode_batch, last, list(live.values())),
+                        lambda: self._read_all(live),
+                    )
         except Cancelled:
             pass
         for index in live:
             if piece := texts[index].finish("cancelled"):
                 yield index, piece
+
+    def _read_all(self, live: Mapping[int, KvCache]) -> npt.NDArray[np.float32]:
+        """Return the logits after all tokens so far of the texts that have not ended."""
+        for cache in live.values():
+            cache.clear()
+        tokens = [self.texts[index].prompt_ids + self.texts[index].ids for index in live]
+        return self._model.prefill_batch(tokens, list(live.values()), self._read)
 
     def _count(self, caches: Collection[KvCache]) -> None:
         self.cached_tokens = max(self.cached_tokens, sum(cache.length for cache in caches))

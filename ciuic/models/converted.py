@@ -63,7 +63,7 @@ def open_converted(path: Path) -> tuple[GgufFile | HuggingFaceFolder, WeightFile
 
 def take_weights(network: Network, weights: WeightFile) -> None:
     """Let a network read its weights from a converted file."""
-    for prefix, part in _parts(network):
+    for prefix, part in named_parts(network):
         part.read_from(weights, prefix)
 
 
@@ -94,7 +94,7 @@ def convert(
     check_target(folder, force=force)
     parts = [
         (f"{prefix}{role}", part, role)
-        for prefix, part in _parts(model.network)
+        for prefix, part in named_parts(model.network)
         for role in part.stored
     ]
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as draft_name:
@@ -146,7 +146,7 @@ def verify(folder: Path, report: Report = silent) -> None:
     report("verifying", len(sums), len(sums))
 
 
-def _parts(network: Network) -> Iterator[tuple[str, LayerWeights]]:
+def named_parts(network: Network) -> Iterator[tuple[str, LayerWeights]]:
     """Yield all weights, the table first, and what goes before their roles in the file."""
     yield "embedding.", network.embedding
     for index, layer in enumerate(network.layers):

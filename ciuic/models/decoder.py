@@ -15,9 +15,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ciuic.devices import Device, DeviceArray
+from ciuic.devices import Device, DeviceArray, Weight
+from ciuic.devices.array import Storage
 from ciuic.devices.cpu import CpuDevice
-from ciuic.devices.program import Program, Step
+from ciuic.devices.program import Placement, Program, Step
+from ciuic.memory.arena import Lifetime, plan_arena
 from ciuic.ops import OPERATORS
 from ciuic.runtime import Runtime
 from ciuic.scheduler.executor import Input
@@ -55,8 +57,12 @@ class Decoder:
         None, and nothing done, if its operators cannot be a program.
         """
         device = self._model.runtime.device(HOST)
+        if self._model.runtime.divisions:
+            return None
         if not isinstance(device, CpuDevice) or not device.records("linear"):
             return None
+        if device.streams:
+            return None  # a program's weights stay where they are
         if any(self._model.runtime.device(on) is not device for on in self._devices()):
             return None  # before any cache is moved
         arrays = [layer.reserve(1, device) for layer in cache.layers]
@@ -79,7 +85,8 @@ class Decoder:
 
     def _placement(self) -> Hashable:
         layers = self._model.layers
-        return (self._model.head_device, *((layer.device, layer.as_fpga) for layer in layers))
+        formats = ((layer.device, layer.as_fpga, layer.attention) for layer in layers)
+        return (self._model.head_device, *formats)
 
     def _record(self, device: CpuDevice, cache: KvCache) -> Program | None:
         lengths = [layer.length for layer in cache.layers]
@@ -103,7 +110,7 @@ class Decoder:
         finally:
             for layer_cache, length in zip(cache.layers, lengths, strict=True):
                 layer_cache.length = length
-        return Program(x, position, recorder.steps, logits)
+        return Program(x, position, recorder.steps, logits, recorder.arena(logits))
 
 
 class _Recorder:
@@ -113,6 +120,7 @@ class _Recorder:
         self._runtime = runtime
         self._device = device
         self.steps: list[Step] = []
+        self._results: dict[Storage, int] = {}  # bytes of each
 
     def device(self, device: Device | str) -> Device:
         """Return a device by URI, or the device given; it must be the one that is recorded for."""
@@ -120,6 +128,9 @@ class _Recorder:
         if found is not self._device:
             raise NotRecordable
         return found
+
+    def division(self, _weight: Weight) -> None:
+        """Return that a weight is not divided: `Decoder.submit` has seen to it."""
 
     def home(self, _op: str, device: Device | str) -> Device:
         """Return the device that will run an operator; `run` refuses those that it cannot."""
@@ -135,6 +146,36 @@ class _Recorder:
         arrays = [self._runtime.place(value, self._device) for value in inputs]
         operator = OPERATORS[op]
         shape = operator.shape(*arrays, **attributes)
-        result = arrays[0] if operator.in_place else self._device.zeros(shape)
+        result = arrays[0] if operator.in_place else self._place_for(shape)
         self.steps.append(Step(op, arrays, result, attributes))
         return result
+
+    def arena(self, kept: DeviceArray) -> Placement:
+        """Return one array with places for all results; ``kept`` is needed after the last step."""
+        first = {id(step.result.storage): at for at, step in reversed([*enumerate(self.steps)])}
+        last = {
+            id(array.storage): at
+            for at, step in enumerate(self.steps)
+            for array in (*step.inputs, step.result)
+        }
+        last[id(kept.storage)] = len(self.steps)
+        storages = [storage for storage in self._results if id(storage) in first]
+        plan = plan_arena(
+            [
+                Lifetime(
+                    nbytes=self._results[storage], first=first[id(storage)], last=last[id(storage)]
+                )
+                for storage in storages
+            ]
+        )
+        memory = self._device.zeros((plan.nbytes,), np.int8)
+        parts = [
+            (storage, slice(offset, offset + self._results[storage]))
+            for storage, offset in zip(storages, plan.offsets, strict=True)
+        ]
+        return Placement(memory, parts)
+
+    def _place_for(self, shape: tuple[int, ...]) -> DeviceArray:
+        array = DeviceArray(Storage(self._device, 0), shape, np.dtype(np.float32))
+        self._results[array.storage] = array.nbytes
+        return array

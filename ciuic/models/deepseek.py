@@ -49,6 +49,8 @@ class DeepseekLayer:
     as_fpga
         Whether to compute in the overlay's number formats on any device: INT8 linear layers
         (if the model is quantized "auto") and the softmax "q16".
+    attention
+        The form of its attention (`ciuic.ops.attention`); None for that of the device.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class DeepseekLayer:
         self.runtime = runtime
         self.device: Device | str = HOST
         self.as_fpga = False
+        self.attention: str | None = None
 
     def __repr__(self) -> str:
         return f"<DeepseekLayer {self.index} on {self.device}>"
@@ -116,7 +119,7 @@ class DeepseekLayer:
         hidden = on.run("add", hidden, attended)
         normed = on.run("rms_norm", hidden, weights["ffn_norm"], eps=eps)
         if self.index < self.config.n_dense_layers:
-            mixed = self._feed_forward(on, normed, "ffn")
+            mixed = self._feed_forward(on, normed, weights, "ffn")
         else:
             mixed = self._experts(on, normed)
         return on.run("add", hidden, mixed)
@@ -160,13 +163,15 @@ class DeepseekLayer:
             cache=cache,
             scale=config.score_scale,
             rope_gain=config.rope.turned_gain,
-            softmax="q16" if self.as_fpga or on.device.kind == "FPGA" else "exact",
+            softmax=self.attention or ("q16" if self.as_fpga else on.device.attention),
         )  # (t, heads * v)
         return on.linear(mixed, weights["o"])
 
-    def _feed_forward(self, on: Placed, x: DeviceArray, role: str) -> DeviceArray:
+    def _feed_forward(
+        self, on: Placed, x: DeviceArray, weights: LayerWeights, role: str
+    ) -> DeviceArray:
         """Return SwiGLU (t, dim) of x (t, dim) with the weights of a role."""
-        weights = self._weights(on)
+        on = on.beside(weights[f"{role}.gate"])
         gate = on.linear(x, weights[f"{role}.gate"])  # (t, width)
         up = on.linear(x, weights[f"{role}.up"])
         return on.linear(on.run("silu_mul", gate, up), weights[f"{role}.down"])
@@ -188,13 +193,34 @@ class DeepseekLayer:
             scale=config.share_scale,
             scoring=config.scoring,
         )
-        total = self._feed_forward(on, normed, "shared")  # runs while the router is waited for
+        total = self._feed_forward(
+            on, normed, weights, "shared"
+        )  # runs while the router is waited for
         shares: npt.NDArray[np.float32] = routed.numpy()  # (t, experts)
+        outputs: list[tuple[int, npt.NDArray[np.int32], DeviceArray]] = []
+        elsewhere = False
         for expert in np.flatnonzero(shares.any(axis=0)).tolist():
             ids = np.flatnonzero(shares[:, expert]).astype(np.int32)  # (n,)
             rows = normed if len(ids) == normed.shape[0] else on.run("embedding", ids, normed)
-            output = self._feed_forward(on, rows, f"expert.{expert}")  # (n, dim)
+            output = self._feed_forward(on, rows, weights, f"expert.{expert}")  # (n, dim)
+            outputs.append((expert, ids, output))
+            # From another device it is waited for: first all experts get their work.
+            elsewhere = elsewhere or output.device is not normed.device
+            if not elsewhere:
+                total = self._add(on, total, outputs, shares)
+        return self._add(on, total, outputs, shares)
+
+    def _add(
+        self,
+        on: Placed,
+        total: DeviceArray,  # (t, dim)
+        outputs: list[tuple[int, npt.NDArray[np.int32], DeviceArray]],
+        shares: npt.NDArray[np.float32],  # (t, experts)
+    ) -> DeviceArray:
+        """Return the total with experts' outputs added, in order; none is left of them."""
+        for expert, ids, output in outputs:
             total = on.run("add_rows", total, output, ids, shares[ids, expert])
+        outputs.clear()
         return total
 
 

@@ -11,7 +11,8 @@ Not covered: that tasks in a device's queue keep their inputs a little longer th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
@@ -33,6 +34,7 @@ class Call(NamedTuple):
     """One task.
 
     ``asked`` is the device that the layer is on, ``device`` the one that has a kernel for it.
+    Tasks of one ``group`` do not depend on one another.
     """
 
     op: str
@@ -43,6 +45,7 @@ class Call(NamedTuple):
     attributes: Mapping[str, Any]
     weights: tuple[Weight, ...]
     cost: Cost
+    group: int | None = None
 
 
 class Move(NamedTuple):
@@ -115,6 +118,18 @@ class DryRuntime(Runtime):
     def __init__(self, manager: DeviceManager) -> None:
         super().__init__(manager)
         self.recording = Recording()
+        self._group: int | None = None
+        self._groups = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Mark the tasks that are submitted meanwhile as ones that do not wait for each other."""
+        self._groups += 1
+        self._group = self._groups
+        try:
+            yield
+        finally:
+            self._group = None
 
     def start(self) -> Recording:
         """Begin a new recording and return it."""
@@ -159,6 +174,7 @@ class DryRuntime(Runtime):
                 attributes,
                 tuple(value for value in inputs if _is_weight(value)),
                 operator.cost(*inputs, **attributes),
+                self._group,
             )
         )
         return output

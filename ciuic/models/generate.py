@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from ciuic.errors import UsageError
 
 from .continuation import Continuation
 from .kv_cache import KvCache
 from .progress import Cancelled, Report, silent
+from .recovery import persist
 from .sampling import SamplingOptions
 
 if TYPE_CHECKING:
@@ -84,18 +88,28 @@ class Generation(Continuation, Iterator[str]):
         self.start()
         self.reused_tokens = cache.keep_prefix(self.prompt_ids)
         try:
-            logits = model.prefill(self.prompt_ids[self.reused_tokens :], cache, self._read)
+            unread = self.prompt_ids[self.reused_tokens :]
+            logits = persist(
+                model, lambda: model.prefill(unread, cache, self._read), self._read_again
+            )
             while not self._cancelled:
                 if piece := self.take(logits):
                     yield piece
                 if self.stop_reason is not None:
                     return
                 if not self._cancelled:
-                    logits = model.decode(self.ids[-1], cache)
+                    logits = persist(
+                        model, lambda: model.decode(self.ids[-1], cache), self._read_again
+                    )
         except Cancelled:
             pass
         if piece := self.finish("cancelled"):
             yield piece
+
+    def _read_again(self) -> npt.NDArray[np.float32]:
+        """Return the logits after all tokens so far, whose cache went with a device."""
+        self.cache.clear()
+        return self._model.prefill(self.prompt_ids + self.ids, self.cache, self._read)
 
     def _read(self, what: str, done: int, total: int) -> None:
         self._report(what, done, total)

@@ -102,6 +102,11 @@ class LayerCache:
         """Forget the tokens after the first ``length``; their slots are written again."""
         self.length = min(self.length, length)
 
+    def clear(self) -> None:
+        """Forget all tokens and let go of the memory."""
+        self._arrays = None
+        self.length = 0
+
     def contents(self) -> LayerArrays:
         """Return what is held of the tokens so far, (length, ...) twice; wait for it."""
         if self._arrays is None:
@@ -183,6 +188,12 @@ class KvCache:
         for layer in self.layers:
             layer.truncate(length)
         del self.token_ids[length:]
+
+    def clear(self) -> None:
+        """Forget all tokens and let go of the memory."""
+        for layer in self.layers:
+            layer.clear()
+        self.token_ids.clear()
 
     def save(self, path: str | Path) -> None:
         """Write the cache to a file, whole or not at all; `Model.load_cache` reads it.

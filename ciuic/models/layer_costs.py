@@ -102,17 +102,26 @@ class Step:
         URI -> bytes of weights that are read.
     on_host
         Operators that the device has no kernel for.
+    overlapped
+        Seconds in which more than one device works on the parts of a divided matrix: those of all
+        but the one that ends last.
     """
 
     devices: dict[str, Seconds] = field(default_factory=dict)
     transfers: float = 0.0
     streamed: Counter[str] = field(default_factory=Counter)
     on_host: set[str] = field(default_factory=set)
+    overlapped: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Seconds of all devices."""
+        return sum(one.total for one in self.devices.values())
 
     @property
     def seconds(self) -> float:
         """Of the whole step."""
-        return self.transfers + sum(one.total for one in self.devices.values())
+        return self.transfers + self.work - self.overlapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +243,18 @@ class CostRules:
         step = Step()
         for move in recording.moves:
             step.transfers += self.runtime.costs.transfer_seconds(*move)
+        groups: dict[int, dict[str, float]] = {}
         for call in recording.calls:
             if call.device is not call.asked:
                 step.on_host.add(call.op)
+            before = step.work
             self._count(step, call)
+            if call.group is not None:
+                group, uri = groups.setdefault(call.group, {}), call.device.uri
+                group[uri] = group.get(uri, 0.0) + step.work - before
+        step.overlapped = sum(
+            sum(group.values()) - max(group.values()) for group in groups.values()
+        )
         return step
 
     def _count(self, step: Step, call: Call) -> None:

@@ -39,6 +39,8 @@ class LlamaLayer:
     as_fpga
         Whether to compute in the overlay's number formats on any device: INT8 linear layers
         (if the model is quantized "auto") and the softmax "q16".
+    attention
+        The form of its attention (`ciuic.ops.attention`); None for that of the device.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class LlamaLayer:
         self.runtime = runtime
         self.device: Device | str = HOST
         self.as_fpga = False
+        self.attention: str | None = None
 
     def __repr__(self) -> str:
         return f"<LlamaLayer {self.index} on {self.device}>"
@@ -132,7 +135,6 @@ class LlamaLayer:
         q = on.run("rope", q.reshape(t, config.n_heads, config.head_dim), positions, **rope)
         k = k.reshape(t, config.n_kv_heads, config.head_dim)
         keys = on.run("rope", k, positions, **rope)
-        softmax = "q16" if self.as_fpga or on.device.kind == "FPGA" else "exact"
         mixed = attend(
             on,
             "attention",
@@ -140,7 +142,7 @@ class LlamaLayer:
             (keys, values),
             cache=cache,
             scale=config.score_scale,
-            softmax=softmax,
+            softmax=self.attention or ("q16" if self.as_fpga else on.device.attention),
         )  # (t, heads * head_dim)
         return self._linear(on, mixed, "o", config.o_bias)
 

@@ -31,6 +31,7 @@ from .generate import Generation
 from .kv_cache import KvCache, slot_nbytes
 from .placed import HOST, Placed, Value
 from .progress import Report, silent
+from .recovery import Recovered
 from .sampling import SamplingOptions
 from .tensor_source import TensorSource
 from .tokenizer import Tokenizer
@@ -46,6 +47,7 @@ class Layer(Protocol):
 
     device: Device | str
     as_fpga: bool
+    attention: str | None
 
     @property
     def weights(self) -> LayerWeights:
@@ -114,6 +116,12 @@ class Model:
         Its chat template, or None.
     head_device
         Where the last norm and the output matrix run.
+    failed
+        URIs of devices that failed; it does not go back to them.
+    recovered
+        Failures that it went on after.
+    shared
+        (Layer, matrix or expert) -> who computes it and why, where that is not the layer's device.
     """
 
     def __init__(
@@ -135,6 +143,9 @@ class Model:
         self._decoder = Decoder(self)
         self.template = _chat_template(source, template, tokenizer)
         self._weights_digest: bytes | None = None
+        self.failed: set[str] = set()
+        self.recovered: list[Recovered] = []
+        self.shared: dict[tuple[int, str], str] = {}
 
     @property
     def source(self) -> TensorSource:
@@ -222,16 +233,17 @@ class Model:
         """Return the SHA-256, in hexadecimal, of all that a cache's contents depend on.
 
         That is the configuration, the tensors and their weights (`weights_digest`), the
-        quantization, and which layers compute in an FPGA's number formats.
+        quantization, and which layers compute in an FPGA's number formats and form of attention.
         """
         if self._weights_digest is None:
             self._weights_digest = weights_digest(Path(self._source.path))
         numerics = [
             (
                 layer.weights.quantize,
-                layer.as_fpga or self.runtime.device(layer.device).kind == "FPGA",
+                layer.as_fpga or on.kind == "FPGA",
+                layer.attention or ("q16" if layer.as_fpga else on.attention),
             )
-            for layer in self.layers
+            for layer, on in ((one, self.runtime.device(one.device)) for one in self.layers)
         ]
         config = {name: value for name, value in vars(self.config).items() if name != "name"}
         shapes = sorted((name, tuple(t.shape)) for name, t in (self._source.tensors or {}).items())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, Weight
+from ciuic.memory.division import Division
 from ciuic.quantize import QuantizedMatrix
 from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.runtime import Runtime
@@ -29,8 +30,18 @@ class Placed:
         return self.runtime.run(op, inputs, device=self.device, **attributes)
 
     def hold(self, weight: Weight) -> None:
-        """Bring a weight to the device whose operator will use it, to stay there."""
-        self.home_of(weight).hold(weight)
+        """Bring a weight to the device whose operator will use it, or its parts, to stay there."""
+        division = self.runtime.division(weight)
+        if division is not None:
+            division.hold(weight)
+        else:
+            self.home_of(weight).hold(weight)
+
+    def beside(self, weight: Weight) -> Placed:
+        """Return where to compute with what a linear layer gives: this, or where all of it is."""
+        division = self.runtime.division(weight)
+        device = None if division is None else division.whole_on
+        return self if device is None or device is self.device else Placed(self.runtime, device)
 
     def home_of(self, weight: Weight) -> Device:
         """Return the device whose operator will use a weight."""
@@ -40,7 +51,22 @@ class Placed:
         """Submit a linear layer: x (t, k), weight (k, n), bias (n,) -> (t, n)."""
         if isinstance(weight, QuantizedMatrix) and weight.block > 1:
             x = self._rotate(x, weight.block)
-        return self.run(_linear(weight), x, weight, *(() if bias is None else (bias,)))
+        division = self.runtime.division(weight)
+        inputs = (x, weight) if bias is None else (x, weight, bias)
+        if division is None:
+            return self.run(_linear(weight), *inputs)
+        if division.whole_on is not None:
+            return self.runtime.run(_linear(weight), inputs, device=division.whole_on)
+        return self._divided(_linear(weight), x, division)
+
+    def _divided(self, op: str, x: Value, division: Division) -> DeviceArray:
+        """Submit the parts of a linear layer, the host's last: it is then the others' turn."""
+        found: dict[int, DeviceArray] = {}
+        with self.runtime.together():
+            for part in sorted(division, key=lambda part: part.device.host_memory):
+                inputs = [x, *(one for one in (part.weight, part.bias) if one is not None)]
+                found[part.start] = self.runtime.run(op, inputs, device=part.device)
+        return self.run("join_columns", *(found[part.start] for part in division))
 
     def _rotate(self, x: Value, block: int) -> DeviceArray:
         if self._rotated is None or self._rotated[0] is not x or self._rotated[1] != block:

@@ -3,8 +3,7 @@
 Only headers are read: config.json of a folder, whose weights may be absent or broken, or the
 header of a GGUF file. All else is asked of the devices and of the layers' own code, in dry runs.
 Every time is an estimate: of the device's own cycle model where it has one, of the cost model
-elsewhere. Not covered: loading, and weights that stream from a slower tier, for which the runtime
-has no means; what does not fit is said with its numbers.
+elsewhere. Not covered: loading. What does not fit is said with its numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from ciuic.devices import DeviceManager
 from ciuic.errors import ModelFormatError, UsageError
 from ciuic.memory.tiers import Tier
 
+from .converted import WEIGHTS, is_converted, open_converted
 from .dry_run import DryRuntime
 from .gguf_file import GgufFile
 from .huggingface import CONFIG, HuggingFaceFolder
@@ -85,6 +85,8 @@ def open_outline(model: str | Path) -> Source:
         If there is none, or it is broken.
     """
     path = find_model(model)
+    if is_converted(path):
+        return open_converted(path)[0]
     if isinstance(model, str) and (CONFIGS / model / CONFIG).is_file():
         path = CONFIGS / model
     if path.name == CONFIG:
@@ -102,7 +104,8 @@ def open_outline(model: str | Path) -> Source:
 def stored_bytes(source: Source, parameters: int) -> int:
     """Return the bytes of the model's files; what config.json says of them if they are absent."""
     if isinstance(source, GgufFile):
-        return source.path.stat().st_size
+        converted = source.path.with_name(WEIGHTS)
+        return (converted if is_converted(source.path.parent) else source.path).stat().st_size
     files = list(source.path.glob("*.safetensors"))
     if files:
         return sum(file.stat().st_size for file in files)

@@ -44,8 +44,9 @@ class DeviceMemory:
     capacity_bytes
         What it has, or its cap; None where that is not known.
     nbytes
-        Kind -> bytes: weights, originals (weights on the host that devices have copies of),
-        kv_cache (at full context), activations and staging (the most at any time).
+        Kind -> bytes: weights (that stay), slots (that other weights stream through), originals
+        (weights on the host that devices have copies of), kv_cache (at full context), activations
+        and staging (the most at any time).
     """
 
     tier: str
@@ -66,6 +67,54 @@ class DeviceMemory:
     def room_after(self, nbytes: int) -> int:
         """Return the bytes that are left after some; negative if these are too many."""
         return (self.capacity_bytes or 0) - nbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceResidency:
+    """A device that does not hold all of its weights: what stays there, and what streams to it.
+
+    Attributes
+    ----------
+    device, source
+        Which, and the tier that the others come from: "host" or "disk".
+    pinned, streamed, on_demand
+        Names of weights: those that stay, those that stream for every token in this order, and
+        those of experts, brought when a token is routed to them.
+    pinned_bytes, streamed_bytes, routed_bytes
+        Of what stays; of what crosses the link for a token, and what of ``on_demand`` does in the
+        mean.
+    slots, slot_bytes, expert_slots, expert_slot_bytes
+        Room that the others pass through.
+    link_bytes_per_second
+        How fast they come, as assumed.
+    waiting_seconds
+        For weights, for a token: what comes on top of the computation.
+    """
+
+    device: str
+    source: str
+    pinned: tuple[str, ...]
+    streamed: tuple[str, ...]
+    on_demand: tuple[str, ...]
+    pinned_bytes: int
+    streamed_bytes: int
+    routed_bytes: int
+    slots: int
+    slot_bytes: int
+    expert_slots: int
+    expert_slot_bytes: int
+    link_bytes_per_second: float
+    waiting_seconds: float
+
+    @property
+    def slots_bytes(self) -> int:
+        """Bytes of all slots."""
+        return self.slots * self.slot_bytes + self.expert_slots * self.expert_slot_bytes
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Names of all weights that do not stay."""
+        return self.streamed + self.on_demand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +149,7 @@ class DeviceTime:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Estimated times, weights being where they belong.
+    """Estimated times, weights being where they belong or streaming there.
 
     Attributes
     ----------
@@ -116,6 +165,8 @@ class Prediction:
         What each does for one token.
     total_seconds
         Prompt and answer up to the full context.
+    waiting_seconds
+        For weights that stream, for one token.
     """
 
     time_to_first_token: float
@@ -125,6 +176,7 @@ class Prediction:
     transfer_seconds: float
     devices: tuple[DeviceTime, ...]
     total_seconds: float
+    waiting_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +212,8 @@ class ModelPlan:
         What does not fit, with its numbers, and what would.
     left_out
         What of the model is not loaded, and so not planned.
+    residency
+        Of each device whose weights do not all fit.
     """
 
     model: str
@@ -174,6 +228,7 @@ class ModelPlan:
     problems: tuple[str, ...]
     would_fit: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    residency: tuple[DeviceResidency, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -183,3 +238,8 @@ class ModelPlan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {"estimated": True, "fits": self.fits, **asdict(self)}
+
+
+def placement_of(plan: ModelPlan) -> str:
+    """Return a plan's placement as ``--place`` takes it."""
+    return ",".join(f"{part.part.split()[-1]}={part.device}" for part in plan.placement)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 from ciuic.devices import Device
-from ciuic.errors import PlacementError, UsageError
+from ciuic.errors import OutOfMemory, PlacementError, UsageError
 from ciuic.memory.tiers import Tier
 from ciuic.scheduler.chain import obstacles, place_chain
 from ciuic.scheduler.placement import parse_placement
 from ciuic.scheduler.problem import ChainProblem
 
+from .divided import place_operators
 from .dry_run import DryRuntime
+from .fitting import Part, fit, link_of, routed_share, waiting
 from .kv_cache import BLOCK_SLOTS
 from .layer_costs import CostRules, PartCost, Step, Workload
 from .model import Network
-from .placed import HOST
+from .placed import HOST, Placed
 from .plan_report import (
     DeviceMemory,
+    DeviceResidency,
     DeviceTime,
     ModelPlan,
     PlacedPart,
@@ -53,6 +56,9 @@ class PlanRequest:
         Of `ciuic.models.plan.FORMATS`.
     caps
         Device, by URI or kind -> bytes that it may hold.
+    on_disk
+        Whether the model's file has its weights as devices take them (``ciuic convert``), so that
+        the host need not hold them all either.
     """
 
     model: str | Path
@@ -62,6 +68,7 @@ class PlanRequest:
     prompt_tokens: int | None = None
     format: str = "int8"
     caps: Mapping[str, int] = field(default_factory=dict)
+    on_disk: bool = False
 
 
 class Planner:
@@ -95,7 +102,7 @@ class Planner:
         if self.asked is not None:
             if request.devices:
                 raise UsageError("--place names the devices: leave --device out")
-            wanted = [*self.asked.layers, self.asked.head]
+            wanted = [*self.asked.layers, self.asked.head, *chain(*self.asked.operators.values())]
         opened = [runtime.device(uri) for uri in dict.fromkeys(wanted)]
         self.candidates = {device.uri: device for device in opened}
         self.devices = {HOST: self.rules.host, **self.candidates}
@@ -104,16 +111,24 @@ class Planner:
             if not any(name in (device.uri, device.kind) for device in self.devices.values()):
                 raise UsageError(f"--cap must name a device of the plan, not {name!r}")
         self.embedding = self.rules.embedding(network)
-        self._kinds = [layer_kind(layer) for layer in network.layers]
+        operators = {} if self.asked is None else self.asked.operators
+        if self.asked is not None:
+            for layer, uri in zip(network.layers, self.asked.layers, strict=True):
+                layer.device = uri
+        self.divisions = place_operators(network.layers, runtime, operators)
+        self._kinds: list[Hashable] = [
+            (layer_kind(layer), *(o for o in operators.items() if o[0][0] == index))
+            for index, layer in enumerate(network.layers)
+        ]
         self._costs: dict[tuple[object, str], PartCost] = {}
 
     def plan(self) -> ModelPlan:
         """Return the plan."""
         chosen, reasons = self._choose()
-        memory = self._memory(chosen)
+        memory, residency, least = self._streamed(chosen, self._memory(chosen))
         problems = tuple(_problem(one) for one in memory if not one.fits)
         singles = [self._single(uri) for uri in self.candidates]
-        prediction = self._prediction(chosen)
+        prediction = waiting(self._prediction(chosen), residency, self.workload)
         return ModelPlan(
             model=self.network.config.name,
             format=self.request.format,
@@ -125,7 +140,8 @@ class Planner:
             prediction=prediction,
             single_devices=tuple(singles),
             problems=problems,
-            would_fit=tuple(self._would_fit(chosen, memory)) if problems else (),
+            would_fit=(*self._would_fit(chosen, memory), *least) if problems else (),
+            residency=tuple(residency),
         )
 
     # Placement.
@@ -150,7 +166,8 @@ class Planner:
     def _choose(self) -> tuple[list[str], list[str]]:
         """Return the device of each layer and of the head, and why."""
         if self.asked is not None:
-            return [*self.asked.layers, self.asked.head], ["as asked"] * (self._n + 1)
+            why = ["; ".join(["as asked", *self._operators_of(i)]) for i in range(self._n + 1)]
+            return [*self.asked.layers, self.asked.head], why
         parts = range(self._n + 1)
         problem = ChainProblem(
             seconds=[{uri: self._cost(i, uri).seconds for uri in self.candidates} for i in parts],
@@ -168,6 +185,10 @@ class Planner:
             chosen = self._everywhere(best)
         keeps = obstacles(problem, chosen)
         return chosen, [self._reason(i, keeps[i]) for i in parts]
+
+    def _operators_of(self, index: int) -> list[str]:
+        """Return which operators of a layer are elsewhere, and why."""
+        return [f"{role}: {what}" for (at, role), what in self.divisions.items() if at == index]
 
     def _best_single(self, chosen: list[str]) -> str | None:
         """Return a device that holds everything and takes less than the placement, if any."""
@@ -332,6 +353,51 @@ class Planner:
                 )
             )
         return rows
+
+    def _streamed(
+        self, chosen: list[str], memory: Sequence[DeviceMemory]
+    ) -> tuple[list[DeviceMemory], list[DeviceResidency], list[str]]:
+        """Return the memory if weights that do not fit stream, how, and what else would fit."""
+        rows, found, least = list(memory), list[DeviceResidency](), list[str]()
+        for index, row in enumerate(memory):
+            device = self.devices[row.device]
+            if row.fits:
+                continue
+            others = row.total_bytes - row.nbytes.get("weights", 0)
+            # Of a table on disk only rows are read.
+            fixed = 0 if device.host_memory else self.embedding.weights[row.device]
+            room = row.room_after(others + fixed)
+            try:
+                one = fit(
+                    self._fitted(chosen),
+                    device,
+                    room,
+                    source=(Tier.DISK if device.host_memory else Tier.HOST).value,
+                    link_bytes_per_second=link_of(device),
+                    routed_share=routed_share(self.network.config),
+                )
+            except OutOfMemory as error:
+                wanted = others + fixed + error.wanted
+                least.append(f"{row.device}: all of it with {wanted:,} bytes, weights streaming")
+                continue
+            if device.host_memory and not self.request.on_disk:
+                least.append(f"{row.device}: a model from `ciuic convert`, streaming from its file")
+                continue
+            nbytes = {**row.nbytes, "weights": one.pinned_bytes + fixed, "slots": one.slots_bytes}
+            rows[index] = replace(row, nbytes=nbytes)
+            found.append(one)
+        return rows, found, least
+
+    def _fitted(self, chosen: list[str]) -> Iterator[Part]:
+        for index, uri in enumerate(chosen):
+            is_head = index == self._n
+            yield Part(
+                name="head." if is_head else f"layers.{index}.",
+                weights=self.network.head if is_head else self.network.layers[index].weights,
+                on=Placed(self.runtime, self.devices[uri]),
+                seconds=self._cost(index, uri).first.seconds,
+                held_bytes=self._cost(index, uri).weights,
+            )
 
     def _would_fit(self, chosen: list[str], memory: Sequence[DeviceMemory]) -> list[str]:
         """Return what would fit instead, in words."""

@@ -109,6 +109,11 @@ class ModelSize:
     expanded_cache_bytes: int
 
 
+def is_expert(role: str) -> bool:
+    """Return whether a weight with this role is a routed expert's."""
+    return _EXPERT.match(role) is not None
+
+
 def layer_kind(layer: Layer) -> object:
     """Return a value that is equal for layers that differ in nothing but their contents."""
     return type(layer), tuple((role, shape) for role, (_, shape) in layer.weights.stored.items())

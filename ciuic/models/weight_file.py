@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 
 from ciuic.devices import Weight
 from ciuic.errors import ModelFormatError, ShapeError
-from ciuic.quantize import QuantizedMatrix
+from ciuic.quantize import FileExtent, QuantizedMatrix
 from ciuic.quantize_int4 import GroupQuantizedMatrix
 from ciuic.tensor import CiuicTensor
 
@@ -203,11 +203,16 @@ class WeightFile:
             )
         return weight
 
+    def release_pages(self) -> None:
+        """Take what is mapped of the file out of this process; it comes again when it is read."""
+        self._data.madvise(mmap.MADV_DONTNEED)
+
     def _int8(self, name: str, values: Array) -> QuantizedMatrix:
         block = self._array(name + BLOCK)
         if block.dtype != np.int8 or block.shape != (1,):
             raise ModelFormatError(self.path, f"the block of {name} must be one INT8 number")
-        return QuantizedMatrix(values.T, self._finite(name + SCALES), int(block[0]))
+        extent = FileExtent(self.path, self._stored[name].start)
+        return QuantizedMatrix(values.T, self._finite(name + SCALES), int(block[0]), extent)
 
     def _int4(self, name: str, packed: Array, shape: tuple[int, ...]) -> GroupQuantizedMatrix:
         k, n = shape

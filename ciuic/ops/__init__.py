@@ -9,17 +9,19 @@ rms_norm         x (t, d), weight (d,); eps                           -> (t, d)
 rope             x (t, heads, hd), positions int32 (t,);
                  theta, interleaved=False, scaling=None               -> (t, heads, hd)
 attention        q (t, heads, hd), keys, values (T, kv_heads, hd);
-                 offset, scale, softmax="exact"|"q16"|None            -> (t, heads * hd)
+                 offset, scale,
+                 softmax="exact"|"q16"|"int8x<block>"|None            -> (t, heads * hd)
 latent_attention q_nope (t, heads, nope), q_rope (t, heads, rope), latents (T, rank),
                  rope_keys (T, rope), up_keys (rank, heads * nope),
                  up_values (rank, heads * v); offset, scale, rope_gain=1.0,
-                 softmax="exact"|"q16"|None, absorbed=None            -> (t, heads * v)
+                 softmax as attention, absorbed=None                  -> (t, heads * v)
 softmax          x (rows, cols); scale=1.0                            -> (rows, cols)
 silu_mul         gate (t, h), up (t, h)                               -> (t, h)
 add              x, y                                                 -> shape of x
 embedding        ids int32 (t,), table (vocab, d)                     -> (t, d)
 kv_append        cache (T, ...), rows (t, ...); offset                -> the cache itself
 slice_rows       x (t, ...); start, stop                              -> (stop - start, ...)
+join_columns     x (t, n), y (t, m), ...                              -> (t, n + m + ...)
 route_tokens     x (t, d), weight (d, experts), bias (experts,); top_k,
                  n_group=1, topk_group=1, normalize=True, scale=1.0,
                  scoring="sigmoid"|"softmax"                          -> (t, experts)

@@ -2,8 +2,9 @@
 
 q (t, heads, head_dim), keys and values (T, kv_heads, head_dim) with T >= offset + t; query i
 sees keys 0 .. offset + i, so rows of the cache beyond offset + t may hold anything.
-The result is (t, heads * head_dim). ``softmax`` is "exact", "q16" (the overlay's fixed point) or
-None: the form of the device's own, which is "q16" on FPGAs and "exact" elsewhere.
+The result is (t, heads * head_dim). ``softmax`` is "exact", "q16" (the overlay's fixed point),
+"int8x<block>" (all of it as the overlay's attention engine, `ciuic.ops.attention_int8`) or None:
+the form of the device's own, `Device.attention`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from ciuic.errors import UsageError
 from ciuic.quantize import Float32Array
 
+from .attention_int8 import attend_int8, keys_at_a_time
 from .operator import Cost, Operator, Shape, Spec, elements, require
 from .softmax import IntegerSoftmax, probabilities, reference_softmax, softmax_q16
 
@@ -94,9 +96,24 @@ def causal_weights(
 
 
 def require_softmax(softmax: str | None) -> None:
-    """Raise `UsageError` unless this names a form of the softmax."""
-    if softmax not in SOFTMAX_KINDS:
-        raise UsageError(f"softmax must be 'exact', 'q16' or None, not {softmax!r}")
+    """Raise `UsageError` unless this names a form of attention."""
+    if softmax not in SOFTMAX_KINDS and keys_at_a_time(softmax) is None:
+        raise UsageError(f"softmax must be 'exact', 'q16', 'int8x<block>' or None, not {softmax!r}")
 
 
-OPERATOR = Operator("attention", _shape, _cost, attend)
+def _kernel(
+    q: Float32Array,
+    keys: Float32Array,
+    values: Float32Array,
+    *,
+    offset: int,
+    scale: float,
+    softmax: str | None = None,
+) -> Float32Array:
+    block = keys_at_a_time(softmax)
+    if block is not None:
+        return attend_int8(q, keys, values, offset=offset, scale=scale, block=block)
+    return attend(q, keys, values, offset=offset, scale=scale, softmax=softmax)
+
+
+OPERATOR = Operator("attention", _shape, _cost, _kernel)

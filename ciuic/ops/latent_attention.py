@@ -8,16 +8,30 @@ up_values (rank, heads * v). The result is (t, heads * v). Query i sees slots 0 
 Keys and values are never stored. The plain form expands them from the latents, once a call; the
 absorbed form brings each query to the latents instead, and what it mixes back from them. Both
 compute the same; ``absorbed=None`` takes the one with fewer operations, which is the absorbed one
-for few queries on a long cache.
+for few queries on a long cache. ``softmax`` is as for `ciuic.ops.attention`; the form
+"int8x<block>" is absorbed always: all heads share one head of keys, latents and rotary keys side by
+side, and of values, the latents.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from ciuic.quantize import Float32Array
 
 from .attention import causal_weights, require_softmax
+from .attention_int8 import (
+    IntegerAttention,
+    attend_rows,
+    head_scales,
+    keys_at_a_time,
+    largest_magnitudes,
+    quantize_heads,
+    reference_attention,
+    rotated,
+)
 from .operator import Cost, Operator, Shape, Spec, elements, require
 from .softmax import IntegerSoftmax, reference_softmax
 
@@ -133,4 +147,82 @@ def attend_latents(
     return mixed.transpose(1, 0, 2).reshape(t, heads * v).astype(np.float32)
 
 
-OPERATOR = Operator("latent_attention", _shape, _cost, attend_latents)
+def attend_latents_quantized(
+    q_nope: Float32Array,
+    q_rope: Float32Array,
+    up_keys: Float32Array,
+    up_values: Float32Array,
+    scales: Float32Array,
+    *,
+    offset: int,
+    scale: float,
+    rope_gain: float,
+    engine: IntegerAttention,
+) -> Float32Array:
+    """Return latent attention (t, heads * v) by an engine that holds latents and rotary keys.
+
+    ``scales`` (2,) are those of the two.
+    """
+    t, heads, nope = q_nope.shape
+    rank = len(up_keys)
+    head_up_keys = up_keys.astype(np.float64).reshape(rank, heads, nope)
+    head_up_values = up_values.astype(np.float64).reshape(rank, heads, -1)
+    to_latents = np.einsum("thn,rhn->htr", q_nope.astype(np.float64), head_up_keys, optimize=True)
+    to_rope = q_rope.transpose(1, 0, 2).astype(np.float64) * rope_gain
+    rows = [
+        rotated(part.astype(np.float32)) * one
+        for part, one in zip((to_latents, to_rope), scales, strict=True)
+    ]
+    lengths = np.tile(np.arange(offset + 1, offset + t + 1), heads)
+    result = attend_rows(
+        np.concatenate(rows, axis=2).reshape(1, heads * t, -1), lengths, scale=scale, engine=engine
+    )
+    mixed = rotated(result * scales[0]).reshape(heads, t, rank).astype(np.float64)
+    by_token = np.einsum("htr,rhv->thv", mixed, head_up_values, optimize=True)
+    return np.asarray(by_token.reshape(t, -1), np.float32)
+
+
+def attend_latents_int8(
+    q_nope: Float32Array,
+    q_rope: Float32Array,
+    latents: Float32Array,
+    rope_keys: Float32Array,
+    up_keys: Float32Array,
+    up_values: Float32Array,
+    *,
+    offset: int,
+    scale: float,
+    rope_gain: float = 1.0,
+    block: int,
+) -> Float32Array:
+    """Return latent attention (t, heads * v) as an engine that takes ``block`` keys at a time."""
+    visible = offset + len(q_nope)
+    seen = [rotated(part[:visible, None]) for part in (latents, rope_keys)]
+    scales = [head_scales(largest_magnitudes(part)) for part in seen]
+    values, turned = (quantize_heads(part, one) for part, one in zip(seen, scales, strict=True))
+    engine = reference_attention(np.concatenate([values, turned], axis=2), values, block)
+    return attend_latents_quantized(
+        *(q_nope, q_rope, up_keys, up_values, np.concatenate(scales)),
+        offset=offset,
+        scale=scale,
+        rope_gain=rope_gain,
+        engine=engine,
+    )
+
+
+def _kernel(
+    *inputs: Float32Array,
+    offset: int,
+    scale: float,
+    rope_gain: float = 1.0,
+    softmax: str | None = None,
+    absorbed: bool | None = None,
+) -> Float32Array:
+    settings: dict[str, Any] = {"offset": offset, "scale": scale, "rope_gain": rope_gain}
+    block = keys_at_a_time(softmax)
+    if block is not None:
+        return attend_latents_int8(*inputs, block=block, **settings)
+    return attend_latents(*inputs, softmax=softmax, absorbed=absorbed, **settings)
+
+
+OPERATOR = Operator("latent_attention", _shape, _cost, _kernel)

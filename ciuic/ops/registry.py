@@ -36,6 +36,7 @@ OPERATORS: dict[str, Operator] = {
         rows.EMBEDDING,
         rows.KV_APPEND,
         rows.SLICE_ROWS,
+        rows.JOIN_COLUMNS,
         experts.ROUTE_TOKENS,
         experts.ADD_ROWS,
         expression.OPERATOR,

@@ -1,8 +1,9 @@
-"""Operators that move rows: embedding, kv_append and slice_rows.
+"""Operators that move rows or columns: embedding, kv_append, slice_rows and join_columns.
 
 embedding(ids int32 (t,), table (vocab, d)) -> (t, d)
 kv_append(cache (T, ...), rows (t, ...), offset) -> the cache, its rows from ``offset`` written
 slice_rows(x (t, ...), start, stop) -> (stop - start, ...)
+join_columns(x (t, n), y (t, m), ...) -> (t, n + m + ...)
 """
 
 from __future__ import annotations
@@ -80,6 +81,24 @@ def _slice_rows(x: Float32Array, *, start: int, stop: int) -> npt.NDArray[Any]:
     return x[start:stop].copy()
 
 
+def _join_columns_shape(*parts: Spec) -> Shape:
+    fits = len(parts) > 0 and all(
+        len(part.shape) == 2 and part.shape[0] == parts[0].shape[0] and part.dtype == np.float32
+        for part in parts
+    )
+    require(fits, "join_columns", "float32 (t, n), (t, m), ...", parts)
+    return (parts[0].shape[0], sum(part.shape[1] for part in parts))
+
+
+def _join_columns_cost(*parts: Spec) -> Cost:
+    return _moved(_join_columns_shape(*parts))
+
+
+def _join_columns(*parts: Float32Array) -> Float32Array:
+    return np.concatenate(parts, axis=1)
+
+
 EMBEDDING = Operator("embedding", _embedding_shape, _embedding_cost, _embedding)
 KV_APPEND = Operator("kv_append", _kv_append_shape, _kv_append_cost, _kv_append, in_place=True)
 SLICE_ROWS = Operator("slice_rows", _slice_rows_shape, _slice_rows_cost, _slice_rows)
+JOIN_COLUMNS = Operator("join_columns", _join_columns_shape, _join_columns_cost, _join_columns)

@@ -85,6 +85,40 @@ def pack_weights_w4(
     return _deal(np.concatenate(parts), config)
 
 
+def pack_keys(keys: npt.NDArray[np.int8], config: OverlayConfig) -> Stripes:
+    """Return keys (n, k) as stripes (ports, stripe_bytes): a block of ``cols`` keys at a time.
+
+    Another key changes bytes of the last block, or adds one; it moves nothing.
+    """
+    return pack_weights(np.ascontiguousarray(keys.T), config)
+
+
+def pack_values(values: npt.NDArray[np.int8], config: OverlayConfig) -> Stripes:
+    """Return values (n, d_v) as stripes (ports, stripe_bytes): a block of ``rows`` at a time.
+
+    All tiles of a block of values follow each other, so that another one moves nothing.
+    """
+    tiles = _tiles(values, config)  # (n_blocks, k_blocks, rows, cols)
+    return _deal(tiles.transpose(1, 0, 2, 3).reshape(-1).view(np.uint8), config)
+
+
+def unpack_keys(
+    packed: npt.NDArray[np.uint8], n: int, k: int, config: OverlayConfig
+) -> npt.NDArray[np.int8]:
+    """Return the keys (n, k) of stripes of `pack_keys`."""
+    return np.ascontiguousarray(unpack_weights(packed, k, n, config).T)
+
+
+def unpack_values(
+    packed: npt.NDArray[np.uint8], n: int, d_v: int, config: OverlayConfig
+) -> npt.NDArray[np.int8]:
+    """Return the values (n, d_v) of stripes of `pack_values`."""
+    blocks_n, blocks_d = blocks(n, config.rows), blocks(d_v, config.cols)
+    tiles = _gather(packed, config).view(np.int8)
+    shaped = tiles.reshape(blocks_n, blocks_d, config.rows, config.cols)
+    return np.ascontiguousarray(_untile(shaped.transpose(1, 0, 2, 3), n, d_v))
+
+
 def unpack_weights_w4(
     packed: npt.NDArray[np.uint8], k: int, n: int, config: OverlayConfig
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int16]]:

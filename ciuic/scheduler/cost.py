@@ -175,10 +175,14 @@ class CostModel:
         return kind in self._measured or (device.uri, op) in self._calibrated
 
     def transfer_seconds(self, source: Device, target: Device, nbytes: int) -> float:
-        """Return the seconds to move bytes between two devices, through the host."""
+        """Return the seconds to move an array between two devices, through the host.
+
+        None to and from a device whose arrays are on the host: what crosses its link does so within
+        tasks.
+        """
         if source is target:
             return 0.0
-        links = [self._link(device) for device in (source, target) if not device.host_memory]
+        links = [self._link(device) for device in (source, target) if not device.arrays_on_host]
         return sum(link.latency + nbytes * link.seconds_per_byte for link in links)
 
     def settle(self) -> None:

@@ -46,6 +46,7 @@ class Executor:
         self._manager = manager
         self._lanes: dict[str, Device] | None = {} if host_lanes else None
         self._observers: list[Observer] = []
+        self._watchers: list[Observer] = []
         self._observed: dict[int, Device] = {}
         self._custom: dict[tuple[str, tuple[tuple[str, Any], ...]], CustomOperator] = {}
         self.fallbacks: Counter[tuple[str, str]] = Counter()
@@ -63,19 +64,31 @@ class Executor:
         if id(device) not in self._observed:
             self._observed[id(device)] = device
             device.observers.extend(self._observers)
+            device.watchers.extend(self._watchers)
         return device
 
-    def observe(self, observer: Observer) -> None:
-        """Call ``observer`` with every task and transfer from now on."""
+    def observe(self, observer: Observer, *, waits: bool = False) -> None:
+        """Call ``observer`` with every task and transfer from now on; and with waits of the host.
+
+        Those come on the threads that wait.
+        """
         self._observers.append(observer)
         for device in self._observed.values():
             device.observers.append(observer)
+        if waits:
+            self._watchers.append(observer)
+            for device in self._observed.values():
+                device.watchers.append(observer)
 
     def ignore(self, observer: Observer) -> None:
         """Stop calling an observer."""
         self._observers.remove(observer)
         for device in self._observed.values():
             device.observers.remove(observer)
+        if observer in self._watchers:
+            self._watchers.remove(observer)
+            for device in self._observed.values():
+                device.watchers.remove(observer)
 
     def run(
         self, op: str, inputs: Sequence[Input], device: Device | str, attributes: dict[str, Any]

@@ -16,6 +16,8 @@ from typing import Any
 
 from ciuic.devices.statistics import TRANSFERS, TaskRecord
 
+from .chrome import chrome_trace
+
 
 @dataclass(frozen=True)
 class UsageRow:
@@ -32,6 +34,8 @@ class UsageRow:
         Bytes moved to and from the device.
     share : float
         Of the seconds of all devices, 0 to 1.
+    utilisation
+        Of the seconds that passed, 0 to 1; None if it is not known how many did.
     ops : dict
         Operator -> tasks.
     on_host : dict
@@ -45,6 +49,7 @@ class UsageRow:
     share: float
     ops: dict[str, int] = field(default_factory=dict)
     on_host: dict[str, int] = field(default_factory=dict)
+    utilisation: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row for JSON."""
@@ -78,8 +83,18 @@ class Usage:
         """Begin again at zero."""
         self._totals.clear()
 
-    def rows(self, fallbacks: Mapping[tuple[str, str], int]) -> list[UsageRow]:
-        """Return a row per device; ``fallbacks`` as `Executor.fallbacks` counts them."""
+    def rows(
+        self, fallbacks: Mapping[tuple[str, str], int], seconds: float | None = None
+    ) -> list[UsageRow]:
+        """Return a row per device.
+
+        Parameters
+        ----------
+        fallbacks
+            As `Executor.fallbacks` counts them.
+        seconds
+            That passed since the last ``clear``, if known.
+        """
         everything = sum(total.seconds for total in self._totals.values())
         devices = dict.fromkeys([*self._totals, *(device for device, _ in fallbacks)])
         rows = []
@@ -92,6 +107,7 @@ class Usage:
                     seconds=total.seconds,
                     nbytes=total.nbytes,
                     share=total.seconds / everything if everything else 0.0,
+                    utilisation=total.seconds / seconds if seconds else None,
                     ops=dict(total.ops),
                     on_host={op: n for (uri, op), n in fallbacks.items() if uri == device and n},
                 )
@@ -100,9 +116,16 @@ class Usage:
 
 
 class Trace:
-    """Every task and transfer, for the Chrome and Perfetto trace viewers."""
+    """Every task, transfer and wait of the host, for the Chrome and Perfetto trace viewers.
+
+    Attributes
+    ----------
+    tiers
+        Device -> the memory tier that its arrays are in.
+    """
 
     def __init__(self) -> None:
+        self.tiers: dict[str, str] = {}
         self._records: list[TaskRecord] = []
         self._lock = threading.Lock()
 
@@ -118,42 +141,8 @@ class Trace:
             return list(self._records)
 
     def chrome(self) -> dict[str, Any]:
-        """Return the trace in Chrome's JSON object format, times in microseconds.
-
-        Each device has a lane for tasks and one for transfers.
-        """
-        records = self.records
-        origin = min((record.start for record in records), default=0.0)
-        lanes: dict[tuple[str, bool], int] = {}
-        events: list[dict[str, Any]] = []
-        for record in records:
-            lane = (record.device, record.op in TRANSFERS)
-            if lane not in lanes:
-                lanes[lane] = len(lanes)
-            events.append(
-                {
-                    "name": record.op,
-                    "cat": "transfer" if lane[1] else "task",
-                    "ph": "X",
-                    "ts": (record.start - origin) * 1e6,
-                    "dur": record.seconds * 1e6,
-                    "pid": 0,
-                    "tid": lanes[lane],
-                    "args": {"inputs": [list(shape) for shape in record.inputs]}
-                    | ({"bytes": record.nbytes} if lane[1] else {}),
-                }
-            )
-        names = [
-            {
-                "name": "thread_name",
-                "ph": "M",
-                "pid": 0,
-                "tid": number,
-                "args": {"name": f"{device} transfers" if transfers else device},
-            }
-            for (device, transfers), number in lanes.items()
-        ]
-        return {"traceEvents": names + events, "displayTimeUnit": "ms"}
+        """Return the trace in Chrome's format, see `ciuic.scheduler.chrome`."""
+        return chrome_trace(self.records, self.tiers)
 
     def write(self, path: Path | str) -> None:
         """Write the trace to a file, whole or not at all."""

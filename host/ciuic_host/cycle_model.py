@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.abi import COMPLETION, DESCRIPTOR, Format, OverlayConfig
+from ciuic.abi import ATTENTION_ROW, COMPLETION, DESCRIPTOR, Format, OverlayConfig
 from ciuic.reference import packed_nbytes
 
 from . import gemm_cycles
@@ -29,6 +29,12 @@ SOFTMAX_READ = 4  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 4  # between the requests of two rows, of scores and of results
 SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
+ATTENTION = 72  # around the stages of an attention
+ATTENTION_PHASE = 2  # between two phases of an attention
+ATTENTION_ROWS = 4  # between the requests of two queries, and between two blocks of columns
+ATTENTION_ROW_GAP = 3  # for each query of a job that follows none, beside its beats
+ATTENTION_REST = 7  # between two blocks of scores on the lanes
+ATTENTION_LANES = 55  # from the last scores of a block to its first probabilities in the array
 LENGTHS = 14  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
 COPY = 17  # around the beats of a copy
@@ -126,6 +132,54 @@ def softmax(
         busy,
         round(following),
     )
+
+
+def attention(
+    config: OverlayConfig, timing: MemoryTiming, m: int, k: int, n: int, d_v: int
+) -> Work:
+    """Return the work of an attention of m queries.
+
+    Queries are read, then blocks of keys pass the array, a tile in the time of its rows or of its
+    beats, then results are written; all that of neighbouring jobs overlaps.
+    """
+    query_tiles, value_blocks = _blocks(k, config.rows), _blocks(d_v, config.cols)
+    key_blocks = _blocks(n, config.cols)
+    tiles = key_blocks * (query_tiles + value_blocks)
+    query_beats = _blocks(k, config.bus_bytes)
+    records = _blocks(m * ATTENTION_ROW.nbytes, config.bus_bytes)
+    read = tiles * (config.tile_bytes // config.bus_bytes) + m * query_beats + records
+    row_written = _blocks(2 * d_v, config.bus_bytes)
+    beat = timing.beat
+
+    tile_beats = config.tile_beats * beat
+    phases = [
+        max(count * m + ATTENTION_PHASE, count * tile_beats)
+        for count in (query_tiles, value_blocks)
+    ]
+    lanes = m * (config.cols // config.lanes) + ATTENTION_REST
+    block = max(sum(phases), lanes)
+    queries = m * max(query_beats * beat, ATTENTION_ROWS)
+    results = m * max(row_written * beat, value_blocks * ATTENTION_ROWS)
+    through = lanes + ATTENTION_LANES  # from a block's scores to its probabilities
+    hidden = phases[0] if key_blocks > 1 else 0  # behind the next block's scores
+    cycles = (
+        ATTENTION
+        + timing.read_latency
+        + timing.write_latency
+        + queries
+        + m * ATTENTION_ROW_GAP
+        + (tile_beats if m > tile_beats else 0)
+        + key_blocks * block
+        + max(0.0, through - hidden)
+        + results
+    )
+    following = max(
+        key_blocks * block,
+        tiles * tile_beats
+        + (m * query_beats + records + DESCRIPTOR.nbytes // config.bus_bytes) * beat,
+        results,
+    )
+    return Work(round(cycles), read, m * row_written, m * tiles, round(following))
 
 
 def copy(config: OverlayConfig, timing: MemoryTiming, nbytes: int) -> Work:

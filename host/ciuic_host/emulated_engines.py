@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ciuic import reference
-from ciuic.abi import PARAMETERS, Flag, Format, Opcode, OverlayConfig, Status
+from ciuic.abi import ATTENTION_ROW, PARAMETERS, Flag, Format, Opcode, OverlayConfig, Status
 from ciuic.abi.descriptors import ALIGNED, GEMM_MAX_K, MAX_SIZE
-from ciuic.abi.numerics import W4_MAX_K, SoftmaxScale
+from ciuic.abi.numerics import MULTIPLIER_BITS, W4_MAX_K, SoftmaxScale
+from ciuic.reference.packing import blocks
 
 from . import cycle_model
 from .cycle_model import Work
@@ -94,6 +95,7 @@ class Engines:
             engine = {
                 Opcode.GEMM: self._gemm,
                 Opcode.SOFTMAX: self._softmax,
+                Opcode.ATTENTION: self._attention,
                 Opcode.COPY: self._copy,
                 Opcode.NOP: self._nop,
             }[Opcode(descriptor["opcode"])]
@@ -114,8 +116,9 @@ class Engines:
 
     def forget(self, address: int, nbytes: int) -> None:
         """Drop what was derived from bytes that are about to change."""
-        for key in [key for key in self._weights if self._overlaps(key, address, nbytes)]:
-            del self._weights[key]
+        for key in list(self._weights):  # a thread that flushes other buffers may do so meanwhile
+            if self._overlaps(key, address, nbytes):
+                self._weights.pop(key, None)
 
     def _overlaps(self, key: WeightKey, address: int, nbytes: int) -> bool:
         starts = (key.address + port * key.stride for port in range(self._config.ports))
@@ -127,7 +130,10 @@ class Engines:
         return nbytes // self._config.ports
 
     def _check(self, descriptor: Descriptor) -> None:
-        if descriptor["opcode"] not in [opcode.value for opcode in Opcode]:
+        opcodes = [one.value for one in Opcode if one is not Opcode.ATTENTION]
+        if self._config.attention:
+            opcodes.append(Opcode.ATTENTION)
+        if descriptor["opcode"] not in opcodes:
             raise Refused(Status.BAD_OPCODE)
         if any(descriptor[name] % self._config.alignment for name in ALIGNED):
             raise Refused(Status.BAD_ALIGNMENT)
@@ -239,6 +245,47 @@ class Engines:
             listed=bool(descriptor["flags"] & Flag.LENGTHS),
         )
 
+    def _attention(self, descriptor: Descriptor) -> Work:
+        config = self._config
+        m, k, n, d_v = (descriptor[name] for name in ("m", "k", "n", "d_v"))
+        if not (
+            0 < m <= config.accumulator_rows
+            and all(0 < size <= GEMM_MAX_K for size in (k, n, d_v))
+            and m * blocks(k, config.rows) <= config.bank_words
+            and m * blocks(d_v, config.cols) <= config.attention_rows
+        ):
+            raise Refused(Status.BAD_SIZE)
+        if descriptor["out_format"] != Format.INT16:
+            raise Refused(Status.BAD_FORMAT)
+        queries = self._read(descriptor["a_addr"], m, k, descriptor["a_stride"]).view(np.int8)
+        nbytes = m * ATTENTION_ROW.nbytes
+        records = self._read(descriptor["p_addr"], 1, nbytes, 0).view("<u4").reshape(m, 2)
+        tiles = blocks(k, config.rows), blocks(d_v, config.cols), blocks(n, config.cols)
+        result = reference.attention(
+            queries,
+            reference.unpack_keys(
+                self._stripes(descriptor, "w", tiles[0] * tiles[2]), n, k, config
+            ),
+            reference.unpack_values(
+                self._stripes(descriptor, "r", tiles[1] * tiles[2]), n, d_v, config
+            ),
+            multipliers=records[:, 0] & (1 << MULTIPLIER_BITS) - 1,
+            shifts=records[:, 0] >> 24,
+            lengths=records[:, 1],
+            block=config.cols,
+        )
+        self._write(descriptor["o_addr"], descriptor["o_stride"], result.view(np.uint8))
+        return cycle_model.attention(config, self._timing, m, k, n, d_v)
+
+    def _stripes(self, descriptor: Descriptor, of: str, tiles: int) -> npt.NDArray[np.uint8]:
+        """Return the stripes of tiles of keys or values."""
+        ports = self._config.ports
+        nbytes = tiles * self._config.tile_bytes // ports
+        address, stride = descriptor[f"{of}_addr"], descriptor[f"{of}_stride"]
+        return np.concatenate(
+            [self._read(address + port * stride, 1, nbytes, nbytes) for port in range(ports)]
+        )
+
     def _lengths(self, descriptor: Descriptor) -> npt.NDArray[np.uint32] | None:
         if not descriptor["flags"] & Flag.LENGTHS:
             return None
@@ -246,7 +293,8 @@ class Engines:
         return self._read(descriptor["p_addr"], 1, nbytes, nbytes).view(np.uint32).reshape(-1)
 
     def _unpacked(self, key: WeightKey) -> Weights:
-        if key not in self._weights:
+        weights = self._weights.get(key)
+        if weights is None:
             stripe = self._stripe_bytes(key)
             stripes = [
                 self._read(key.address + port * key.stride, 1, stripe, stripe)
@@ -255,11 +303,12 @@ class Engines:
             packed = np.concatenate(stripes)
             if key.w4:
                 values, scales = reference.unpack_weights_w4(packed, key.k, key.n, self._config)
-                self._weights[key] = Weights(np.ascontiguousarray(values), scales)
+                weights = Weights(np.ascontiguousarray(values), scales)
             else:
                 values = reference.unpack_weights(packed, key.k, key.n, self._config)
-                self._weights[key] = Weights(np.ascontiguousarray(values), None)
-        return self._weights[key]
+                weights = Weights(np.ascontiguousarray(values), None)
+            self._weights[key] = weights
+        return weights
 
     def _read(self, address: int, rows: int, row_bytes: int, stride: int) -> Matrix:
         """Return rows as a contiguous copy (rows, row_bytes), uint8."""

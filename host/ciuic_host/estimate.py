@@ -8,7 +8,7 @@ overlay's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ciuic.abi import Format, OverlayConfig
 from ciuic.devices import Estimate
 
-from . import cycle_model, gemm_cycles
+from . import attention, cycle_model, gemm_cycles
 from .gemm_cycles import Job
 from .memory_timing import MemoryTiming
 from .staging import staging_bytes
@@ -43,10 +43,16 @@ def estimate(
         lengths = np.full(inputs[0][0], inputs[0][1])
         cycles = _softmax_cycles(config, timing, lengths, inputs[0][1])
         return Estimate(cycles / config.clock_hz)
+    if op == "kv_append":
+        return Estimate(0.0, products_on_host=True)  # written on the host; packed with attention
     if op not in ("attention", "latent_attention"):
         return None
     t, heads = inputs[0][:2]
     visible = attributes["offset"] + t
+    if config.attention and attributes.get("softmax") != "q16":
+        cycles = _attention_cycles(config, timing, _heads(op, inputs), t, visible)
+        # The latent form brings queries to the latents, and results back, on the host.
+        return Estimate(cycles / config.clock_hz, products_on_host=op == "latent_attention")
     if t == 1:  # one descriptor, its rows are the heads
         cycles = _softmax_cycles(config, timing, np.full(heads, visible), visible)
     else:  # one for each head, its rows are the tokens
@@ -58,13 +64,23 @@ def estimate(
 def task_staging_bytes(config: OverlayConfig, op: str, inputs: Sequence[Shape]) -> int:
     """Return the bytes of the buffer that a task's operands and results cross in.
 
-    The scores of attention are as long as the longest row that the engine takes.
+    Where the overlay computes only the softmax of attention, scores are as long as the longest row
+    that its engine takes.
     """
     if op in ("linear", "linear_int4"):
         (m, k), n = inputs[0], inputs[1][-1]
         return staging_bytes(config.alignment, (m, k), (m, n * INT32_NBYTES))
     if op == "softmax":
         rows, cols = inputs[0]
+    elif op in ("attention", "latent_attention") and config.attention:
+        one = _heads(op, inputs)
+        m = inputs[0][0] * one.group
+        operands = [
+            shape
+            for part in attention.parts(config, m, one.k, one.d_v)
+            for shape in attention.shapes(part.stop - part.start, one.k, one.d_v)
+        ]
+        return staging_bytes(config.alignment, *operands * one.kv_heads)
     elif op in ("attention", "latent_attention"):
         t, heads = inputs[0][:2]
         slots = inputs[1 if op == "attention" else 2][0]
@@ -74,6 +90,43 @@ def task_staging_bytes(config: OverlayConfig, op: str, inputs: Sequence[Shape]) 
     return staging_bytes(
         config.alignment, (rows, cols * SCORES.nbytes), (rows, cols * FRACTIONS.nbytes)
     )
+
+
+class _Heads(NamedTuple):
+    """How many heads of keys, heads of queries that share one, widths of a key and a value."""
+
+    kv_heads: int
+    group: int
+    k: int
+    d_v: int
+
+
+def _heads(op: str, inputs: Sequence[Shape]) -> _Heads:
+    heads = inputs[0][1]
+    if op == "attention":
+        _, kv_heads, width = inputs[1]
+        return _Heads(kv_heads, heads // kv_heads, width, width)
+    rank, rope = inputs[2][1], inputs[3][1]
+    return _Heads(1, heads, rank + rope, rank)
+
+
+def _attention_cycles(
+    config: OverlayConfig, timing: MemoryTiming, heads: _Heads, t: int, visible: int
+) -> int:
+    lengths = np.tile(np.arange(visible - t + 1, visible + 1), heads.group)
+    works = [
+        cycle_model.attention(
+            config,
+            timing,
+            part.stop - part.start,
+            heads.k,
+            attention.keys_read(lengths[part]),
+            heads.d_v,
+        )
+        for part in attention.parts(config, len(lengths), heads.k, heads.d_v)
+    ] * heads.kv_heads
+    cycles = works[0].cycles + sum(work.following or work.cycles for work in works[1:])
+    return _alone(config, timing, cycles)
 
 
 def _softmax_cycles(

@@ -26,10 +26,21 @@ PARAMETERS_DTYPE = np.dtype(
 
 
 @dataclass(frozen=True, eq=False)
+class Packed:
+    """Weights (k, n) on the host in the order in which the array takes them, by its ports."""
+
+    k: int
+    n: int
+    stripes: npt.NDArray[np.uint8]  # (ports, stripe_bytes)
+    w4: bool
+
+
+@dataclass(frozen=True, eq=False)
 class WeightHandle:
     """Packed weights (k, n) in the device's memory; made by `Overlay.load_weights`.
 
     ``stripe_bytes`` apart lies what each port of the overlay reads; ``w4``: INT4 with scales.
+    ``slot``: the buffer is somebody else's, who puts other weights there in time.
     """
 
     k: int
@@ -37,6 +48,7 @@ class WeightHandle:
     buffer: Buffer
     stripe_bytes: int
     w4: bool = False
+    slot: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

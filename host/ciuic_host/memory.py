@@ -92,6 +92,10 @@ class DeviceMemory:
                 f"{self.name}: buffer at {buffer.device_address:#x} must not have been freed"
             ) from None
 
+    def pages(self, buffer: Buffer) -> npt.NDArray[np.uint8]:
+        """Return the device's bytes of a buffer up to the end of its last page."""
+        return _whole_pages(self.device_bytes(buffer))
+
     def view(self, address: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """Return the device's bytes [address, address + nbytes)."""
         index = bisect_right(self._bases, address) - 1

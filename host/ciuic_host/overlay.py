@@ -3,7 +3,7 @@
     with ciuic_host.open("fpga:rtl?config=tiny") as overlay:
         products = overlay.gemm(activations, weights)
 
-One `Overlay` is used from one thread.
+One `Overlay` is used from one thread, but for `Overlay.fill_slot`.
 """
 
 from __future__ import annotations
@@ -11,39 +11,35 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, registers
+from ciuic.abi import DESCRIPTOR, Format, Opcode, registers
 from ciuic.abi.numerics import SoftmaxScale
-from ciuic.errors import ShapeError, TransferError, UsageError
+from ciuic.errors import DeviceError, ShapeError, TransferError, UsageError
 from ciuic.reference import ColumnParameters, pack_weights, pack_weights_w4, packed_nbytes
 
+from . import attention
+from .attention import Attention, CacheHandle, Role
 from .completion import Completion
-from .gemm import Gemm, WeightHandle, check_matrix, stage
+from .gemm import Gemm, Packed, WeightHandle, check_matrix, stage
 from .identity import identify
 from .memory_timing import MemoryTiming
 from .rings import Rings, Ticket
-from .staging import Matrix, Staging, round_up
-from .transport import PAGE_BYTES, Transport
+from .softmax import RESULT_DTYPES, Softmax
+from .staging import Staging, round_up
+from .timeline import Timeline
+from .transport import PAGE_BYTES, Buffer, Transport
 from .uri import Report, no_report, open_transport
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 60.0
 COMPLETIONS_KEPT = 1024
-SCORE_FORMATS: dict[str, Format] = {
-    "int32": Format.INT32,
-    "int16": Format.INT16,
-    "int8": Format.INT8,
-}
-RESULT_DTYPES: dict[Format, type[np.unsignedinteger[Any]]] = {
-    Format.Q0_16: np.uint16,
-    Format.Q0_8: np.uint8,
-}
 
 
 class Overlay:
@@ -62,6 +58,8 @@ class Overlay:
         What the overlay is built with.
     completions
         The latest completion records, oldest first.
+    timeline
+        The same as time.
 
     Raises
     ------
@@ -73,10 +71,14 @@ class Overlay:
         self._transport = transport
         self.timeout = timeout
         self.config = identify(transport)
+        if transport.clock_hz is not None:
+            self.config = replace(self.config, clock_hz=transport.clock_hz)
         self.completions: deque[Completion] = deque(maxlen=COMPLETIONS_KEPT)
+        self.timeline = Timeline(self.config.clock_hz)
         self._rings = Rings(transport)
         self._staging = Staging(transport, self.config.alignment)
-        self._handles: set[WeightHandle] = set()
+        self._handles: set[WeightHandle | CacheHandle] = set()
+        self._slots: list[Buffer] = []
         self._closed = False
         logger.info("%s: overlay %s", transport.name, self.config.name)
 
@@ -99,6 +101,12 @@ class Overlay:
     def timing(self) -> MemoryTiming:
         """How fast its memory is; the usual figures where the transport does not say."""
         return self._transport.timing or MemoryTiming()
+
+    @property
+    def link_bytes_per_second(self) -> float:
+        """How fast bytes come to its memory; its bus's rate where the transport does not say."""
+        bus = self.config.bus_bytes * self.config.clock_hz
+        return self._transport.link_bytes_per_second or bus
 
     # --- operations ---------------------------------------------------------------------------
 
@@ -189,42 +197,34 @@ class Overlay:
         out
             ``Format.Q0_16`` (uint16, units of 2**-16) or ``Format.Q0_8`` (uint8, units of 2**-8).
         """
-        check_matrix("scores", scores, tuple(SCORE_FORMATS))
-        rows, cols = scores.shape
-        if cols > self.config.max_row:
-            raise ShapeError(f"scores must have at most {self.config.max_row} columns, not {cols}")
-        if out not in RESULT_DTYPES:
-            raise ShapeError(f"result format must be Q0_16 or Q0_8, not {out!r}")
-        if not 0 <= row_offset < 1 << 32:
-            raise ShapeError(f"row_offset must be from 0 to 2**32 - 1, not {row_offset!r}")
-        encoded = scale if isinstance(scale, SoftmaxScale) else _encode(scale)
-        # No matrix at all, or one of a single row.
-        lists = [] if lengths is None else [_lengths(lengths, rows, cols)]
-        operand, result, *listed = self._staging.matrices(
-            (rows, cols * scores.itemsize),
-            (rows, cols * out.nbytes),
-            *((1, one.nbytes) for one in lists),
+        call = Softmax(
+            scores=scores,
+            scale=scale,
+            causal=causal,
+            row_offset=row_offset,
+            lengths=lengths,
+            out=out,
         )
-        operand.put(scores)
-        flags = Flag.CAUSAL if causal else Flag(0)
-        for matrix, one in zip(listed, lists, strict=True):
-            matrix.put(one)
-            flags |= Flag.LENGTHS
-        self._run(
-            Opcode.SOFTMAX,
-            operand,
-            result,
-            flags=flags,
-            p_addr=listed[0].address if listed else 0,
-            m=rows,
-            n=cols,
-            in_format=SCORE_FORMATS[scores.dtype.name],
-            out_format=out,
-            multiplier=encoded.multiplier,
-            shift=encoded.shift,
-            row_offset=row_offset if causal else 0,
-        )
+        call.check(self.config)
+        descriptor, result = call.stage(self._staging)
+        self._finish(descriptor)
         return result.get(RESULT_DTYPES[out])
+
+    def attentions(self, calls: Sequence[Attention]) -> list[npt.NDArray[np.int16]]:
+        """Return softmax(scale * queries @ keys.T) @ values of several heads, started together.
+
+        Results are (m, width of the values), in units of 2**-`numerics.ATTENTION_FRACTION` values.
+        Their error is bounded in `ciuic.reference.attention`.
+        """
+        if not self.config.attention:
+            raise UsageError(f"overlay {self.config.name!r} must have an attention engine")
+        for call in calls:
+            self._check_handle(call.keys)
+            self._check_handle(call.values)
+            call.check(self.config)
+        staged = attention.stage(calls, self.config, self._staging)
+        self.wait(self.submit([part.descriptor for parts in staged for part in parts]))
+        return [np.concatenate([part.result.get(np.int16) for part in parts]) for parts in staged]
 
     def copy(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a copy of an array that went through the overlay."""
@@ -242,7 +242,7 @@ class Overlay:
     def load_weights(self, weights: npt.NDArray[np.int8]) -> WeightHandle:
         """Pack weights (k, n) for the array and keep them in the device's memory."""
         check_matrix("weights", weights, ("int8",))
-        return self._load(weights, lambda: pack_weights(weights, self.config), w4=False)
+        return self._load(weights, lambda: self.pack(weights), w4=False)
 
     def load_weights_w4(
         self, weights: npt.NDArray[np.int8], scales: npt.NDArray[np.int16]
@@ -259,22 +259,61 @@ class Overlay:
             INT16 (groups, n), one for each column and group of `numerics.W4_GROUP` rows.
         """
         check_matrix("weights", weights, ("int8",))
-        return self._load(weights, lambda: pack_weights_w4(weights, scales, self.config), w4=True)
+        return self._load(weights, lambda: self.pack(weights, scales), w4=True)
 
     def _load(
-        self, weights: npt.NDArray[np.int8], pack: Callable[[], npt.NDArray[np.uint8]], *, w4: bool
+        self, weights: npt.NDArray[np.int8], pack: Callable[[], Packed], *, w4: bool
     ) -> WeightHandle:
-        k, n = weights.shape
         # Allocated first, so that what does not fit is not packed.
+        k, n = weights.shape
         buffer = self._transport.allocate(packed_nbytes(k, n, self.config, w4=w4))
         try:
-            stripes = pack()
+            return self._put(pack(), buffer, slot=False)
         except BaseException:
             self._transport.free(buffer)
             raise
-        buffer.array[:] = stripes.reshape(-1)
-        self._transport.flush(buffer)
-        handle = WeightHandle(k, n, buffer, stripes.shape[1], w4)
+
+    def pack(
+        self, weights: npt.NDArray[np.int8], scales: npt.NDArray[np.int16] | None = None
+    ) -> Packed:
+        """Return weights (k, n) as the array takes them; with ``scales``, as `load_weights_w4`."""
+        check_matrix("weights", weights, ("int8",))
+        if scales is None:
+            stripes = pack_weights(weights, self.config)
+        else:
+            stripes = pack_weights_w4(weights, scales, self.config)
+        k, n = weights.shape
+        return Packed(k, n, stripes, scales is not None)
+
+    def open_slot(self, nbytes: int) -> Buffer:
+        """Return memory of the device that weights pass through, see `fill_slot`."""
+        buffer = self._transport.allocate(nbytes)
+        self._slots.append(buffer)
+        return buffer
+
+    def fill_slot(self, slot: Buffer, packed: Packed) -> WeightHandle:
+        """Put weights into a slot; those before must have been freed.
+
+        May be called by a thread of its own, while another does all the rest.
+        """
+        if packed.stripes.nbytes > slot.nbytes:
+            raise TransferError(
+                f"weights must have at most the {slot.nbytes:,} bytes of a slot of {self.name}, "
+                f"not {packed.stripes.nbytes:,}"
+            )
+        return self._put(packed, slot, slot=True)
+
+    def close_slot(self, slot: Buffer) -> None:
+        """Give the memory of a slot back."""
+        self._handles -= {handle for handle in self._handles if handle.buffer is slot}
+        self._slots.remove(slot)
+        self._transport.free(slot)
+
+    def _put(self, packed: Packed, buffer: Buffer, *, slot: bool) -> WeightHandle:
+        buffer.array[: packed.stripes.nbytes] = packed.stripes.reshape(-1)
+        self._transport.flush(buffer, 0, packed.stripes.nbytes)
+        stripe_bytes = packed.stripes.shape[1]
+        handle = WeightHandle(packed.k, packed.n, buffer, stripe_bytes, packed.w4, slot)
         self._handles.add(handle)
         return handle
 
@@ -282,11 +321,36 @@ class Overlay:
         """Return the bytes of the device's memory that weights (k, n) take: whole pages."""
         return round_up(packed_nbytes(k, n, self.config, w4=w4), PAGE_BYTES)
 
-    def free(self, handle: WeightHandle) -> None:
-        """Give the memory of weights back."""
+    def new_cache(self, role: Role, *, heads: int, width: int, slots: int) -> CacheHandle:
+        """Return room for the keys or values of heads: ``slots`` rows of ``width`` elements each.
+
+        It holds zeros; `write_cache` fills it.
+        """
+        sizes = {"heads": heads, "width": width, "slots": slots}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ShapeError(f"{name} of a cache must be at least 1, not {size!r}")
+        nbytes = attention.head_nbytes(self.config, width, slots)
+        buffer = self._transport.allocate(heads * nbytes)
+        handle = CacheHandle(role, heads, width, slots, buffer, nbytes // self.config.ports)
+        self._transport.flush(buffer)
+        self._handles.add(handle)
+        return handle
+
+    def write_cache(self, handle: CacheHandle, start: int, rows: npt.NDArray[np.int8]) -> None:
+        """Write keys or values (n, heads, width) from row ``start`` on, a multiple of ``cols``.
+
+        Rows up to the next multiple become zero, others stay.
+        """
+        self._check_handle(handle)
+        attention.write_rows(self._transport, self.config, handle, start, rows)
+
+    def free(self, handle: WeightHandle | CacheHandle) -> None:
+        """Give the memory of weights or of a cache back; a slot's remains the slot's."""
         self._check_handle(handle)
         self._handles.remove(handle)
-        self._transport.free(handle.buffer)
+        if not handle.slot:
+            self._transport.free(handle.buffer)
 
     # --- descriptors --------------------------------------------------------------------------
 
@@ -306,6 +370,7 @@ class Overlay:
         """
         records = self._rings.wait(ticket, self.timeout if seconds is None else seconds)
         self.completions.extend(records)
+        self.timeline.add(ticket.rung, records)
         return records
 
     def counters(self) -> dict[str, int]:
@@ -326,18 +391,31 @@ class Overlay:
         self._rings.reset()
 
     def close(self) -> None:
-        """Stop the overlay and release everything; a second call does nothing."""
+        """Stop the overlay and release everything; a second call does nothing.
+
+        An overlay that does not answer any more is only said to be so, in the log: whatever went
+        wrong before is what matters.
+        """
         if self._closed:
             return
         self._closed = True
         try:
             self._rings.close()
+        except DeviceError as error:
+            logger.warning("%s could not be stopped: %s", self.name, error)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Give all memory back; a transport does that though its device fails."""
+        try:
             self._staging.close()
-            for handle in self._handles:
-                self._transport.free(handle.buffer)
-            self._handles.clear()
+            for buffer in (*self._slots, *(h.buffer for h in self._handles if not h.slot)):
+                self._transport.free(buffer)
         finally:
             self._transport.close()
+            self._handles.clear()
+            self._slots.clear()
 
     def __enter__(self) -> Overlay:
         return self
@@ -350,18 +428,6 @@ class Overlay:
     ) -> None:
         self.close()
 
-    def _run(self, opcode: Opcode, operand: Matrix, result: Matrix, **fields: int) -> None:
-        self._finish(
-            DESCRIPTOR.pack(
-                opcode=opcode,
-                a_addr=operand.address,
-                a_stride=operand.stride,
-                o_addr=result.address,
-                o_stride=result.stride,
-                **fields,
-            )
-        )
-
     def _finish(self, descriptor: bytes) -> None:
         self.wait(self.submit([descriptor]))
 
@@ -370,11 +436,14 @@ class Overlay:
         value = self._transport.read(low.offset)
         return value | self._transport.read(high.offset) << 32
 
-    def _check_handle(self, handle: WeightHandle) -> None:
-        if handle not in self._handles:
-            raise TransferError(
-                f"weights ({handle.k}, {handle.n}) must be loaded on {self.name} and not freed"
-            )
+    def _check_handle(self, handle: WeightHandle | CacheHandle) -> None:
+        if handle in self._handles:
+            return
+        if isinstance(handle, WeightHandle):
+            what = f"weights ({handle.k}, {handle.n})"
+        else:
+            what = f"{handle.role} ({handle.slots}, {handle.heads}, {handle.width})"
+        raise TransferError(f"{what} must be loaded on {self.name} and not freed")
 
 
 def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_report) -> Overlay:
@@ -407,22 +476,3 @@ def open(uri: str, *, timeout: float = TIMEOUT_SECONDS, report: Report = no_repo
     except BaseException:
         transport.close()
         raise
-
-
-def _lengths(lengths: npt.ArrayLike, rows: int, cols: int) -> npt.NDArray[np.uint32]:
-    """Return lengths of rows as the overlay reads them (1, rows)."""
-    array = np.asarray(lengths)
-    if array.shape != (rows,) or array.dtype.kind not in "iu":
-        raise ShapeError(f"lengths must be {rows} integers, not {array.dtype} {array.shape}")
-    if array.min() < 0 or array.max() > cols:
-        raise ShapeError(
-            f"lengths must be from 0 to {cols}, not from {array.min()} to {array.max()}"
-        )
-    return array.astype(np.uint32).reshape(1, rows)
-
-
-def _encode(scale: float) -> SoftmaxScale:
-    try:
-        return SoftmaxScale.encode(scale)
-    except ValueError as error:
-        raise UsageError(str(error)) from error

@@ -7,6 +7,7 @@ what overlaps with it can be measured on a machine without a board.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from typing import NamedTuple
@@ -40,9 +41,10 @@ class Pace:
         self, clock_hz: float | None = None, link_bytes_per_second: float | None = None
     ) -> None:
         self._clock_hz = clock_hz
-        self._link = link_bytes_per_second
+        self.link_bytes_per_second = link_bytes_per_second
+        self._link = None if link_bytes_per_second is None else Link(link_bytes_per_second)
         self._outcomes: deque[Outcome] = deque()
-        self._overlay_free = self._link_free = 0.0
+        self._overlay_free = 0.0
 
     def start(self) -> float:
         """Return when work that is started now begins: when what came before it has ended."""
@@ -84,7 +86,46 @@ class Pace:
 
     def move(self, nbytes: int) -> None:
         """Take the time that bytes take over the link."""
-        if self._link is None:
-            return
-        self._link_free = max(time.monotonic(), self._link_free) + nbytes / self._link
-        time.sleep(max(0.0, self._link_free - time.monotonic()))
+        if self._link is not None:
+            self._link.move(nbytes)
+
+
+class Link:
+    """A way for bytes, shared evenly by all that move some at the same time, as bursts of a bus do.
+
+    Parameters
+    ----------
+    bytes_per_second
+        Of all together.
+    """
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate = bytes_per_second
+        self._turn = threading.Condition()
+        self._left: dict[object, float] = {}  # mover -> bytes to go
+        self._seen = time.monotonic()
+
+    def move(self, nbytes: int) -> None:
+        """Return when bytes have crossed."""
+        me = object()
+        with self._turn:
+            self._advance()
+            self._left[me] = nbytes
+            while (left := self._left[me]) > 0:
+                self._turn.wait(left * self._movers() / self._rate)
+                self._advance()
+            del self._left[me]
+            self._turn.notify_all()  # the others are faster from now on
+
+    def _movers(self) -> int:
+        return sum(left > 0 for left in self._left.values())
+
+    def _advance(self) -> None:
+        """Move what has moved since the last look."""
+        now = time.monotonic()
+        budget, self._seen = (now - self._seen) * self._rate, now
+        while budget > 0 and (movers := self._movers()):
+            each = min(min(left for left in self._left.values() if left > 0), budget / movers)
+            for mover, left in self._left.items():
+                self._left[mover] = max(0.0, left - each)
+            budget -= each * movers

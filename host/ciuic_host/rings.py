@@ -32,11 +32,15 @@ ABANDONED = "it was given up because the overlay was reset before it completed"
 
 @dataclass(frozen=True)
 class Ticket:
-    """Descriptors that were submitted together: numbers [start, stop) since a reset."""
+    """Descriptors that were submitted together: numbers [start, stop) since a reset.
+
+    ``rung`` is when, in seconds on the clock of ``time.perf_counter``.
+    """
 
     epoch: int
     start: int
     stop: int
+    rung: float = 0.0
 
 
 class Rings:
@@ -73,6 +77,9 @@ class Rings:
         self._epoch += 1
         self._opcodes.clear()
         self._collected = 0
+        # A record counts if it has the number of its descriptor, so those of before must go.
+        self._completions.array[:] = 0
+        self._transport.flush(self._completions)
         self._write_address("RING_BASE", self._descriptors)
         self._write_address("COMPLETION_BASE", self._completions)
         self._write(registers.RING_LOG2, log2=self._log2)
@@ -83,14 +90,14 @@ class Rings:
 
     def submit(self, descriptors: Sequence[bytes], seconds: float) -> Ticket:
         """Start descriptors; wait at most ``seconds`` without progress while the ring is full."""
-        start = self.submitted
+        start, rung = self.submitted, time.perf_counter()
         for first in range(0, len(descriptors), self.entries):
             part = descriptors[first : first + self.entries]
             excess = len(self._opcodes) + len(part) - self.entries
             if excess > 0:
                 self._collect(self._collected + excess, seconds)
             self._enqueue(part)
-        return Ticket(self._epoch, start, self.submitted)
+        return Ticket(self._epoch, start, self.submitted, rung)
 
     def wait(self, ticket: Ticket, seconds: float) -> list[Completion]:
         """Return the records of a ticket, once; wait at most ``seconds`` without progress.
@@ -123,10 +130,12 @@ class Rings:
         }
 
     def close(self) -> None:
-        """Stop the overlay and give the rings back."""
-        self._stop()
-        self._transport.free(self._descriptors)
-        self._transport.free(self._completions)
+        """Stop the overlay and give the rings back, even if it does not stop."""
+        try:
+            self._stop()
+        finally:
+            self._transport.free(self._descriptors)
+            self._transport.free(self._completions)
 
     def _stop(self) -> None:
         self._write(registers.CONTROL, reset=1)
@@ -139,9 +148,10 @@ class Rings:
 
     def _enqueue(self, descriptors: Sequence[bytes]) -> None:
         for descriptor in descriptors:
-            slot = self.submitted % self.entries
-            _put(self._transport, self._descriptors, slot, descriptor)
-            _put(self._transport, self._completions, slot, bytes(COMPLETION.nbytes))
+            start = self.submitted % self.entries * DESCRIPTOR.nbytes
+            stop = start + DESCRIPTOR.nbytes
+            self._descriptors.array[start:stop] = memoryview(descriptor)
+            self._transport.flush(self._descriptors, start, stop)
             self._opcodes.append(DESCRIPTOR.unpack(descriptor)["opcode"])
         self._transport.write(registers.DOORBELL.offset, self.submitted % WRAP)
 
@@ -184,7 +194,7 @@ class Rings:
     def _take(self, completed: int) -> None:
         while self._collected < completed and self._opcodes:
             record = self._record()
-            if record.status is not Status.OK:
+            if record.status is not Status.OK or record.index != self._collected % WRAP:
                 return
             self._records[self._epoch, self._collected] = record
             self._collected += 1
@@ -214,12 +224,6 @@ class Rings:
         for suffix, shift in (("LO", 0), ("HI", 32)):
             register = registers.BY_NAME[f"{name}_{suffix}"]
             self._transport.write(register.offset, buffer.device_address >> shift & WRAP - 1)
-
-
-def _put(transport: Transport, ring: Buffer, slot: int, data: bytes) -> None:
-    start, stop = slot * len(data), (slot + 1) * len(data)
-    ring.array[start:stop] = memoryview(data)
-    transport.flush(ring, start, stop)
 
 
 def _name(kind: type[IntEnum], value: int) -> str:

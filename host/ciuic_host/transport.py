@@ -8,6 +8,7 @@ Rules of a transport:
    other side touch them.
 3. ``wait_interrupt`` returns whether the interrupt line was raised within the time given.
 4. After ``close`` nothing else may be called.
+5. One thread may flush a buffer while another does all the rest with other buffers.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Transport(ABC):
     memory_bytes: int  # that buffers may take together
     late_seconds: float = 0.0  # by which a paced emulation was slower than the board
     timing: MemoryTiming | None = None  # of the memory, where it is known
+    link_bytes_per_second: float | None = None  # of flushes, where it is known
+    clock_hz: float | None = None  # of the overlay, where it is not that of its configuration
 
     @abstractmethod
     def read(self, offset: int) -> int:

@@ -1,4 +1,4 @@
-"""Names of FPGA devices: ``fpga:<kind>?<option>=<value>&...``.
+"""Names of FPGA devices: ``fpga:<kind>[@<address>]?<option>=<value>&...``.
 
 The kind names a transport; transports announce themselves through the entry-point group
 ``ciuic.transports``, so that this package need not know them all. A transport reads its options
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from ciuic.errors import DeviceNotFound, UsageError
@@ -37,13 +38,34 @@ class Options:
         Option names and their texts.
     report
         Called while the transport is made ready, if that takes long.
+    address
+        Of the machine that the device is on, where the name has one.
     """
 
-    def __init__(self, uri: str, values: dict[str, str], report: Report = no_report) -> None:
+    def __init__(
+        self,
+        uri: str,
+        values: dict[str, str],
+        report: Report = no_report,
+        *,
+        address: str | None = None,
+    ) -> None:
         self.uri = uri
         self.report = report
         self._values = values
         self._known: list[str] = []
+        self._address = address
+        self._elsewhere = False  # whether devices of this kind may be on another machine
+
+    def address(self) -> str | None:
+        """Return the machine that the device is on; None if it is this one."""
+        self._elsewhere = True
+        return self._address
+
+    def path(self, name: str) -> Path | None:
+        """Return an option that is the path of a file; None if it was not given."""
+        value = self._take(name, "")
+        return Path(value).expanduser() if value else None
 
     def text(self, name: str, default: str, choices: Iterable[str]) -> str:
         """Return an option that is one of several words."""
@@ -67,7 +89,9 @@ class Options:
         return bool(self.integer(name, int(default), 0, 1))
 
     def check_all_known(self) -> None:
-        """Raise `UsageError` if there is an option that was not asked for."""
+        """Raise `UsageError` if there is an option or an address that was not asked for."""
+        if self._address is not None and not self._elsewhere:
+            raise UsageError(f"{self.uri}: device must be on this machine, not @{self._address}")
         for name in self._values:
             if name not in self._known:
                 raise UsageError(
@@ -117,7 +141,9 @@ def parse(uri: str, report: Report = no_report) -> tuple[str, Options]:
     """Return the kind and the options of a name."""
     parts = urlsplit(uri)
     if parts.scheme != SCHEME or parts.netloc or parts.fragment or not parts.path:
-        raise UsageError(f"FPGA device must be {SCHEME}:<kind>[?option=value], not {uri!r}")
+        raise UsageError(
+            f"FPGA device must be {SCHEME}:<kind>[@address][?option=value], not {uri!r}"
+        )
     try:
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as error:
@@ -125,4 +151,7 @@ def parse(uri: str, report: Report = no_report) -> tuple[str, Options]:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise UsageError(f"{uri}: an option must be given once, not twice")
-    return parts.path, Options(uri, values, report)
+    kind, at, address = parts.path.partition("@")
+    if at and not address:
+        raise UsageError(f"{uri}: there must be an address behind @")
+    return kind, Options(uri, values, report, address=address if at else None)

@@ -12,8 +12,10 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from ciuic.abi import Opcode, OverlayConfig
 from ciuic.abi import registers as regs
 
+from .attention.engine import AttentionEngine
 from .axi.bus import Axi4, Axi4Lite
 from .axi.read import ReadChannel, connect_axi_read
+from .axi.share import SharedRead
 from .axi.write import WriteChannel, connect_axi_write
 from .command.complete import Complete
 from .command.dispatch import Dispatch
@@ -26,10 +28,11 @@ from .sources import build_hash
 
 __all__ = ["Overlay"]
 
-ENGINES = {
+OPCODES = {
     "gemm": (Opcode.GEMM,),
     "softmax": (Opcode.SOFTMAX,),
     "copy": (Opcode.COPY, Opcode.NOP),
+    "attention": (Opcode.ATTENTION,),
 }
 # Beats that each read port may have waiting; a burst is at most half of them.
 READ_DEPTHS = {
@@ -43,7 +46,6 @@ READ_DEPTHS = {
     "weights": 512,
 }
 STRIPE_DEPTHS = {"weights": READ_DEPTHS["weights"]}  # of the ports that carry weights only
-WRITE_PORTS = ("command", *ENGINES)
 NOTES = 4  # descriptors between dispatch and completion
 
 
@@ -95,21 +97,23 @@ class Overlay(Component):
             "gemm": GemmEngine(config),
             "softmax": SoftmaxEngine(config),
             "copy": CopyEngine(config),
+            **({"attention": AttentionEngine(config)} if config.attention else {}),
         }
+        write_ports = ("command", *engines)
         readers = [
             ReadChannel(config, STRIPE_DEPTHS if port else READ_DEPTHS)
             for port in range(config.ports)
         ]
         reader = readers[0]
-        writer = WriteChannel(config, WRITE_PORTS)
-        fetch, dispatch = Fetch(config), Dispatch(config, ENGINES)
-        complete = Complete(config, tuple(ENGINES))
+        writer = WriteChannel(config, write_ports)
+        fetch, dispatch = Fetch(config), Dispatch(config, {name: OPCODES[name] for name in engines})
+        complete = Complete(config, tuple(engines))
         notes = SyncFIFOBuffered(width=Shape.cast(dispatch.note.p.shape()).width, depth=NOTES)
         for port, channel in enumerate(readers):
             m.submodules[f"reader_{port}"] = reset(channel)
             axi = getattr(self, f"memory_{port}") if port else self.memory
             connect_axi_read(m, channel, axi, config)
-            connect(m, getattr(engines["gemm"], f"read_weights_{port}"), channel.weights)
+            self._share(m, engines, f"read_weights_{port}", channel.weights)
             m.d.comb += channel.drain.eq(control.resetting)
         m.submodules.writer = reset(writer)
         m.submodules.fetch = reset(fetch)
@@ -121,8 +125,8 @@ class Overlay(Component):
 
         connect_axi_write(m, writer, self.memory, config)
         connect(m, fetch.read, reader.command)
-        connect(m, engines["gemm"].read, reader.activations)
-        connect(m, engines["gemm"].read_parameters, reader.parameters)
+        self._share(m, engines, "read", reader.activations)
+        self._share(m, engines, "read_parameters", reader.parameters)
         connect(m, engines["gemm"].read_residual, reader.residual)
         connect(m, engines["softmax"].read, reader.softmax)
         connect(m, engines["softmax"].read_lengths, reader.lengths)
@@ -141,6 +145,11 @@ class Overlay(Component):
             complete.note.valid.eq(notes.r_rdy),
             notes.r_en.eq(complete.note.ready),
         ]
+
+        if config.attention:
+            attention = engines["attention"]
+            connect(m, attention.array, engines["gemm"].borrower)
+            connect(m, attention.lanes, engines["softmax"].borrower)
 
         run = control.enable & ~complete.halted & ~control.resetting
         m.d.comb += [
@@ -178,7 +187,7 @@ class Overlay(Component):
             m.d.comb += part.cycle.eq(counters["cycles"])
         # Records count the engines' beats, not those of descriptors and records.
         command = tuple(READ_DEPTHS).index("command")
-        command_written = 1 << WRITE_PORTS.index("command")
+        command_written = 1 << write_ports.index("command")
         engine_beats, engine_beat = Signal(range(config.ports + 1)), Signal()
         m.d.sync += [
             engine_beats.eq(sum(channel.beat.any() for channel in readers) - reader.beat[command]),
@@ -205,12 +214,23 @@ class Overlay(Component):
         ]
         return m
 
+    def _share(self, m, engines, name, port):
+        """Join a read port to the GEMM engine, and to the attention engine while that has a job."""
+        if not self.config.attention:
+            connect(m, getattr(engines["gemm"], name), port)
+            return
+        m.submodules[f"share_{name}"] = shared = SharedRead(self.config)
+        m.d.comb += shared.second.eq(engines["attention"].owner)
+        connect(m, getattr(engines["gemm"], name), shared.port_0)
+        connect(m, getattr(engines["attention"], name), shared.port_1)
+        connect(m, shared.port, port)
+
     def _counters(self, m, control, readers, writer, engines, complete, soft):
         """Count what `registers.COUNTERS` names; return the counters by name."""
         running = {}
         for name in ("gemm", "softmax"):
             running[name] = Signal(name=f"{name}_running")
-            number = tuple(ENGINES).index(name)
+            number = tuple(engines).index(name)
             m.d.comb += running[name].eq(
                 complete.note.valid & (complete.note.p.engine == number) & control.busy
             )

@@ -7,16 +7,13 @@ from typing import Any
 
 import cocotb
 import numpy as np
-import numpy.typing as npt
-from ciuic_host.emulated_engines import Engines
-from ciuic_host.memory import AccessError
 from ciuic_hw.gemm.activations import SLAB_WORDS
 from ciuic_hw.gemm.job import word_bytes
 from ciuic_sim import jobs
 from ciuic_sim.bench import parameters
-from ciuic_sim.engine_bench import EngineBench
+from ciuic_sim.reference_bench import ReferenceBench
 
-from ciuic.abi import DESCRIPTOR, Flag, Format, OverlayConfig, Status
+from ciuic.abi import Flag, Format, OverlayConfig, Status
 from ciuic.abi.descriptors import GEMM_MAX_K, MAX_SIZE
 from ciuic.abi.numerics import W4_MAX_K
 
@@ -25,85 +22,14 @@ READS = (
     *("read", "read_parameters", "read_residual"),
     *(f"read_weights_{port}" for port in range(CONFIG.ports)),
 )
-PAINT = 0xA5  # what lies in memory that nobody wrote
 BANK_ROWS = CONFIG.accumulator_rows
 ROWS, COLS = CONFIG.rows, CONFIG.cols
 SLAB = SLAB_WORDS * word_bytes(CONFIG)  # bytes of every row that are loaded at a time
 SLICE = CONFIG.bank_words * ROWS  # bytes of a row that a bank of activations holds
 
 
-class GemmBench(EngineBench):
-    """The engine, and the reference working on an image of its memory."""
-
-    def __init__(self, dut: Any, **settings: float) -> None:
-        super().__init__(dut, CONFIG, reads=READS, **settings)  # type: ignore[arg-type]
-        self.operands = Operands(self)
-        self.image = self.operands.image
-        self.memory[:] = PAINT
-        self._reference = Engines(CONFIG, self.operands)
-
-    async def start(self) -> None:
-        """Reset the engine."""
-        await self.reset()
-        await self.cycles(2)
-
-    async def compute(self, *descriptors: jobs.Fields) -> None:
-        """Run descriptors handed over together; compare statuses and the whole memory."""
-        for fields in descriptors:
-            self.submit(**fields)
-        for fields in descriptors:
-            done = await self.finish(200_000)
-            status, work = self._reference.run(DESCRIPTOR.unpack(DESCRIPTOR.pack(**fields)))
-            assert done == {"status": status, "busy": work.busy}, (fields, done, status, work)
-        self.check_quiet()
-        self.compare()
-
-    def compare(self) -> None:
-        """Fail if the memory is not what the reference says."""
-        different = np.flatnonzero(self.memory != self.image)
-        assert different.size == 0, f"{different.size} bytes differ, first at {different[0]:#x}"
-
-    def take_over(self, fields: jobs.Fields) -> None:
-        """Let the image have what the memory has where a descriptor writes."""
-        results = slice(fields["o_addr"], fields["o_addr"] + fields["m"] * fields["o_stride"])
-        self.image[results] = self.memory[results]
-
-
-class Operands:
-    """Hands out places in a bench's memory; what the jobs of `ciuic_sim.jobs` are made in."""
-
-    def __init__(self, bench: GemmBench) -> None:
-        self.config = CONFIG
-        self.rng = bench.rng
-        self.image: npt.NDArray[np.uint8] = np.full(bench.memory.size, PAINT, np.uint8)
-        self._bench = bench
-        self._next = 0
-
-    def space(self, nbytes: int) -> int:
-        """Return the address of bytes that nothing else uses, with a painted gap before them."""
-        step = CONFIG.alignment
-        address = self._next + step * int(self.rng.integers(1, 9))
-        self._next = address + -(-nbytes // step) * step
-        assert self._next <= self.image.size, "the bench's memory is full"
-        return address
-
-    def place(self, array: npt.NDArray[Any]) -> int:
-        """Write an array's bytes to memory and image; return their address."""
-        raw = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-        address = self.space(raw.size)
-        self._bench.memory[address : address + raw.size] = raw
-        self.image[address : address + raw.size] = raw
-        return address
-
-    def view(self, address: int, nbytes: int) -> npt.NDArray[np.uint8]:
-        """Return a view of the image."""
-        if address + nbytes > self.image.size:
-            raise AccessError(f"{nbytes} bytes at {address:#x} are not in the memory")
-        return self.image[address : address + nbytes]
-
-
-async def started(dut: Any, **settings: float) -> GemmBench:
-    bench = GemmBench(dut, **settings)
+async def started(dut: Any, **settings: float) -> ReferenceBench:
+    bench = ReferenceBench(dut, CONFIG, reads=READS, **settings)
     await bench.start()
     return bench
 

@@ -28,7 +28,14 @@ async def works(bench: OverlayBench) -> None:
         jobs.copy(bench, 77),
         jobs.gemm(bench, 3, CONFIG.rows + 1, CONFIG.cols + 1),
         jobs.softmax(bench, 2, 19),
+        *attentions(bench),
     )
+
+
+def attentions(bench: OverlayBench) -> list[jobs.Fields]:
+    """Return an attention, if the overlay has the engine."""
+    shape = (3, CONFIG.rows + 1, 2 * CONFIG.cols + 3, CONFIG.cols + 2)
+    return [jobs.attention(bench, *shape)] if CONFIG.attention else []
 
 
 @cocotb.test()
@@ -43,6 +50,7 @@ async def registers_tell_the_configuration(dut: Any) -> None:
         registers.ACTIVATION_WORDS,
         registers.ACCUMULATOR_ROWS,
         registers.MAX_ROW,
+        registers.ENGINES,
     ):
         found |= register.decode(await bench.read(register))
     assert found == {name: getattr(CONFIG, name) for name in found}
@@ -71,6 +79,19 @@ async def random_jobs_equal_the_reference(dut: Any, pause: float) -> None:
     bench = await started(dut, pause)
     for count in (1, 3, 8, 8, 8):
         await bench.run(*(jobs.random_job(bench) for _ in range(count)))
+
+
+@cocotb.test()
+@cocotb.parametrize(pause=[0, 0.3])
+async def engines_that_share_the_array_take_turns(dut: Any, pause: float) -> None:
+    """Attention borrows from GEMM and softmax, which go on as if nothing had been."""
+    bench = await started(dut, pause)
+    for _ in range(3):
+        around = [jobs.random_gemm(bench, (3, 40, 20)), jobs.softmax(bench, 2, 30)]
+        await bench.run(*around, *attentions(bench), *attentions(bench), *reversed(around))
+    score = jobs.gemm(bench, 4, CONFIG.rows, CONFIG.cols)
+    for heads in (attentions(bench) for _ in range(2)):
+        await bench.run(*heads, score, *heads)
 
 
 @cocotb.test()
@@ -192,6 +213,13 @@ async def bad_descriptors_are_refused(dut: Any) -> None:
     for status, descriptor in bad:
         await bench.fail(status, descriptor)
         bench.compare()  # nothing was written
+    if not CONFIG.attention:
+        await bench.fail(Status.BAD_OPCODE, gemm | {"opcode": Opcode.ATTENTION})
+    for job in attentions(bench):
+        await bench.fail(Status.BAD_SIZE, job | {"d_v": 0})
+        await bench.fail(Status.BAD_FORMAT, job | {"out_format": Format.INT8})
+        for name in ("a_addr", "p_addr", "r_addr", "w_stride"):
+            await bench.fail(Status.BAD_ALIGNMENT, job | {name: job[name] + 1})
     if not CONFIG.w4:
         await bench.fail(Status.BAD_FORMAT, gemm | {"flags": Flag.W4})
     await works(bench)

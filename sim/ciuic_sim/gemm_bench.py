@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass
 
 from ciuic_host.uri import Report, no_report
 
-from ciuic.abi import CONFIGS, OverlayConfig
-from ciuic.cli import output
+from ciuic.abi import OverlayConfig
 from ciuic.cli.parser import run_command
 
-from .cases import MEMORIES, Taken, simulate
+from .case_report import run_cases
+from .cases import Taken, simulate
 from .gemm_cases import Case, all_cases
+
+__all__ = ["Row", "measure", "run"]
 
 EXAMPLES = """
 ciuic bench gemm                        the configuration sim, both memories
@@ -105,32 +107,14 @@ def measure(
     return [row_of(config, memory, case, one) for case, one in zip(cases, taken, strict=True)]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``ciuic bench gemm``, ``softmax`` and ``model``."""
-    parser.add_argument(
-        "--config", choices=sorted(CONFIGS), default="sim", help="what to run (default: sim)"
-    )
-    parser.add_argument(
-        "--memory",
-        action="append",
-        choices=sorted(MEMORIES),
-        help="memory behind it; may be given several times (default: all)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; return the exit status."""
-    config = CONFIGS[arguments.config]
-    rows: list[Row] = []
-    with output.progress() as report:
-        for memory in arguments.memory or MEMORIES:
-            rows += measure(config, memory, all_cases(config), report)
-    if arguments.json:
-        output.print_json([asdict(row) for row in rows])
-    else:
-        output.print_table([_shown(row) for row in rows])
-    return 0
+    return run_cases(
+        arguments,
+        lambda config, memory, report: measure(config, memory, all_cases(config), report),
+        fields=asdict,
+        shown=_shown,
+    )
 
 
 def _shown(row: Row) -> dict[str, object]:

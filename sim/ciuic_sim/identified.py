@@ -1,4 +1,7 @@
-"""The overlay with AXI IDs, which cocotbext-axi wants and the overlay does without."""
+"""Designs with the AXI signals that cocotbext-axi wants, no more and no fewer.
+
+The overlay does without identifiers; AXI3 has shorter lengths, and identifiers of beats to write.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ from typing import Any
 from amaranth.hdl import Module
 from amaranth.lib.wiring import Component, In, Out, Signature, connect, flipped
 from ciuic_hw.overlay import Overlay
+from ciuic_hw.zynq.system import Zynq7System
 
-from ciuic.abi import OverlayConfig
+from ciuic.abi import AddressMap, OverlayConfig
 
-__all__ = ["IdentifiedOverlay"]
+__all__ = ["IdentifiedOverlay", "Zynq7AsAxi4"]
 
 IDS = {"awid": Out(1), "bid": In(1), "arid": Out(1), "rid": In(1)}
+AXI4_WIDTHS = {"arlen": 8, "awlen": 8, "arlock": 1, "awlock": 1}
 
 
 class IdentifiedOverlay(Component):
@@ -43,4 +48,49 @@ class IdentifiedOverlay(Component):
         for name, member in overlay.memory.signature.members.items():
             inner, outer = getattr(overlay.memory, name), getattr(self.memory, name)
             m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+        return m
+
+
+class Zynq7AsAxi4(Component):
+    """A `Zynq7System` whose AXI3 ports have the widths of AXI4; their bursts stay those of AXI3.
+
+    Members
+    -------
+    control, memory, memory_<port>, interrupt
+        See `Zynq7System`.
+    """
+
+    def __init__(self, config: OverlayConfig, addresses: AddressMap) -> None:
+        self._system = Zynq7System(config, addresses)
+        members = {}
+        for name, member in self._system.signature.members.items():
+            if member.is_port:
+                members[name] = member
+                continue
+            # The signature of a member that comes in is flipped already.
+            members[name] = Out(
+                Signature(
+                    {
+                        one: inner.flow(AXI4_WIDTHS.get(one, inner.shape))
+                        for one, inner in member.signature.members.items()
+                        if one != "wid"
+                    }
+                )
+            )
+        super().__init__(members)
+
+    def elaborate(self, platform: Any) -> Module:
+        """Return the system and the wires to it."""
+        m = Module()
+        m.submodules.system = system = self._system
+        m.d.comb += self.interrupt.eq(system.interrupt)
+        for port, member in self.signature.members.items():
+            if member.is_port:
+                continue
+            for name, one in getattr(self, port).signature.members.items():
+                inner, outer = (
+                    getattr(getattr(system, port), name),
+                    getattr(getattr(self, port), name),
+                )
+                m.d.comb += outer.eq(inner) if one.flow is Out else inner.eq(outer)
         return m

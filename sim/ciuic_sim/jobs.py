@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ciuic.abi import PARAMETERS, Flag, Format, Opcode, OverlayConfig
+from ciuic.abi import ATTENTION_ROW, PARAMETERS, Flag, Format, Opcode, OverlayConfig
 from ciuic.abi.numerics import (
     INT8_MAX,
     INT8_MIN,
@@ -19,7 +20,7 @@ from ciuic.abi.numerics import (
     W4_SCALE_BITS,
     SoftmaxScale,
 )
-from ciuic.reference import pack_weights, pack_weights_w4
+from ciuic.reference import pack_keys, pack_values, pack_weights, pack_weights_w4
 
 Fields = dict[str, int]
 
@@ -169,6 +170,76 @@ def softmax(
     return fields
 
 
+def attention(
+    bench: MemoryBench,
+    m: int,
+    k: int,
+    n: int,
+    d_v: int,
+    *,
+    octaves: float | None = None,
+    corner: int | None = None,
+    lengths: Sequence[int] | None = None,
+) -> Fields:
+    """Return an attention of random numbers.
+
+    Parameters
+    ----------
+    octaves
+        How far apart the scores of a query are, as powers of two of their exponentials; random
+        for each query if omitted.
+    corner
+        What all operands are, instead of random numbers.
+    lengths
+        Keys that each query sees; random if omitted, all of them for many queries.
+    """
+    rng, config = bench.rng, bench.config
+    a_stride, o_stride = _stride(bench, k), _stride(bench, 2 * d_v)
+    queries = _noise(bench, m * a_stride)
+    keys, values = (
+        rng.integers(INT8_MIN, INT8_MAX, (n, size), dtype=np.int8, endpoint=True)
+        for size in (k, d_v)
+    )
+    if corner is not None:
+        for operand in (queries, keys, values):
+            operand[:] = np.array(corner).astype(operand.dtype)
+    spreads = 2 ** rng.uniform(-3, 7, m) if octaves is None else np.full(m, octaves)
+    scales = [SoftmaxScale.encode(spread / (5000 * k**0.5)) for spread in spreads]
+    seen = rng.integers(0, n + 2, m)
+    seen[rng.random(m) < 0.3] = n
+    if lengths is not None:
+        seen = np.array(lengths)
+    records = [
+        ATTENTION_ROW.pack(multiplier=one.multiplier, shift=one.shift, length=int(length))
+        for one, length in zip(scales, seen, strict=True)
+    ]
+    packed = pack_keys(keys, config), pack_values(values, config)
+    gaps = [config.alignment * int(rng.integers(0, 3)) for _ in packed]
+    places = [
+        bench.place(np.pad(stripes, ((0, 0), (0, gap))))
+        for stripes, gap in zip(packed, gaps, strict=True)
+    ]
+    strides = [stripes.shape[1] + gap for stripes, gap in zip(packed, gaps, strict=True)]
+    return {
+        "opcode": Opcode.ATTENTION,
+        "tag": _tag(bench),
+        "a_addr": bench.place(queries),
+        "a_stride": a_stride,
+        "w_addr": places[0],
+        "w_stride": strides[0],
+        "r_addr": places[1],
+        "r_stride": strides[1],
+        "p_addr": bench.place(np.frombuffer(b"".join(records), np.uint8)),
+        "o_addr": bench.space(m * o_stride),
+        "o_stride": o_stride,
+        "m": m,
+        "k": k,
+        "n": n,
+        "d_v": d_v,
+        "out_format": Format.INT16,
+    }
+
+
 def copy(bench: MemoryBench, nbytes: int) -> Fields:
     """Return a copy of random bytes."""
     return {
@@ -188,10 +259,16 @@ def nop(bench: MemoryBench) -> Fields:
 def random_job(bench: MemoryBench) -> Fields:
     """Return any descriptor, of a size that a bench can simulate."""
     draw = bench.rng.integers
-    kind = bench.rng.choice(["gemm", "softmax", "copy", "nop"], p=[0.4, 0.3, 0.2, 0.1])
+    kinds = {"gemm": 0.4, "softmax": 0.3, "copy": 0.2, "nop": 0.1}
+    if bench.config.attention:
+        kinds |= {"gemm": 0.3, "attention": 0.2, "softmax": 0.2}
+    kind = bench.rng.choice(list(kinds), p=list(kinds.values()))
     if kind == "gemm":
         m, k, n = (int(draw(1, limit)) for limit in (20, 70, 30))
         return random_gemm(bench, (m, k, n))
+    if kind == "attention":
+        m, n = int(draw(1, 6)), int(draw(1, 40))
+        return attention(bench, m, int(draw(1, 30)), n, int(draw(1, 30)))
     if kind == "softmax":
         return softmax(
             bench,

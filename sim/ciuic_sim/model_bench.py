@@ -16,9 +16,9 @@ from ciuic.abi import CONFIGS, OverlayConfig
 from ciuic.cli import output
 from ciuic.cli.parser import run_command
 
-from . import gemm_cases, softmax_cases
+from . import attention_cases, gemm_cases, softmax_cases
+from .case_report import add_arguments
 from .cases import MEMORIES, Case, estimate, simulate
-from .gemm_bench import add_arguments
 
 __all__ = ["Comparison", "add_arguments", "compare", "run"]
 
@@ -45,8 +45,12 @@ class Comparison:
 
 
 def all_cases(config: OverlayConfig) -> list[Case]:
-    """Return the cases of `bench gemm` and of `bench softmax`."""
-    return [*gemm_cases.all_cases(config), *softmax_cases.all_cases(config)]
+    """Return the cases of the benches of the engines."""
+    return [
+        *gemm_cases.all_cases(config),
+        *softmax_cases.all_cases(config),
+        *attention_cases.all_cases(config),
+    ]
 
 
 def compare(

@@ -70,7 +70,7 @@ class Image:
 
 
 class OverlayBench(Bench):
-    """The overlay between an AXI4-Lite master and a memory.
+    """The overlay between a master and a memory; `base` is the address of its registers.
 
     Parameters
     ----------
@@ -82,11 +82,13 @@ class OverlayBench(Bench):
         Probability of a pause on each channel in each cycle.
     """
 
+    base = 0
+
     def __init__(self, dut: Any, config: OverlayConfig, *, pause: float = 0) -> None:
         super().__init__(dut)
         logging.getLogger("cocotb.top").setLevel(logging.WARNING)
         self.config = config
-        self.control = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "control_"), dut.clk, dut.rst)
+        self.control = self.master()
         bus = AxiBus.from_prefix(dut, "memory_")
         self.writes = WriteSide(bus.write, dut.clk, dut.rst, size=MEMORY_BYTES)
         self.reads = ReadSide(bus.read, dut.clk, dut.rst, mem=self.writes.mem)
@@ -95,6 +97,11 @@ class OverlayBench(Bench):
         self.submitted = 0
         self._next_free = 0
         self._pause_channels(pause)
+
+    def master(self) -> Any:
+        """Return what reads and writes registers."""
+        dut = self.dut
+        return AxiLiteMaster(AxiLiteBus.from_prefix(dut, "control_"), dut.clk, dut.rst)
 
     def _pause_channels(self, probability: float) -> None:
         channels = (
@@ -142,11 +149,12 @@ class OverlayBench(Bench):
 
     async def read(self, register: Register) -> int:
         """Return a register."""
-        return int.from_bytes((await self.control.read(register.offset, 4)).data, "little")
+        found = await self.control.read(self.base + register.offset, 4)
+        return int.from_bytes(found.data, "little")
 
     async def write(self, register: Register, value: int) -> None:
         """Write a register."""
-        await self.control.write(register.offset, value.to_bytes(4, "little"))
+        await self.control.write(self.base + register.offset, value.to_bytes(4, "little"))
 
     async def status(self) -> dict[str, int]:
         """Return the fields of STATUS."""

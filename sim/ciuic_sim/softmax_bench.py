@@ -19,13 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from ciuic_host.uri import Report, no_report
 
-from ciuic.abi import CONFIGS, OverlayConfig
-from ciuic.cli import output
+from ciuic.abi import OverlayConfig
 from ciuic.cli.parser import run_command
 from ciuic.reference.softmax import MAX_ERROR
 
-from .cases import MEMORIES, Taken, simulate
-from .gemm_bench import add_arguments
+from .case_report import add_arguments, run_cases
+from .cases import Taken, simulate
 from .softmax_cases import Case, all_cases
 
 __all__ = ["Row", "add_arguments", "measure", "run"]
@@ -143,16 +142,12 @@ def measure(
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; return the exit status."""
-    config = CONFIGS[arguments.config]
-    rows: list[Row] = []
-    with output.progress() as report:
-        for memory in arguments.memory or MEMORIES:
-            rows += measure(config, memory, all_cases(config), report)
-    if arguments.json:
-        output.print_json([_fields(row) for row in rows])
-    else:
-        output.print_table([_shown(row) for row in rows])
-    return 0
+    return run_cases(
+        arguments,
+        lambda config, memory, report: measure(config, memory, all_cases(config), report),
+        fields=_fields,
+        shown=_shown,
+    )
 
 
 def _fields(row: Row) -> dict[str, object]:

@@ -31,7 +31,7 @@ URIS = [
     pytest.param("fpga:emulated?verify=1&config=kv260", id="wide"),
     pytest.param("fpga:rtl?config=tiny&shadow=1&verify=1", marks=pytest.mark.rtl),
 ]
-KERNELS = ["attention", "latent_attention", "linear", "linear_int4", "softmax"]
+KERNELS = ["attention", "kv_append", "latent_attention", "linear", "linear_int4", "softmax"]
 PAGE = 4096
 
 
@@ -167,10 +167,10 @@ def test_attention_equals_the_cpu_in_the_same_format(
         normal(rng, cached, kv_heads, head_dim),
     )
     attributes = {"offset": offset, "scale": head_dim**-0.5}
-    expected = run(cpu, "attention", *inputs, **attributes, softmax="q16")
-    for softmax in ("q16", None):  # None is the device's own
-        got = run(fpga, "attention", *inputs, **attributes, softmax=softmax)
-        assert_same_bits(got, expected)
+    for softmax in ("q16", fpga.attention):
+        expected = run(cpu, "attention", *inputs, **attributes, softmax=softmax)
+        assert_same_bits(run(fpga, "attention", *inputs, **attributes, softmax=softmax), expected)
+    assert_same_bits(run(fpga, "attention", *inputs, **attributes), expected)  # its own
 
 
 def test_it_supports_what_it_has_kernels_for(fpga: FpgaDevice) -> None:
@@ -193,9 +193,11 @@ def test_latent_attention_equals_the_cpu_in_the_same_format(
         normal(rng, rank, heads * v),
     )
     attributes = {"offset": offset, "scale": (nope + rope) ** -0.5, "absorbed": absorbed}
-    expected = run(cpu, "latent_attention", *inputs, **attributes, softmax="q16")
-    got = run(fpga, "latent_attention", *inputs, **attributes)
-    assert_same_bits(got, expected)
+    for softmax in ("q16", fpga.attention):
+        expected = run(cpu, "latent_attention", *inputs, **attributes, softmax=softmax)
+        got = run(fpga, "latent_attention", *inputs, **attributes, softmax=softmax)
+        assert_same_bits(got, expected)
+    assert_same_bits(run(fpga, "latent_attention", *inputs, **attributes), expected)  # its own
 
 
 def test_attention_over_more_keys_than_a_row_may_have_is_not_supported(
@@ -384,8 +386,9 @@ def test_what_can_be_opened_is_listed() -> None:
             "fpga:emulated?colour=red",
             UsageError,
             (
-                "fpga:emulated?colour=red: option must be one of ['board', 'config', 'late', "
-                "'link', 'memory', 'pace', 'read_latency', 'shadow', 'write_latency'], not 'colour'"
+                "fpga:emulated?colour=red: option must be one of ['board', 'clock', 'config', "
+                "'late', 'link', 'memory', 'pace', 'read_latency', 'shadow', 'write_latency'], "
+                "not 'colour'"
             ),
         ),
     ],

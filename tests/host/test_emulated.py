@@ -85,7 +85,9 @@ def test_a_reset_forgets_descriptors_and_counters_but_not_the_rings(
 
 
 def test_unknown_options_are_errors() -> None:
-    with pytest.raises(UsageError, match=r"option must be one of \['board', 'config', 'late', "):
+    with pytest.raises(
+        UsageError, match=r"option must be one of \['board', 'clock', 'config', 'late', "
+    ):
         open_overlay("fpga:emulated?confg=tiny")
 
 

@@ -31,7 +31,7 @@ def test_known_configurations_are_recognised(config: OverlayConfig) -> None:
 
 
 def test_an_unknown_configuration_is_described_by_its_registers() -> None:
-    config = replace(CONFIGS["tiny"], name=UNKNOWN, rows=64, lanes=16, max_row=16)
+    config = replace(CONFIGS["tiny"], name=UNKNOWN, rows=64, lanes=16, max_row=16, attention=False)
     assert identify(EmulatedTransport("fpga:test", config)) == config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from ciuic_host import Gemm, Overlay
 from ciuic_host.emulated import EmulatedTransport
-from ciuic_host.pace import Pace
+from ciuic_host.pace import Link, Pace
 
 from ciuic.abi import CONFIGS, DESCRIPTOR, Opcode
 from ciuic.errors import DescriptorError, DeviceTimeout, UsageError
@@ -113,3 +114,36 @@ def test_a_board_brings_its_configuration_and_memory() -> None:
 def test_wrong_options_are_refused(options: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ciuic_host.open(f"fpga:emulated?{options}")
+
+
+def test_a_link_is_shared_by_those_who_use_it_at_the_same_time() -> None:
+    link = Link(10e6)
+    ended: dict[int, float] = {}
+    start = time.monotonic()
+
+    def move(nbytes: int) -> None:
+        link.move(nbytes)
+        ended[nbytes] = time.monotonic() - start
+
+    large = threading.Thread(target=move, args=(2_000_000,))
+    large.start()
+    time.sleep(0.02)
+    move(100_000)  # at half of the rate: not behind the large one
+    large.join()
+    assert 0.02 + 0.019 <= ended[100_000] < 0.15
+    assert ended[2_000_000] >= 0.209  # no byte crosses twice as fast
+
+
+def test_a_link_moves_one_thing_after_another_at_its_rate() -> None:
+    link = Link(10e6)
+    start = time.monotonic()
+    for _ in range(5):
+        link.move(100_000)
+    assert time.monotonic() - start >= 0.05
+
+
+def test_the_clock_of_an_overlay_can_be_named() -> None:
+    with ciuic_host.open("fpga:emulated?config=tiny&clock=25") as slow:
+        assert slow.config.clock_hz == 25e6
+    with ciuic_host.open("fpga:emulated?config=tiny") as usual:
+        assert usual.config.clock_hz == CONFIGS["tiny"].clock_hz

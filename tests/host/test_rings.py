@@ -59,6 +59,17 @@ def test_the_ring_wraps_and_takes_more_than_it_holds() -> None:
         assert tags == [10 * i + j for j in range(i)]
 
 
+def test_a_record_of_an_earlier_lap_is_not_taken_for_a_new_one() -> None:
+    overlay = Overlay()
+    queue = Rings(overlay, ring_log2=1)
+    queue.wait(queue.submit([nop(1), nop(2)], SECONDS), SECONDS)
+    overlay._answer = lambda record, status: status  # type: ignore[method-assign]
+    ticket = queue.submit([nop(3)], SECONDS)
+    assert overlay.read(registers.COMPLETED.offset) == 3
+    with pytest.raises(DeviceTimeout):
+        queue.wait(ticket, 0.05)
+
+
 def test_no_descriptors_are_no_work() -> None:
     queue = Rings(Overlay())
     assert queue.wait(queue.submit([], SECONDS), SECONDS) == []

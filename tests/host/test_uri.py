@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from ciuic_host import uri
@@ -22,9 +23,34 @@ def test_a_name_has_a_kind_and_options() -> None:
 
 @pytest.mark.parametrize("name", ["", "fpga", "fpga:", "cpu:0", "fpga://rtl", "fpga:rtl#x"])
 def test_a_name_that_is_none_is_an_error(name: str) -> None:
-    message = f"FPGA device must be fpga:<kind>[?option=value], not {name!r}"
+    message = f"FPGA device must be fpga:<kind>[@address][?option=value], not {name!r}"
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         uri.parse(name)
+
+
+def test_a_name_may_have_the_address_of_a_machine() -> None:
+    kind, options = uri.parse("fpga:pynq@192.0.2.7:7968?poll=1")
+    assert (kind, options.address(), options.flag("poll", False)) == (
+        "pynq",
+        "192.0.2.7:7968",
+        True,
+    )
+    options.check_all_known()
+    assert uri.parse("fpga:pynq")[1].address() is None
+
+
+def test_an_address_is_an_error_where_devices_are_on_this_machine() -> None:
+    message = "fpga:emulated@192.0.2.7: device must be on this machine, not @192.0.2.7"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        uri.open_transport("fpga:emulated@192.0.2.7")
+    with pytest.raises(UsageError, match=r"^fpga:pynq@: there must be an address behind @$"):
+        uri.parse("fpga:pynq@")
+
+
+def test_an_option_may_be_a_path() -> None:
+    _, options = uri.parse("fpga:x?bitstream=/a%20b/c.bit")
+    assert options.path("bitstream") == Path("/a b/c.bit")
+    assert options.path("report") is None
 
 
 @pytest.mark.parametrize("query", ["config", "&", "config=a&x"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import ciuic_host
 import numpy as np
@@ -24,6 +25,9 @@ from ciuic.errors import (
     UsageError,
 )
 
+from ..boards import served_board
+
+REMOTE = "a board behind PYNQ.remote"
 NOWHERE = 0x0800_0000  # an address below every buffer
 URIS = [
     "fpga:emulated?config=tiny",
@@ -38,13 +42,20 @@ URIS = [
         marks=pytest.mark.rtl,
         id="rtl-slow",
     ),
+    pytest.param("fpga:pynq-sim?config=tiny", marks=pytest.mark.pynq),
+    pytest.param(REMOTE, marks=pytest.mark.pynq, id="pynq-remote"),
 ]
 
 
 @pytest.fixture(scope="module", params=URIS)
 def overlay(request: pytest.FixtureRequest) -> Iterator[Overlay]:
-    with ciuic_host.open(request.param, timeout=30) as opened:
-        yield opened
+    with ExitStack() as stack:
+        uri = request.param
+        if "pynq" in uri.lower():
+            pytest.importorskip("pynq", reason="needs pynq: pip install 'ciuic[pynq]'")
+        if uri is REMOTE:
+            uri = stack.enter_context(served_board("tiny"))
+        yield stack.enter_context(ciuic_host.open(uri, timeout=30))
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ SINGLE = "sim/benches/test_gemm.py::test_gemm_engine[one-beat-tiles]"
 OVERLAY = "sim/benches/test_overlay.py"
 SOFTMAX = "tests/hw/test_softmax_engine.py"
 SOFTMAX_RTL = "sim/benches/test_softmax.py::test_softmax_engine[lanes-4]"
-BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_RTL)
+ATTENTION = "sim/benches/test_attention.py::test_attention_engine[plain]"
+BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_RTL, ATTENTION)
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
 TESTS = {
     GEMM: "every_option|tiles_of_rows|long_rows|random_products|chained_products",
@@ -17,6 +18,7 @@ TESTS = {
     OVERLAY: ".*",
     SOFTMAX: "",  # in Amaranth's simulator; stops at the first test that fails
     SOFTMAX_RTL: ".*",
+    ATTENTION: "bad_desc|corners|rows_see|slowly|chained_heads",
 }
 
 
@@ -149,4 +151,49 @@ MUTATIONS = (
         "self.depth - MARGIN)",
         SOFTMAX,
     ),
+    # Attention engine.
+    Mutation("attention/job.py", "Mux(bit, many << place, 0)", "Mux(bit, many, 0)", ATTENTION),
+    Mutation("attention/job.py", "self.values.eq(~fresh[0] |", "self.values.eq(", ATTENTION),
+    Mutation("attention/queries.py", "row_word + job.query_tiles", "row_word", ATTENTION),
+    Mutation(
+        "attention/queries.py",
+        "(self.row[len(some) :], self.bank)",
+        "(self.row[len(some) :], C(0, 1))",
+        ATTENTION,
+    ),
+    Mutation(
+        "attention/tiles.py", "value_offset + value_bytes", "value_offset + key_bytes", ATTENTION
+    ),
+    Mutation(
+        "attention/sequencer.py",
+        "self.value_target.first.eq(walk.first)",
+        "self.value_target.first.eq(0)",
+        ATTENTION,
+    ),
+    Mutation(
+        "attention/sequencer.py",
+        "self.target.first.eq(first_tile)",
+        "self.target.first.eq(first_row)",
+        ATTENTION,
+    ),
+    Mutation("attention/scores.py", "Mux(score[-1], -score, score)", "score", ATTENTION),
+    Mutation("attention/scores.py", "Mux(length < keys, length, keys)", "length", ATTENTION),
+    Mutation(
+        "attention/scores.py", "rounded = (rough + 1) >> 1", "rounded = rough >> 1", ATTENTION
+    ),
+    Mutation("attention/state.py", "Mux(rises, _capped(apart), 0)", "0", ATTENTION),
+    Mutation("attention/state.py", "Mux(apart > limit, limit, apart)", "apart", ATTENTION),
+    Mutation(
+        "attention/values.py",
+        "Mux(add_target.first, 0, older.as_signed())",
+        "older.as_signed()",
+        ATTENTION,
+    ),
+    Mutation(
+        "attention/output.py",
+        "left.eq(Mux(self._held_last, rest, places))",
+        "left.eq(places)",
+        ATTENTION,
+    ),
+    Mutation("attention/output.py", "1 << (QUOTIENT_SHIFT - 1)", "0", ATTENTION),
 )

@@ -27,6 +27,6 @@ def test_entry_point_loads(point: EntryPoint) -> None:
 def test_each_group_has_its_members() -> None:
     names = {group: {point.name for point in POINTS if point.group == group} for group in GROUPS}
     assert {"cpu", "opencl", "fpga"} <= names["ciuic.devices"]
-    assert {"emulated", "rtl"} <= names["ciuic.transports"]
+    assert {"emulated", "pynq", "pynq-sim", "rtl"} <= names["ciuic.transports"]
     assert {"gemm", "model", "sim", "softmax"} <= names["ciuic.benches"]
-    assert {"build"} <= names["ciuic.commands"]
+    assert {"board", "build"} <= names["ciuic.commands"]

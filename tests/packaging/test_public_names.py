@@ -64,7 +64,12 @@ def test_the_library_has_a_public_surface() -> None:
 
 @pytest.mark.parametrize(
     ("package", "beside"),
-    [("ciuic", []), ("ciuic.cli", ["ciuic"]), ("ciuic_host", ["ciuic"])],
+    [
+        ("ciuic", []),
+        ("ciuic.cli", ["ciuic"]),
+        ("ciuic_host", ["ciuic"]),
+        ("ciuic_host.pynq", ["ciuic"]),
+    ],
 )
 def test_import_needs_numpy_only(package: str, beside: list[str]) -> None:
     own = package.partition(".")[0]

@@ -23,7 +23,8 @@ from amaranth.lib.wiring import Component, In, Out
 from ciuic_hw.axi.bus import Axi4, Axi4Lite
 from ciuic_sim.build import shared_library
 from ciuic_sim.settings import MemorySettings
-from ciuic_sim.transport import ProtocolError, RtlTransport
+from ciuic_sim.simulation import ProtocolError
+from ciuic_sim.transport import RtlTransport
 
 pytestmark = pytest.mark.rtl
 

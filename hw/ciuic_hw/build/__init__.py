@@ -1,4 +1,7 @@
-"""From gateware to a board with open tools: synthesis, place and route, and what it takes.
+"""From gateware to a board: synthesis, place and route, and what it takes.
 
-boards ─► synthesis (Yosys) ─► route (nextpnr, ECP5) ─► report ─► command (`ciuic build`)
+boards ─► flow: Yosys, nextpnr (ECP5) ─────────────────────┐
+   │  ──► openxc7: Yosys, nextpnr-xilinx, Project X-Ray ───┴─► report ─► command (`ciuic build`)
+ zynq ──► hwh: what PYNQ reads of a design
+      ──► vivado: constants and gateware for `hw/boards`
 """

@@ -11,7 +11,7 @@ from . import tools
 from .absorb import absorb
 from .boards import HEADROOM, Board
 
-__all__ = ["Build", "Clock", "Use", "build"]
+__all__ = ["Build", "Clock", "Report", "Use", "build", "synthesize"]
 
 STEPS = ("netlist", "synthesis", "place and route")
 
@@ -137,7 +137,7 @@ def build(
     (folder / "overlay.il").write_text(rtlil_text(board.config))
     report(board.name, 1, steps)
     packages = [tools.YOSYS]
-    uses = _synthesize(board, folder, TOP)
+    uses = synthesize(board, folder, TOP)
     report(board.name, 2, steps)
     clock = None
     if routed:
@@ -155,8 +155,8 @@ def build(
     )
 
 
-def _synthesize(board: Board, folder: Path, top: str) -> tuple[Use, ...]:
-    """Run Yosys; return what the cells of its netlist take."""
+def synthesize(board: Board, folder: Path, top: str) -> tuple[Use, ...]:
+    """Run Yosys on ``overlay.il`` in a folder; return what the cells of its netlist take."""
     # No word is used that was read while it was written, so no logic need stand for that case.
     memories = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i; "
     script = f"read_rtlil overlay.il; {memories}{board.synthesize} -top {top}; "

@@ -8,6 +8,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import PARAMETERS, OverlayConfig, Status
 
 from ..axi.ports import WritePort, beat_layout
+from ..jobs import outcome
 from .epilogue import result_lanes
 from .job import job_layout
 from .output import OutputStage
@@ -171,20 +172,13 @@ class Drain(Component):
         """Take jobs, and report each when its last write was acknowledged."""
         job = Signal(job_layout(self.config))
         parity = Signal(init=1)
-        failed_read, failed_write = Signal(), Signal()
-        with m.If(self.read_error | residual_error):
-            m.d.sync += failed_read.eq(1)
-        with m.If(self.write.error):
-            m.d.sync += failed_write.eq(1)
-
-        status = Signal(8)
-        m.d.comb += status.eq(Status.OK)
-        with m.If(job.refused != Status.PENDING):
-            m.d.comb += status.eq(job.refused)
-        with m.Elif(failed_read):
-            m.d.comb += status.eq(Status.READ_ERROR)
-        with m.Elif(failed_write):
-            m.d.comb += status.eq(Status.WRITE_ERROR)
+        status = outcome(
+            m,
+            job.refused,
+            read_error=self.read_error | residual_error,
+            write_error=self.write.error,
+            reported=self.done.valid & self.done.ready,
+        )
         m.d.comb += [
             self.done.p.status.eq(status),
             self.done.p.busy.eq(Mux(job.refused == Status.PENDING, self.busy[parity], 0)),
@@ -210,5 +204,4 @@ class Drain(Component):
             with m.State("REPORT"):
                 m.d.comb += self.done.valid.eq(1)
                 with m.If(self.done.ready):
-                    m.d.sync += [failed_read.eq(0), failed_write.eq(0)]
                     m.next = "IDLE"

@@ -10,10 +10,11 @@ computing and draining overlap, within a job and between neighbouring jobs.
 """
 
 from amaranth.hdl import *
-from amaranth.lib.wiring import Component, Out, connect, flipped
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ciuic.abi import OverlayConfig
 
+from ..attention.ports import ArrayPort
 from ..axi.ports import EngineSignature, ReadPort
 from ..streams import delay
 from .accumulators import Accumulators
@@ -27,6 +28,7 @@ from .weights import WeightFeeder, WeightLoader
 
 __all__ = ["GemmEngine"]
 
+WRITE = ("en", "bank", "word", "lane", "data")  # of the scratchpad
 UNITS = ("activations", "weights", "feeder", "compute", "parameters", "residual", "drain")
 
 
@@ -46,6 +48,8 @@ class GemmEngine(Component):
         Weights, one stripe a port.
     read_parameters, read_residual : Out(ReadPort)
         Parameters of columns, and the residual.
+    borrower : In(ArrayPort)
+        With ``config.attention``: the array and its memories for the attention engine.
     """
 
     def __init__(self, config: OverlayConfig):
@@ -56,6 +60,7 @@ class GemmEngine(Component):
                 **{f"read_weights_{port}": Out(ReadPort(config)) for port in range(config.ports)},
                 "read_parameters": Out(ReadPort(config)),
                 "read_residual": Out(ReadPort(config)),
+                **({"borrower": In(ArrayPort(config))} if config.attention else {}),
             }
         )
 
@@ -89,43 +94,62 @@ class GemmEngine(Component):
             connect(m, getattr(weights, f"request_{port}"), flipped(read.request))
             connect(m, flipped(read.data), getattr(feeder, f"data_{port}"))
 
-        for name in ("write_en", "write_bank", "write_word", "write_lane", "write_data"):
-            m.d.comb += getattr(scratchpad, name).eq(getattr(activations, name))
-        for name in ("read_en", "read_bank", "read_word", "read_block"):
-            m.d.comb += getattr(scratchpad, name).eq(getattr(compute, name))
-        for name in ("read_en", "read_bank", "read_row"):
-            m.d.comb += getattr(accumulators, name).eq(getattr(drain, name))
+        lent = self._lend(
+            m,
+            {
+                **{f"write_{name}": getattr(activations, f"write_{name}") for name in WRITE},
+                **{f"read_{name}": getattr(compute, f"read_{name}") for name in ("bank", "word")},
+                **{name: getattr(compute, name) for name in ("issue", "target", "swap")},
+                **{name: getattr(feeder, name) for name in ("place", "beat")},
+                "load": feeder.load_weights,
+                "w4": feeder.w4,
+                "add": compute.issue,
+                "take": compute.accumulator_take,
+                "drained": drain.drained,
+                "fetch": drain.read_en,
+                "fetch_bank": drain.read_bank,
+                "fetch_row": drain.read_row,
+            },
+        )
+        for name in WRITE:
+            m.d.comb += getattr(scratchpad, f"write_{name}").eq(lent[f"write_{name}"])
 
         # Weights wait for activations on their way through the scratchpad.
-        beat = {
-            name: delay(m, getattr(feeder, name), SCRATCHPAD_LATENCY)
-            for name in ("load_weights", "load_scales", "w4", "place", "beat")
+        late = {
+            name: delay(m, lent[name], SCRATCHPAD_LATENCY)
+            for name in ("issue", "swap", "load", "w4", "place", "beat")
         }
-        swap = delay(m, compute.swap, SCRATCHPAD_LATENCY)
         m.d.comb += [
+            scratchpad.read_en.eq(lent["issue"]),
+            scratchpad.read_bank.eq(lent["read_bank"]),
+            scratchpad.read_word.eq(lent["read_word"]),
+            scratchpad.read_block.eq(compute.read_block),
             compute.bank_full.eq(activations.full),
             compute.progress_0.eq(activations.progress_0),
             compute.progress_1.eq(activations.progress_1),
             activations.release.eq(compute.bank_release),
-            array.load.eq(beat["load_weights"]),
-            array.w4.eq(beat["w4"]),
-            array.place.eq(beat["place"]),
-            array.beat.eq(beat["beat"]),
-            array.swap.eq(swap),
-            array.valid.eq(delay(m, compute.issue, SCRATCHPAD_LATENCY)),
+            array.load.eq(late["load"]),
+            array.w4.eq(late["w4"]),
+            array.place.eq(late["place"]),
+            array.beat.eq(late["beat"]),
+            array.swap.eq(late["swap"]),
+            array.valid.eq(late["issue"]),
             array.activations.eq(scratchpad.read_data),
             feeder.swap.eq(compute.swap),
             compute.loaded.eq(feeder.loaded),
             compute.accumulator_free.eq(accumulators.free),
-            accumulators.issue.eq(compute.issue),
-            accumulators.target.eq(compute.target),
-            accumulators.swap.eq(swap),
+            accumulators.issue.eq(lent["add"]),
+            accumulators.target.eq(lent["target"]),
+            accumulators.swap.eq(late["swap"]),
             accumulators.slot.eq(delay(m, compute.target.slot, SCRATCHPAD_LATENCY)),
-            accumulators.load_scales.eq(beat["load_scales"]),
-            accumulators.beat.eq(beat["beat"]),
+            accumulators.load_scales.eq(delay(m, feeder.load_scales, SCRATCHPAD_LATENCY)),
+            accumulators.beat.eq(late["beat"]),
             accumulators.sums.eq(array.sums),
-            accumulators.take.eq(compute.accumulator_take),
-            accumulators.drained.eq(drain.drained),
+            accumulators.take.eq(lent["take"]),
+            accumulators.drained.eq(lent["drained"]),
+            accumulators.read_en.eq(lent["fetch"]),
+            accumulators.read_bank.eq(lent["fetch_bank"]),
+            accumulators.read_row.eq(lent["fetch_row"]),
             drain.full.eq(accumulators.full),
             drain.read_data.eq(accumulators.read_data),
             drain.parameters_full.eq(parameters.full),
@@ -136,4 +160,30 @@ class GemmEngine(Component):
             drain.busy.eq(compute.busy),
             self.active.eq(array.valid),
         ]
+        if config.attention:
+            self._borrow(m, array, accumulators, drain)
         return m
+
+    def _lend(self, m, driven):
+        """Return what drives the array and its memories: the engine, or the borrower."""
+        if not self.config.attention:
+            return driven
+        lent = {}
+        for name, value in driven.items():
+            lent[name] = Signal.like(value, name=f"lent_{name}")
+            m.d.comb += lent[name].eq(Mux(self.borrower.owned, getattr(self.borrower, name), value))
+        return lent
+
+    def _borrow(self, m, array, accumulators, drain):
+        """Give the borrower what the array computes."""
+        borrower = self.borrower
+        m.d.comb += [
+            borrower.free.eq(accumulators.free),
+            borrower.full.eq(accumulators.full),
+            borrower.fetched.eq(accumulators.read_data),
+            borrower.sums.eq(array.sums),
+        ]
+        with m.If(borrower.owned):
+            m.d.comb += drain.full.eq(0)
+        with m.If(borrower.owned & borrower.given):
+            m.d.comb += array.activations.eq(borrower.activations)

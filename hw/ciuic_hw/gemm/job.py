@@ -9,6 +9,7 @@ from ciuic.abi import Flag, Format, OverlayConfig, Status
 from ciuic.abi.descriptors import GEMM_MAX_K, MAX_SIZE
 from ciuic.abi.numerics import W4_MAX_K
 
+from ..jobs import hand_out
 from ..layouts import DESCRIPTOR_LAYOUT
 
 __all__ = ["JobPlanner", "job_layout", "word_bytes"]
@@ -117,7 +118,8 @@ class JobPlanner(Component):
         config = self.config
         descriptor = self.descriptor.p
         job = Signal(job_layout(config))
-        pending = Signal(len(self.units))
+        start = Signal()
+        handed = hand_out(m, [getattr(self, unit) for unit in self.units], job, start)
         words = scratchpad_words(config)
         # Whether 1, 2, 4 ... rows fit into a bank.
         fits = Signal(ceil_log2(config.accumulator_rows) + 1)
@@ -158,18 +160,9 @@ class JobPlanner(Component):
                 for log2 in range(1, len(fits)):
                     with m.If(fits[log2]):
                         m.d.sync += job.tile_m.eq(1 << log2)
-                reporter = 1 << len(self.units) - 1
-                m.d.sync += pending.eq(
-                    Mux(job.refused == Status.PENDING, (1 << len(self.units)) - 1, reporter)
-                )
+                m.d.comb += start.eq(1)
                 m.next = "HAND"
             with m.State("HAND"):
-                with m.If(~pending.any()):
+                with m.If(handed):
                     m.next = "TAKE"
-
-        for index, unit in enumerate(self.units):
-            port = getattr(self, unit)
-            m.d.comb += [port.p.eq(job), port.valid.eq(pending[index])]
-            with m.If(port.valid & port.ready):
-                m.d.sync += pending[index].eq(0)
         return m

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
+from ..attention.ports import LanesPort
 from ..axi.ports import beat_layout
 from ..streams import PipelineFifo, SkidBuffer
 from .exponential import ExponentialStage
@@ -52,6 +53,8 @@ class SoftmaxDatapath(wiring.Component):
         Strobe: results of one more row are under way.
     active : Out(1)
         The lanes take a word.
+    borrower : In(LanesPort)
+        See `ExponentialStage`.
     """
 
     def __init__(self, config):
@@ -66,6 +69,7 @@ class SoftmaxDatapath(wiring.Component):
                 "row_ended": Out(result_row_layout(config)),
                 "row_begin": Out(1),
                 "active": Out(1),
+                **({"borrower": In(LanesPort(config))} if config.attention else {}),
             }
         )
 
@@ -76,6 +80,8 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.normalize = normalize = NormalizeStage(self.config)
         wiring.connect(m, wiring.flipped(self.row), maximum.row)
         m.d.comb += [self.active.eq(exponential.taken), self.row_begin.eq(normalize.row_begin)]
+        if self.config.attention:
+            wiring.connect(m, wiring.flipped(self.borrower), exponential.borrower)
         error = self._unpack(m, maximum)
         self._join_maximum(m, maximum, error, exponential)
         self._join_exponential(m, exponential, normalize)

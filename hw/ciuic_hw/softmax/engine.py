@@ -2,8 +2,11 @@
 
 from amaranth.hdl import *
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Out
+from amaranth.lib.wiring import In, Out
 
+from ciuic.abi import OverlayConfig
+
+from ..attention.ports import LanesPort
 from ..axi.ports import EngineSignature, ReadPort
 from .datapath import SoftmaxDatapath
 from .reader import RowReader
@@ -29,14 +32,17 @@ class SoftmaxEngine(wiring.Component):
         As in `ciuic_hw.axi.ports.EngineSignature`; ``read`` carries scores.
     read_lengths : Out(ReadPort)
         Lengths of rows.
+    borrower : In(LanesPort)
+        With ``config.attention``: the lanes for the attention engine.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: OverlayConfig):
         self.config = config
         super().__init__(
             {
                 **dict(EngineSignature(config).members),
                 "read_lengths": Out(ReadPort(config)),
+                **({"borrower": In(LanesPort(config))} if config.attention else {}),
             }
         )
 
@@ -55,6 +61,8 @@ class SoftmaxEngine(wiring.Component):
         wiring.connect(m, datapath.o, writer.i)
         wiring.connect(m, writer.write, wiring.flipped(self.write))
         wiring.connect(m, writer.done, wiring.flipped(self.done))
+        if self.config.attention:
+            wiring.connect(m, wiring.flipped(self.borrower), datapath.borrower)
         m.d.comb += [
             writer.row_begin.eq(datapath.row_begin),
             writer.row.eq(datapath.row_ended),

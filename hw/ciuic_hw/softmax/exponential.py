@@ -7,6 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
+from ..attention.ports import EXPONENT_BITS, LanesPort
 from ..streams import delay
 from .layouts import EXPONENTIAL, RECIPROCAL, SCORE, row_layout, sum_bits
 from .reciprocal import Reciprocal
@@ -19,7 +20,7 @@ SHIFT = range(numerics.MAX_SHIFT + 1)
 
 
 class ExponentialLane(wiring.Component):
-    """One exponential a cycle.
+    """One exponential a cycle, in two halves that may also be used by themselves.
 
     Members
     -------
@@ -29,13 +30,20 @@ class ExponentialLane(wiring.Component):
     multiplier, shift : In
         The scale of this element.
     o : Out(EXPONENTIAL)
+    exponent : Out(EXPONENT_BITS)
+        The first half: the distance times the scale, ``ExponentialLane.exponent_latency`` cycles
+        later.
+    apart, position : In(1), In(EXPONENT_FRACTION)
+        The second half takes this instead; ``o.mantissa`` is there ``Interpolator.latency`` cycles
+        later.
 
     Latency
     -------
     ``ExponentialLane.latency`` cycles.
     """
 
-    latency = 9 + Interpolator.latency
+    exponent_latency = 9
+    latency = exponent_latency + Interpolator.latency
 
     def __init__(self):
         super().__init__(
@@ -46,6 +54,9 @@ class ExponentialLane(wiring.Component):
                 "multiplier": In(numerics.MULTIPLIER_BITS),
                 "shift": In(SHIFT),
                 "o": Out(EXPONENTIAL),
+                "exponent": Out(EXPONENT_BITS),
+                "apart": In(1),
+                "position": In(numerics.EXPONENT_FRACTION),
             }
         )
 
@@ -59,7 +70,11 @@ class ExponentialLane(wiring.Component):
         )
         m.d.sync += [distance.eq(maximum - score), outside.eq(~inside)]
 
-        exponent = self._exponent(m, distance, outside, delay(m, self.shift, 2))
+        exponent = Signal(EXPONENT_BITS)
+        m.d.comb += [
+            self.exponent.eq(self._exponent(m, distance, outside, delay(m, self.shift, 2))),
+            exponent.eq(Mux(self.apart, self.position, self.exponent)),
+        ]
         halvings = exponent[numerics.EXPONENT_FRACTION :]
         table = Interpolator(numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1)
         m.submodules.exp2 = table
@@ -188,6 +203,8 @@ class ExponentialStage(wiring.Component):
     reciprocal_valid : Out(1)
         ``reciprocal`` is that of one more row, in order.
     reciprocal : Out(RECIPROCAL)
+    borrower : In(LanesPort)
+        With ``config.attention``: the lanes for the attention engine.
 
     Latency
     -------
@@ -209,6 +226,7 @@ class ExponentialStage(wiring.Component):
                 "word": Out(words),
                 "reciprocal_valid": Out(1),
                 "reciprocal": Out(RECIPROCAL),
+                **({"borrower": In(LanesPort(config))} if config.attention else {}),
             }
         )
 
@@ -246,6 +264,8 @@ class ExponentialStage(wiring.Component):
                 lane.shift.eq(row.shift),
                 self.word[index].eq(lane.o),
             ]
+            if self.config.attention:
+                self._lend(m, lane, index)
         m.submodules.sum = row_sum = RowSum(self.config)
         m.submodules.reciprocal = reciprocal = Reciprocal(self.config)
         m.d.comb += [
@@ -258,3 +278,21 @@ class ExponentialStage(wiring.Component):
             self.reciprocal_valid.eq(delay(m, row_sum.valid, reciprocal.latency)),
         ]
         return m
+
+    def _lend(self, m, lane, index):
+        """Let the borrower have a lane."""
+        borrower = self.borrower
+        m.d.comb += [
+            borrower.exponent[index].eq(lane.exponent),
+            borrower.mantissa[index].eq(lane.o.mantissa),
+            lane.position.eq(borrower.position[index]),
+            lane.apart.eq(borrower.owned),
+        ]
+        with m.If(borrower.owned):
+            m.d.comb += [
+                lane.maximum.eq(borrower.magnitude[index]),
+                lane.score.eq(0),
+                lane.inside.eq(1),
+                lane.multiplier.eq(borrower.multiplier),
+                lane.shift.eq(borrower.shift),
+            ]

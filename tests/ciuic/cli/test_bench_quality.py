@@ -26,7 +26,8 @@ def rows(capsys: pytest.CaptureFixture[str], tokens: int, status: int) -> list[d
 
 def test_every_format_has_a_row_within_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, 600, 0)
-    assert [row["format"] for row in found] == ["float32", "w8a8", "w4a8", "softmax_q16"]
+    formats = ["float32", "w8a8", "w4a8", "softmax_q16", "attention_int8"]
+    assert [row["format"] for row in found] == formats
     assert found[0]["relative_increase"] == 0
     for row in found:
         assert row["model"] == DEFAULT_MODEL
@@ -35,7 +36,7 @@ def test_every_format_has_a_row_within_its_limit(capsys: pytest.CaptureFixture[s
         assert row["relative_increase"] <= row["limit"]
         ratio = row["perplexity"] / found[0]["perplexity"]
         assert row["relative_increase"] == pytest.approx(ratio - 1)
-    assert len({row["perplexity"] for row in found}) == 4  # each format computes otherwise
+    assert len({row["perplexity"] for row in found}) == 5  # each format computes otherwise
 
 
 def test_a_broken_scale_is_noticed(

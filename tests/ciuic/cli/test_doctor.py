@@ -101,3 +101,12 @@ def test_boards_are_looked_for_on_boards_only(monkeypatch: pytest.MonkeyPatch) -
     assert checks.roles_here() == ["run", "opencl", "simulate"]
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert checks.roles_here() == ["run", "opencl", "simulate", "board"]
+
+
+def test_programs_of_a_build_may_be_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vivado").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = {check.what: check for check in checks.examine(["build"])}
+    assert found["vivado"].found == str(tmp_path / "vivado")
+    assert found["nextpnr-xilinx"].found.startswith("not on the PATH")
+    assert all(found[program].ok for program in checks.BUILD_PROGRAMS)

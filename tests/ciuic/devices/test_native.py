@@ -181,3 +181,15 @@ def test_a_compiler_that_fails_is_no_error(
         assert native.load() == native.Native(None, "cc failed")
     native.load.cache_clear()
     assert "no such instruction" in caplog.text
+
+
+def test_what_numpy_leaves_by_columns_goes_into_kernels_in_c_by_rows() -> None:
+    with CpuDevice() as cpu:
+        rng = np.random.default_rng(8)
+        shapes = [(5, 4, 16), (5, 4, 8), (5, 32), (5, 8), (32, 64), (32, 64)]
+        inputs = [cpu.upload(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+        settings = {"offset": 0, "scale": 0.2, "softmax": "int8x16"}
+        attended = cpu.submit("latent_attention", inputs, **settings).output
+        got = cpu.submit("hadamard", [attended], block=64).output.numpy()
+        want = cpu.submit("hadamard", [cpu.upload(attended.numpy())], block=64).output.numpy()
+        assert np.array_equal(got, want)

@@ -137,7 +137,9 @@ def test_weights_that_nobody_has_any_more_leave_the_device(standin: StandIn) -> 
 def test_cap_of_a_kind_holds() -> None:
     with DeviceManager() as manager:
         hierarchy = MemoryHierarchy(manager, caps={"FPGA": 4096})
-        (usage,) = [row for row in hierarchy.usage() if row.device == "fpga:emulated"]
+        rows = [row for row in hierarchy.usage() if row.device == "fpga:emulated"]
+        on_chip, usage = rows
+        assert (on_chip.tier, on_chip.used_bytes) == (Tier.ON_CHIP, on_chip.capacity_bytes)
         assert usage.capacity_bytes == 4096
         assert usage.tier is Tier.DEVICE
         with pytest.raises(OutOfMemory, match=r"^fpga:emulated: 8,000 bytes wanted"):
@@ -195,3 +197,26 @@ def test_absent_devices_are_told() -> None:
         hierarchy.move_to_device(vector(1), "npu")
     with pytest.raises(DeviceNotFound, match="npu"):
         MemoryHierarchy(caps={"npu": 1})
+
+
+def test_weights_that_do_not_fit_stream(standin: StandIn) -> None:
+    hierarchy, runtime = MemoryHierarchy(), Runtime()
+    weights = [matrix(40, 40) for _ in range(10)]  # 17,600 bytes for 10,000
+    x = np.ones((2, 40), np.float32)
+    expected = [runtime.run("linear", [x, weight]).numpy() for weight in weights]
+    with hierarchy.streamed_to_device(weights, standin) as found:
+        assert found.used_bytes <= CAPACITY
+        assert 2 <= found.slots
+        assert len(found.pinned) + len(found.streamed) == 10
+        for _ in range(3):
+            for weight, want in zip(weights, expected, strict=True):
+                got = runtime.run("linear", [x, weight], device=standin).numpy()
+                np.testing.assert_array_equal(got, want)
+    assert [standin.holds(weight) for weight in weights].count(True) == len(found.pinned)
+    hierarchy.evict(weights, standin)
+    standin.synchronize()
+    with pytest.raises(OutOfMemory), hierarchy.streamed_to_device(matrix(200, 200), standin):
+        pass
+    with hierarchy.streamed_to_device(weights[:3], standin) as found:
+        assert not found.streamed
+        assert hierarchy.is_in_device_memory(weights[:3], standin)

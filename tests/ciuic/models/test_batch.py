@@ -56,6 +56,8 @@ def test_every_text_is_that_of_its_prompt_alone(
 ) -> None:
     """Prompts of any lengths, packed in any way; texts that end early leave the others alone."""
     model.place({1: device})
+    # In INT8 the scales of keys depend on which tokens go through together.
+    model.layers[1].attention = None if device == "cpu" else "q16"
     reasons = set()
     for seed in range(3 if device == "cpu" else 1):
         rng = random.Random(seed)

@@ -174,3 +174,15 @@ def test_model_without_template_is_refused_before_work(
     monkeypatch.setattr("ciuic.models.model.Model.load", lambda *_: pytest.fail("work began"))
     assert main(["chat", str(small_model(without="tokenizer.chat_template"))]) == 2
     assert "small has no chat template" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_fit_its_device_answers_the_same(small_model: Write) -> None:
+    path = str(small_model(90, tied=False))
+    fpga = ["--place", "*=fpga:emulated?config=tiny", "--max-tokens", "6"]
+    status, whole, _ = talk("the\n", path, *fpga)
+    assert status == 0
+    status, capped, _ = talk("the\n", path, *fpga, "--cap", "FPGA=520000")
+    assert (status, capped) == (0, whole)
+    status, _, err = talk("the\n", path, *fpga, "--cap", "FPGA=6000")
+    assert status == 2
+    assert "would fit" in err

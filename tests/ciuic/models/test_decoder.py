@@ -106,3 +106,16 @@ def test_a_cache_stays_on_its_device(small_model: Write) -> None:
             model.decode(token, cache)
         appended = {row.device: row.ops["kv_append"] for row in runtime.usage()}
         assert appended == {"standin": 3 * 2, "cpu": 3 * 2 * (LAYERS - 1)}
+
+
+def test_results_of_a_program_share_an_arena(small_model: Write) -> None:
+    with load_model(small_model(), quantize="int8", runtime=Runtime()) as model:
+        cache = model.new_cache()
+        model.decode(3, cache)
+        (_, program), *_ = model._decoder._programs.values()
+        assert program is not None
+        results = [part.stop - part.start for _, part in program._arena.parts]
+        assert len(results) > 10 * LAYERS
+        assert max(results) <= program.arena_bytes < sum(results) / 3
+        counters = model.runtime.device("cpu").statistics.counters
+        assert counters["arena_bytes"] >= program.arena_bytes

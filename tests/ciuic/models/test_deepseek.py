@@ -45,19 +45,19 @@ def test_the_cache_holds_latents_and_nothing_else(tmp_path: Path) -> None:
         assert cache.length == 3
 
 
-def test_an_fpga_runs_every_linear_layer_and_the_softmax(tmp_path: Path) -> None:
+def test_an_fpga_runs_every_linear_layer_and_attention(tmp_path: Path) -> None:
     """In the overlay's number formats all devices give the same bits."""
     ids = small_deepseek.token_ids("base")[:9]
     runtime = Runtime()
     path = small_deepseek.write_folder(tmp_path)
     with load_model(path, quantize="auto", runtime=runtime) as model:
         model.place({0: "fpga:emulated?config=tiny", 1: "fpga:emulated?config=tiny", 2: "cpu"})
-        model.layers[2].as_fpga = True
+        model.layers[2].as_fpga, model.layers[2].attention = True, "int8x8"  # tiny has 8 columns
         got = model.logits(ids)
         fallen = {op for _, op in runtime.fallbacks}
         assert fallen.isdisjoint({"linear", "latent_attention"})
         for layer in model.layers:
-            layer.device, layer.as_fpga = "cpu", True
+            layer.device, layer.as_fpga, layer.attention = "cpu", True, "int8x8"
         assert np.array_equal(model.logits(ids), got)
 
 

@@ -74,7 +74,7 @@ def test_the_overlay_computes_every_linear_layer(tmp_path: Path, variant: str) -
             op for _, op in runtime.fallbacks
         )
         for layer in model.layers:
-            layer.device, layer.as_fpga = "cpu", True
+            layer.device, layer.as_fpga, layer.attention = "cpu", True, "int8x8"
         assert np.array_equal(model.logits(ids), got)
     assert 1e-4 < error(got, RECORDED[variant][:9]) < 0.3
 

@@ -13,9 +13,13 @@ from ciuic.models.loading import load_model
 from ciuic.ops.linear import FloatWeight
 from ciuic.quantize import QuantizedMatrix
 
+from ..scheduler.chrome_format import check_format, check_nesting, slices
 from .conftest import Write
 
 PROMPT = ["--prompt", "the", "--max-tokens", "6"]
+
+
+DESCRIPTORS = "descriptors, at the overlay's clock"
 
 
 def test_text_is_streamed_and_reported(
@@ -175,6 +179,34 @@ def test_trace_is_written_whole(
     events = json.loads(path.read_text())["traceEvents"]
     assert {"attention", "linear", "kv_append"} <= {event["name"] for event in events}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.gguf", "trace.json"]
+
+
+def test_a_trace_has_the_descriptors_of_an_fpga_below_its_tasks(
+    small_model: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, uri = tmp_path / "trace.json", "fpga:emulated?board=pynq-z2&pace=real"
+    arguments = [*PROMPT, "--place", f"0={uri}", "--trace", str(path), "--json"]
+    assert main(["run", str(small_model(50)), *arguments]) == 0
+    report = json.loads(capsys.readouterr().out)
+    trace = json.loads(path.read_text())
+    check_format(trace)
+    for lane in ("tasks", DESCRIPTORS):
+        check_nesting(trace, lane)
+    mine = [one for one in slices(trace) if one.process == uri]
+    tasks = [one for one in mine if one.lane == "tasks"]
+    descriptors = [one for one in mine if one.lane == DESCRIPTORS]
+    (fpga,) = report["fpga"]
+    assert sum(one.args["cycles"] for one in descriptors) == fpga["cycles"]
+    for one in descriptors:  # the board's time on the host's axis: within the task that waits
+        around = [t for t in tasks if t.start <= one.start < t.start + t.duration]
+        assert len(around) == 1, one
+        assert one.start + one.duration <= around[0].start + around[0].duration, one
+        assert one.duration == pytest.approx(1e6 * one.args["cycles"] / fpga["clock_hz"], rel=0.01)
+    assert {one.name for one in mine if one.lane == "the host waits"} == {"wait"}
+    counters = {event["name"] for event in trace["traceEvents"] if event["ph"] == "C"}
+    assert counters == {"host bytes", "device bytes"}
+    (row,) = [row for row in report["usage"] if row["device"] == uri]
+    assert 0 < row["utilisation"] <= 1
 
 
 @pytest.mark.parametrize(

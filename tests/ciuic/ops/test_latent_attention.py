@@ -100,5 +100,7 @@ def test_slots_must_be_enough_and_the_softmax_known() -> None:
     arrays = inputs(0, 2, 9, (2, 5, 4, 7, 6))
     with pytest.raises(ShapeError, match=r"T >= offset \+ t"):
         OPERATOR.shape(*arrays, offset=8, scale=1.0)
-    with pytest.raises(UsageError, match=r"^softmax must be 'exact', 'q16' or None, not 'q8'$"):
+    with pytest.raises(
+        UsageError, match=r"^softmax must be 'exact', 'q16', 'int8x<block>' or None, not 'q8'$"
+    ):
         OPERATOR.shape(*arrays, offset=0, scale=1.0, softmax="q8")

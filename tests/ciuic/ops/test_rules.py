@@ -76,7 +76,9 @@ def test_inputs_that_do_not_fit_are_refused(
 
 def test_an_unknown_softmax_is_refused() -> None:
     inputs = [Spec((2, 2, 4)), Spec((9, 2, 4)), Spec((9, 2, 4))]
-    with pytest.raises(UsageError, match=r"^softmax must be 'exact', 'q16' or None, not 'q8'$"):
+    with pytest.raises(
+        UsageError, match=r"^softmax must be 'exact', 'q16', 'int8x<block>' or None, not 'q8'$"
+    ):
         OPERATORS["attention"].shape(*inputs, offset=0, scale=1.0, softmax="q8")
 
 

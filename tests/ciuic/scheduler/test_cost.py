@@ -25,8 +25,8 @@ ROOFLINE = Roofline(
 )
 
 
-def device(uri: str, *, host_memory: bool = False) -> Any:
-    return SimpleNamespace(uri=uri, roofline=ROOFLINE, host_memory=host_memory)
+def device(uri: str, *, on_host: bool = False) -> Any:
+    return SimpleNamespace(uri=uri, roofline=ROOFLINE, arrays_on_host=on_host)
 
 
 def record(op: str, inputs: Any, seconds: float, nbytes: int = 0) -> TaskRecord:
@@ -69,7 +69,7 @@ def test_recent_measurements_weigh_more() -> None:
 
 def test_transfers_count_the_devices_that_bytes_must_cross() -> None:
     costs = CostModel()
-    a, b, host = device("a"), device("b"), device("cpu", host_memory=True)
+    a, b, host = device("a"), device("b"), device("cpu", on_host=True)
     nbytes = 10 * LARGE_TRANSFER
     one_way = 1e-4 + nbytes / 1e7
     assert costs.transfer_seconds(a, a, nbytes) == 0
@@ -132,7 +132,7 @@ def test_what_ran_since_counts_for_more_than_the_calibration() -> None:
 
 def test_calibrated_links_have_a_latency() -> None:
     costs = calibrated()
-    host = device("cpu", host_memory=True)
+    host = device("cpu", on_host=True)
     assert costs.transfer_seconds(host, device("a"), 1000) == pytest.approx(2e-3)
     nbytes = 10 * LARGE_TRANSFER
     for _ in range(60):  # the link is twice as fast as it was
@@ -169,3 +169,12 @@ def test_drift_is_what_tasks_take_over_what_was_planned(
     assert costs.drift("b") == 0.0
     costs.settle()
     assert costs.drift("a") == 0.0
+
+
+def test_arrays_that_lie_on_the_host_are_not_moved() -> None:
+    """As an overlay's, whose driver takes them from there."""
+    costs, nbytes = CostModel(), 10 * LARGE_TRANSFER
+    host, overlay, gpu = (device("cpu", on_host=True), device("b", on_host=True), device("a"))
+    assert costs.transfer_seconds(host, overlay, nbytes) == 0
+    one_way = costs.transfer_seconds(gpu, host, nbytes)
+    assert costs.transfer_seconds(gpu, overlay, nbytes) == one_way > 0

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from ciuic.devices import TaskRecord
+from ciuic.devices.statistics import Span
 from ciuic.scheduler.trace import Trace, Usage, UsageRow
+
+from .chrome_format import check_format, slices
 
 RECORDS = [
     TaskRecord("cpu", "add", ((2, 3), (2, 3)), {}, 10.0, 0.25, 0),
@@ -34,28 +37,51 @@ def test_usage_is_counted_by_device() -> None:
     assert usage.rows({}) == []
 
 
-def test_a_trace_has_a_lane_for_tasks_and_one_for_transfers_of_a_device(tmp_path: Path) -> None:
+def test_a_trace_has_lanes_of_tasks_link_hardware_and_waits(tmp_path: Path) -> None:
     trace = Trace()
     for record in RECORDS:
         trace(record)
-    assert trace.records == RECORDS
+    spans = (Span("GEMM", 10.5, 0.25, {"cycles": 25}), Span("GEMM", 10.75, 0.5, {"cycles": 50}))
+    trace(TaskRecord("gpu", "linear", (), {}, 10.5, 0.75, 0, 100, spans))
+    trace(TaskRecord("gpu", "wait", (), {}, 10.5, 0.8, 0))
+    assert trace.records[: len(RECORDS)] == RECORDS
     trace.write(tmp_path / "trace.json")
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
     written = json.loads((tmp_path / "trace.json").read_text())
-    events = written["traceEvents"]
-    names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
-    assert sorted(names.values()) == ["cpu", "gpu", "gpu transfers"]
-    tasks = [event for event in events if event["ph"] == "X"]
-    seen = [(names[e["tid"]], e["name"], e["cat"], e["ts"], e["dur"]) for e in tasks]
-    assert seen == [
-        ("cpu", "add", "task", 0, 250_000),
-        ("gpu transfers", "upload", "transfer", 250_000, 125_000),
-        ("gpu", "linear", "task", 500_000, 750_000),
-        ("gpu transfers", "download", "transfer", 1_250_000, 125_000),
-        ("cpu", "add", "task", 1_500_000, 0),
+    check_format(written)
+    assert [tuple(one[:5]) for one in slices(written)] == [
+        ("cpu", "tasks", "add", 0, 250_000),
+        ("gpu", "link to the host", "upload", 250_000, 125_000),
+        ("gpu", "tasks", "linear", 500_000, 750_000),
+        ("gpu", "tasks", "linear", 500_000, 750_000),
+        ("gpu", "descriptors, at the overlay's clock", "GEMM", 500_000, 250_000),
+        ("gpu", "descriptors, at the overlay's clock", "GEMM", 750_000, 500_000),
+        ("gpu", "the host waits", "wait", 500_000, 800_000),
+        ("gpu", "link to the host", "download", 1_250_000, 125_000),
+        ("cpu", "tasks", "add", 1_500_000, 0),
     ]
-    assert tasks[1]["args"]["bytes"] == 24
-    assert tasks[2]["args"] == {"inputs": [[2, 3], [3, 4]]}
+    assert slices(written)[1].args == {"bytes": 24}
+    assert slices(written)[2].args == {"inputs": [[2, 3], [3, 4]]}
+    assert slices(written)[4].args == {"cycles": 25}
+
+
+def test_memory_is_counted_by_tier_when_it_changes() -> None:
+    trace = Trace()
+    trace.tiers = {"cpu": "host", "gpu": "device", "fpga": "device"}
+    for device, end, used in (
+        *(("cpu", 1.0, 10), ("cpu", 2.0, 10), ("gpu", 3.0, 5)),
+        *(("fpga", 4.0, 7), ("gpu", 5.0, 0)),
+    ):
+        trace(TaskRecord(device, "add", (), {}, end - 1.0, 1.0, 0, used))
+    chrome = trace.chrome()
+    check_format(chrome)
+    counted = [event for event in chrome["traceEvents"] if event["ph"] == "C"]
+    assert [(one["name"], one["ts"], one["args"]) for one in counted] == [
+        ("host bytes", 1e6, {"cpu": 10}),
+        ("device bytes", 3e6, {"gpu": 5}),
+        ("device bytes", 4e6, {"gpu": 5, "fpga": 7}),
+        ("device bytes", 5e6, {"gpu": 0, "fpga": 7}),
+    ]
 
 
 def test_an_empty_trace_can_be_written(tmp_path: Path) -> None:

@@ -1,0 +1,289 @@
+"""Results: sums of values over the sums of their probabilities, and jobs reported in order."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.utils import ceil_log2, exact_log2
+
+from ciuic.abi import OverlayConfig, Status, numerics
+from ciuic.abi.numerics import (
+    ACCUMULATOR_BITS,
+    ATTENTION_SUM_BITS,
+    INT16_MAX,
+    INT16_MIN,
+    RECIPROCAL_FRACTION,
+)
+
+from ..axi.ports import WritePort
+from ..jobs import outcome
+from ..softmax.table import Interpolator
+from ..streams import PipelineFifo, delay
+from .job import attention_layout
+from .values import align
+
+__all__ = ["AttentionOutput", "Quotient"]
+
+RESULT_BITS = 16
+LEADING = ATTENTION_SUM_BITS - 1
+LEAST_SUM = 14  # power of two that every sum reaches, if a query sees any key
+OPERAND_BITS = 25  # signed, of a multiplier
+QUOTIENT_SHIFT = 24
+WAITING = 64  # beats of results
+
+
+class Quotient(Component):
+    """Sums of values over the sum of their probabilities, a word a cycle.
+
+    Members
+    -------
+    values : In(count * ACCUMULATOR_BITS)
+    total : In(ATTENTION_SUM_BITS)
+    o : Out(count * 16)
+        ``Quotient.latency`` cycles later.
+
+    Parameters
+    ----------
+    count
+        Values in a word.
+    """
+
+    latency = 9 + Interpolator.latency
+
+    def __init__(self, count: int):
+        self.count = count
+        super().__init__(
+            {
+                "values": In(count * ACCUMULATOR_BITS),
+                "total": In(ATTENTION_SUM_BITS),
+                "o": Out(count * RESULT_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+
+        def pipe(value, cycles=1):
+            return delay(m, value, cycles, reset_less=True)
+
+        # The power of two below the sum.
+        total = pipe(self.total)
+        power = Signal(range(ATTENTION_SUM_BITS))
+        for place, bit in enumerate(total):
+            with m.If(bit):
+                m.d.comb += power.eq(place)
+        power = pipe(power)
+        up = LEADING - power
+        whole = pipe((pipe(total) << (up[3:] << 3))[:ATTENTION_SUM_BITS])
+        whole = pipe((whole << pipe(up[:3]))[:LEADING])  # without the leading one
+        table = Interpolator(numerics.reciprocal_table(), value_bits=RECIPROCAL_FRACTION)
+        m.submodules.reciprocal = table
+        fraction_bits = numerics.TABLE_BITS + numerics.STEP_BITS
+        m.d.comb += table.position.eq(whole[-fraction_bits:])
+        inverse = pipe(table.value)
+
+        down = pipe((power - LEAST_SUM)[: power.shape().width])
+        results = []
+        for index in range(self.count):
+            value = self.values.word_select(index, ACCUMULATOR_BITS)
+            doubled = Cat(C(0, 1), pipe(value, 3))
+            small = align(m, doubled, down, OPERAND_BITS + 8)[:OPERAND_BITS].as_signed()
+            small = pipe(small, Interpolator.latency)
+            product = pipe(pipe(small * inverse))
+            rounded = pipe(product + (1 << (QUOTIENT_SHIFT - 1)))[QUOTIENT_SHIFT:].as_signed()
+            upper = rounded[RESULT_BITS - 1 :]
+            limit = Mux(rounded[-1], INT16_MIN, INT16_MAX)
+            results.append(pipe(Mux(upper.any() & ~upper.all(), limit, rounded)[:RESULT_BITS]))
+        m.d.comb += self.o.eq(Cat(results))
+        return m
+
+
+class AttentionOutput(Component):
+    """Write the results of a half when it is complete, and report its job.
+
+    Members
+    -------
+    job : In(stream)
+        Jobs, refused ones too.
+    complete : In(2)
+        Strobes: a half of the value accumulators is complete.
+    half_take, half_free : In(2), Out(2)
+        Strobes: a job begins to use a half; halves that none uses.
+    fetch, half, place, fetch_ready, fetched
+        To and from `ValueAccumulators`.
+    row, sum : Out, In(ATTENTION_SUM_BITS)
+        The sum of probabilities of a row of the half, in the same cycle.
+    write : Out(WritePort)
+        Memory.
+    read_error : In(1)
+        Strobe: a read of this job, or of the one that is loaded ahead, was refused.
+    busy : In(2 * 32)
+        Rows issued for the jobs of even and of odd number.
+    done : Out(stream)
+        See `EngineSignature`.
+    """
+
+    def __init__(self, config: OverlayConfig):
+        self.config = config
+        self.count = config.bus_bytes * 8 // RESULT_BITS
+        super().__init__(
+            {
+                "job": In(stream.Signature(attention_layout(config))),
+                "complete": In(2),
+                "half_take": In(2),
+                "half_free": Out(2, init=3),
+                "fetch": Out(1),
+                "half": Out(1),
+                "place": Out(range(config.attention_rows)),
+                "fetch_ready": In(1),
+                "fetched": In(config.cols * ACCUMULATOR_BITS),
+                "row": Out(ceil_log2(config.accumulator_rows)),
+                "sum": In(ATTENTION_SUM_BITS),
+                "write": Out(WritePort(config)),
+                "read_error": In(1),
+                "busy": In(data.ArrayLayout(32, 2)),
+                "done": Out(stream.Signature(data.StructLayout({"status": 8, "busy": 32}))),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        self._job = Signal(attention_layout(self.config))
+        self._start = Signal()  # strobe: all of the half may be read
+        asked = self._requests(m)
+        self._fetch(m)
+        self._words(m)
+        self._jobs(m, asked)
+        return m
+
+    def _requests(self, m):
+        """Announce every row; return whether all are."""
+        job, request = self._job, self.write.request
+        left = Signal.like(job.m)
+        m.d.comb += [
+            request.valid.eq(left != 0),
+            request.p.nbytes.eq(job.d_v << exact_log2(RESULT_BITS // 8)),
+        ]
+        with m.If(request.valid & request.ready):
+            m.d.sync += [left.eq(left - 1), request.p.addr.eq(request.p.addr + job.o_stride)]
+        with m.If(self._start):
+            m.d.sync += [left.eq(job.m), request.p.addr.eq(job.o_addr)]
+        return left == 0
+
+    def _fetch(self, m):
+        """Fetch rows of sums, all blocks of columns of a row of the result after each other."""
+        job = self._job
+        self._held = held = Signal(self.config.cols * ACCUMULATOR_BITS, reset_less=True)
+        self._held_sum = held_sum = Signal(ATTENTION_SUM_BITS, reset_less=True)
+        self._held_last = held_last = Signal()  # the last block of columns of its row
+        self._valid = valid = Signal()
+        self._take = take = Signal()  # strobe: what is held is taken
+        self._fetched_all = fetched_all = Signal()  # strobe: the half is no longer needed
+        active, under_way = Signal(), Signal(2)
+        row = Signal.like(job.m)
+        block = Signal.like(job.value_blocks)
+        place = Signal.like(self.place)
+        last_block, fetched = Signal(), Signal()
+        m.d.comb += [
+            last_block.eq(block + 1 == job.value_blocks),
+            self.fetch.eq(active & ~under_way.any() & (~valid | take)),
+            fetched.eq(self.fetch & self.fetch_ready),
+            self.place.eq(place),
+            self.row.eq(row),
+        ]
+        m.d.sync += under_way.eq(Cat(fetched, under_way[0]))
+        with m.If(take):
+            m.d.sync += valid.eq(0)
+        with m.If(under_way[1]):
+            m.d.sync += [held.eq(self.fetched), valid.eq(1)]
+        with m.If(fetched):
+            m.d.sync += [
+                held_sum.eq(self.sum),
+                held_last.eq(last_block),
+                block.eq(block + 1),
+                place.eq(place + job.m),
+            ]
+            with m.If(last_block):
+                m.d.sync += [block.eq(0), row.eq(row + 1), place.eq(row + 1)]
+                with m.If(row + 1 == job.m):
+                    m.d.comb += fetched_all.eq(1)
+                    m.d.sync += active.eq(0)
+        with m.If(self._start):
+            m.d.sync += [active.eq(1), row.eq(0), block.eq(0), place.eq(0)]
+
+    def _words(self, m):
+        """Send what was fetched through the division, a beat a cycle."""
+        config, count, job = self.config, self.count, self._job
+        places = config.cols // count
+        m.submodules.quotient = quotient = Quotient(count)
+        m.submodules.results = results = PipelineFifo(
+            config.bus_bytes * 8, depth=WAITING, latency=Quotient.latency
+        )
+        connect(m, results.o, flipped(self.write.data))
+        words = Signal(config.cols * ACCUMULATOR_BITS, reset_less=True)
+        total = Signal(ATTENTION_SUM_BITS, reset_less=True)
+        left = Signal(range(places + 1))
+        rest = Signal(range(places + 1))  # words of the last block of columns
+        taken, last = Signal(), Signal()
+        columns = job.d_v[: exact_log2(config.cols)]
+        m.d.sync += rest.eq(Mux(columns == 0, places, (columns + (count - 1)) >> exact_log2(count)))
+        m.d.comb += [
+            taken.eq((left != 0) & results.room),
+            last.eq((left == 0) | ((left == 1) & taken)),
+            self._take.eq(self._valid & last),
+            quotient.values.eq(words[: count * ACCUMULATOR_BITS]),
+            quotient.total.eq(total),
+            results.payload.eq(quotient.o),
+            results.valid.eq(delay(m, taken, Quotient.latency)),
+        ]
+        with m.If(taken):
+            m.d.sync += [words.eq(words >> count * ACCUMULATOR_BITS), left.eq(left - 1)]
+        with m.If(self._take):
+            m.d.sync += [
+                words.eq(self._held),
+                total.eq(self._held_sum),
+                left.eq(Mux(self._held_last, rest, places)),
+            ]
+
+    def _jobs(self, m, asked):
+        """Take jobs, and report each when its last write was acknowledged."""
+        job = self._job
+        parity = Signal(init=1)
+        completed = Signal(2)
+        busy = Signal(32)
+        m.d.sync += [
+            completed.eq((completed | self.complete) & ~(self._start << parity)),
+            self.half_free.eq((self.half_free | (self._fetched_all << parity)) & ~self.half_take),
+        ]
+        status = outcome(
+            m,
+            job.refused,
+            read_error=self.read_error,
+            write_error=self.write.error,
+            reported=self.done.valid & self.done.ready,
+        )
+        m.d.comb += [
+            self.half.eq(parity),
+            self.done.p.status.eq(status),
+            self.done.p.busy.eq(Mux(job.refused == Status.PENDING, busy, 0)),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.job.ready.eq(1)
+                m.d.sync += job.eq(self.job.p)
+                with m.If(self.job.valid):
+                    m.next = "REPORT"
+                    with m.If(self.job.p.refused == Status.PENDING):
+                        m.d.sync += parity.eq(~parity)
+                        m.next = "COMPUTE"
+            with m.State("COMPUTE"):
+                m.d.sync += busy.eq(self.busy[parity])
+                with m.If(completed.bit_select(parity, 1)):
+                    m.d.comb += self._start.eq(1)
+                    m.next = "WRITE"
+            with m.State("WRITE"):
+                with m.If(asked & ~self.write.busy):
+                    m.next = "REPORT"
+            with m.State("REPORT"):
+                m.d.comb += self.done.valid.eq(1)
+                with m.If(self.done.ready):
+                    m.next = "IDLE"

@@ -1,0 +1,170 @@
+"""Which row of queries or of probabilities meets which tile, every cycle."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2
+
+from ciuic.abi import OverlayConfig
+
+from ..gemm.compute import target_layout
+from ..gemm.job import scratchpad_words
+from .job import PhaseWalk, attention_layout
+
+__all__ = ["AttentionSequencer", "value_target_layout"]
+
+
+def value_target_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return where a row of values' sums goes in the value accumulators, and how."""
+    return data.StructLayout(
+        {
+            "half": 1,
+            "place": range(config.attention_rows),
+            "row": range(config.accumulator_rows),
+            "block": 1,  # parity of the block of keys
+            "first": 1,  # of the job: overwrite, do not add
+            "last": 1,  # the half is complete with this row
+        }
+    )
+
+
+class AttentionSequencer(Component):
+    """Walk rows within tiles within phases, a row a cycle, two idle cycles between phases.
+
+    In a phase of scores the rows are queries, with all tiles along k; their sums go to a bank of
+    the accumulators. In a phase of values they are the probabilities of a block of keys, with all
+    blocks of columns; the sums go to the value accumulators.
+
+    Members
+    -------
+    job : In(stream)
+        Jobs.
+    queries_full, queries_release : In(2), Out(2)
+        Banks of the scratchpad.
+    probabilities_full, probabilities_release : In(2), Out(2)
+        Banks of probabilities.
+    loaded, swap : In(1), Out(1)
+        Tiles.
+    free, take : In(2), Out(2)
+        Banks of the accumulators.
+    issue, values : Out(1)
+        A row goes to the array in this cycle; it is one of probabilities.
+    bank, word : Out
+        Where a query lies in the scratchpad; ``bank`` is that of probabilities, too.
+    target : Out(target_layout)
+        Where the sums of scores go.
+    value_target : Out(value_target_layout)
+        Where the sums of values go.
+    busy : Out(2 * 32)
+        Rows issued for the jobs of even and of odd number.
+    """
+
+    def __init__(self, config: OverlayConfig):
+        self.config = config
+        super().__init__(
+            {
+                "job": In(stream.Signature(attention_layout(config))),
+                "queries_full": In(2),
+                "queries_release": Out(2),
+                "probabilities_full": In(2),
+                "probabilities_release": Out(2),
+                "loaded": In(1),
+                "swap": Out(1),
+                "free": In(2),
+                "take": Out(2),
+                "issue": Out(1),
+                "values": Out(1),
+                "bank": Out(1),
+                "word": Out(range(scratchpad_words(config))),
+                "target": Out(target_layout(config)),
+                "value_target": Out(value_target_layout(config)),
+                "busy": Out(data.ArrayLayout(32, 2)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.walk = walk = PhaseWalk()
+        job = Signal(attention_layout(config))
+        active, parity = Signal(), Signal(init=1)  # of the job that runs
+        scores_bank, values_bank = Signal(), Signal()
+        row = Signal(ceil_log2(config.accumulator_rows))
+        tile = Signal(job.query_tiles.shape())
+        tiles = Signal.like(tile)
+        place = Signal(range(config.attention_rows))
+        first_row, last_row = Signal(init=1), Signal()
+        first_tile, last_tile = Signal(init=1), Signal()
+        there, phase_ends = Signal(), Signal()
+        row_word = Signal.like(self.word)
+
+        # Found out ahead: nothing that a phase waits for goes away before it ends.
+        m.d.sync += there.eq(
+            active
+            & walk.ready
+            & ~phase_ends
+            & Mux(
+                walk.values,
+                self.probabilities_full.bit_select(values_bank, 1),
+                self.queries_full.bit_select(parity, 1) & self.free.bit_select(scores_bank, 1),
+            )
+        )
+        m.d.comb += [
+            tiles.eq(Mux(walk.values, job.value_blocks, job.query_tiles)),
+            last_row.eq(row + 1 == job.m),
+            last_tile.eq(tile + 1 == tiles),
+            self.issue.eq(there & (~first_row | self.loaded)),
+            self.swap.eq(self.issue & first_row),
+            phase_ends.eq(self.issue & last_row & last_tile),
+            self.values.eq(walk.values),
+            self.bank.eq(Mux(walk.values, values_bank, parity)),
+            self.word.eq(row_word + tile),
+            self.target.bank.eq(scores_bank),
+            self.target.row.eq(row),
+            self.target.first.eq(first_tile),
+            self.target.last.eq(last_row & last_tile),
+            self.value_target.half.eq(parity),
+            self.value_target.place.eq(place),
+            self.value_target.row.eq(row),
+            self.value_target.block.eq(values_bank),
+            self.value_target.first.eq(walk.first),
+            self.value_target.last.eq(last_row & last_tile & walk.last),
+            walk.step.eq(phase_ends),
+            walk.start.eq(self.job.valid & self.job.ready),
+            walk.key_blocks.eq(self.job.p.key_blocks),
+            self.job.ready.eq(~active),
+        ]
+        with m.If(self.issue):
+            m.d.sync += [
+                row.eq(row + 1),
+                first_row.eq(0),
+                row_word.eq(row_word + job.query_tiles),
+                place.eq(place + 1),
+                self.busy[parity].eq(self.busy[parity] + 1),
+            ]
+            with m.If(last_row):
+                m.d.sync += [
+                    row.eq(0),
+                    row_word.eq(0),
+                    first_row.eq(1),
+                    tile.eq(tile + 1),
+                    first_tile.eq(0),
+                ]
+        with m.If(phase_ends):
+            m.d.sync += [tile.eq(0), first_tile.eq(1), place.eq(0)]
+            with m.If(walk.values):
+                m.d.comb += self.probabilities_release.bit_select(values_bank, 1).eq(1)
+                m.d.sync += [values_bank.eq(~values_bank), active.eq(~walk.last)]
+            with m.Else():
+                m.d.comb += self.take.bit_select(scores_bank, 1).eq(1)
+                m.d.sync += scores_bank.eq(~scores_bank)
+                with m.If(walk.last_scores):
+                    m.d.comb += self.queries_release.bit_select(parity, 1).eq(1)
+        with m.If(walk.start):
+            m.d.sync += [
+                job.eq(self.job.p),
+                active.eq(1),
+                parity.eq(~parity),
+                self.busy[~parity].eq(0),
+            ]
+        return m

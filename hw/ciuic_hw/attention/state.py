@@ -1,0 +1,141 @@
+"""What is kept of each query from block to block: the running maximum and the running sum."""
+
+from amaranth.hdl import *
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Member, Out
+from amaranth.utils import ceil_log2
+
+from ciuic.abi import OverlayConfig
+from ciuic.abi.numerics import ATTENTION_GUARD, ATTENTION_SUM_BITS, PROBABILITY_BITS
+
+from ..streams import delay
+from .values import SHIFT_BITS, SHIFTS, align
+
+__all__ = ["OCTAVE", "RowStates", "state_ports"]
+
+OCTAVE = signed(9)  # the power of two that the probabilities of a block are relative to
+
+
+def state_ports(config: OverlayConfig) -> dict[str, Member]:
+    """Return the ports at which the state of rows is read."""
+    row = ceil_log2(config.accumulator_rows)
+    return {
+        "shifts_bank": In(1),
+        "shifts_row": In(row),
+        "shifts": Out(SHIFTS),
+        "sum_half": In(1),
+        "sum_row": In(row),
+        "sum": Out(ATTENTION_SUM_BITS),
+    }
+
+
+class RowStates(Component):
+    """Align blocks of keys with one another.
+
+    A row comes again at the earliest ``latency`` cycles after its sum.
+
+    Members
+    -------
+    begin, octave : In(1), In(OCTAVE)
+        The octave of a row's block is known.
+    half, row, block, first : In
+        Parity of the job, row, parity of the block; first block of its job.
+    add, total : In(1), In
+        ``sum_after`` cycles later: the sum of its probabilities.
+    shifts_bank, shifts_row, shifts : In(1), In, Out(SHIFTS)
+        How a row of a block is aligned, in the same cycle.
+    sum_half, sum_row, sum : In(1), In, Out(ATTENTION_SUM_BITS)
+        The running sum of a row, in the same cycle.
+
+    Parameters
+    ----------
+    config
+        The overlay's configuration.
+    sum_after
+        Cycles from a row's octave to the sum of its probabilities.
+    """
+
+    latency = 4
+
+    def __init__(self, config: OverlayConfig, *, sum_after: int):
+        self.config = config
+        self.sum_after = sum_after
+        row = ceil_log2(config.accumulator_rows)
+        super().__init__(
+            {
+                "begin": In(1),
+                "octave": In(OCTAVE),
+                "half": In(1),
+                "row": In(row),
+                "block": In(1),
+                "first": In(1),
+                "total": In(range(config.cols << PROBABILITY_BITS)),
+                **state_ports(config),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        rows = 2 * self.config.accumulator_rows
+        m.submodules.octaves = octaves = Memory(shape=OCTAVE, depth=rows, init=[])
+        m.submodules.aligned = aligned = Memory(shape=SHIFTS, depth=rows, init=[])
+        m.submodules.sums = sums = Memory(shape=ATTENTION_SUM_BITS, depth=rows, init=[])
+
+        # The octave of the row so far, and how far apart they are.
+        older = octaves.read_port(domain="comb")
+        newer = octaves.write_port()
+        place = Cat(self.row, self.half)
+        begins, first = delay(m, self.begin, 1), delay(m, self.first, 1, reset_less=True)
+        octave, before = Signal(OCTAVE), Signal(OCTAVE)
+        apart = Signal(signed(10))
+        m.d.sync += [
+            octave.eq(self.octave),
+            before.eq(older.data),
+            apart.eq(self.octave - older.data),
+        ]
+        rises = ~first & (apart > 0)
+        shifts = Signal(SHIFTS)
+        m.d.comb += [
+            older.addr.eq(place),
+            newer.addr.eq(delay(m, place, 1, reset_less=True)),
+            newer.data.eq(Mux(first | rises, octave, before)),
+            newer.en.eq(begins),
+            shifts.older.eq(Mux(rises, _capped(apart), 0)),
+            shifts.newer.eq(Mux(first | rises, 0, _capped(-apart))),
+        ]
+        write = aligned.write_port()
+        m.d.comb += [
+            write.addr.eq(delay(m, Cat(self.row, self.block), 1, reset_less=True)),
+            write.data.eq(shifts),
+            write.en.eq(begins),
+        ]
+        look = aligned.read_port(domain="comb")
+        m.d.comb += [
+            look.addr.eq(Cat(self.shifts_row, self.shifts_bank)),
+            self.shifts.eq(look.data),
+        ]
+
+        # The sum, aligned like the values.
+        wait = self.sum_after - 1
+        place = delay(m, place, self.sum_after, reset_less=True)
+        shift = SHIFTS(delay(m, Value.cast(shifts), wait, reset_less=True))
+        overwrite = delay(m, first, wait + 2, reset_less=True)
+        held, adder = sums.read_port(domain="comb"), sums.write_port()
+        term = Cat(C(0, ATTENTION_GUARD), self.total, C(0, 1))
+        old = align(m, Cat(held.data, C(0, 1)), shift.older, ATTENTION_SUM_BITS)
+        new = align(m, term, shift.newer, len(term))
+        m.d.comb += [
+            held.addr.eq(place),
+            adder.addr.eq(delay(m, place, 3, reset_less=True)),
+            adder.en.eq(delay(m, begins, wait + 3)),
+        ]
+        m.d.sync += adder.data.eq(Mux(overwrite, 0, old) + new)
+        out = sums.read_port(domain="comb")
+        m.d.comb += [out.addr.eq(Cat(self.sum_row, self.sum_half)), self.sum.eq(out.data)]
+        return m
+
+
+def _capped(apart):
+    """Return a distance of octaves as a shift that leaves nothing where it is larger."""
+    limit = (1 << SHIFT_BITS) - 1
+    return Mux(apart > limit, limit, apart)

@@ -1,0 +1,128 @@
+"""Sums of values: each block of keys is aligned to what was summed before it, or the other way."""
+
+from amaranth.hdl import *
+from amaranth.lib import data
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+
+from ciuic.abi import OverlayConfig
+from ciuic.abi.numerics import ACCUMULATOR_BITS, ATTENTION_GUARD
+
+from ..gemm.activations import SCRATCHPAD_LATENCY
+from ..gemm.array import array_latency, sum_bits
+from ..streams import delay
+from .sequencer import value_target_layout
+
+__all__ = ["SHIFTS", "ValueAccumulators", "align"]
+
+SHIFT_BITS = 6
+# What a block of keys does to a row: how far the sums so far, and those of the block, are shifted.
+SHIFTS = data.StructLayout({"older": SHIFT_BITS, "newer": SHIFT_BITS})
+
+
+def align(m, value, shift, bits):
+    """Return a signed value shifted right, two cycles later: by whole bytes, then by bits."""
+    coarse = delay(m, (value.as_signed() >> (shift[3:] << 3))[:bits], 1, reset_less=True)
+    fine = delay(m, shift[:3], 1, reset_less=True)
+    return delay(m, (coarse.as_signed() >> fine)[:bits], 1, reset_less=True)
+
+
+class ValueAccumulators(Component):
+    """Two halves of rows of sums, for neighbouring jobs.
+
+    A row comes again at the earliest after a tile of weights, which takes more beats than a row
+    takes to pass.
+
+    Members
+    -------
+    issue, target : In(1), In(value_target_layout)
+        From the sequencer.
+    sums : In(cols * sum_bits)
+        From the array.
+    shifts_bank, shifts_row, shifts : Out(1), Out, In(SHIFTS)
+        Look up a row of a block of keys, in the same cycle.
+    complete : Out(2)
+        Strobes: the half is complete.
+    fetch, half, place : In(1), In(1), In
+        Read a row of sums, if ``fetch_ready``.
+    fetch_ready : Out(1)
+        It is read.
+    fetched : Out(cols * ACCUMULATOR_BITS)
+        Two cycles later, for that cycle.
+    """
+
+    def __init__(self, config: OverlayConfig):
+        self.config = config
+        super().__init__(
+            {
+                "issue": In(1),
+                "target": In(value_target_layout(config)),
+                "sums": In(config.cols * sum_bits(config)),
+                "shifts_bank": Out(1),
+                "shifts_row": Out(range(config.accumulator_rows)),
+                "shifts": In(SHIFTS),
+                "complete": Out(2),
+                "fetch": In(1),
+                "half": In(1),
+                "place": In(range(config.attention_rows)),
+                "fetch_ready": Out(1),
+                "fetched": Out(config.cols * ACCUMULATOR_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        bits, width = ACCUMULATOR_BITS, sum_bits(config)
+        m.submodules.memory = memory = Memory(
+            shape=config.cols * bits, depth=2 * config.attention_rows, init=[]
+        )
+        read, write = memory.read_port(), memory.write_port()
+
+        arrival = SCRATCHPAD_LATENCY + array_latency(config)  # from issue to sums
+        stages = [(self.issue, self.target)]
+        for step in range(arrival + 3):
+            valid = Signal(name=f"valid_{step}")
+            target = Signal(value_target_layout(config), name=f"target_{step}")
+            m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
+            stages.append((valid, target))
+        reads, read_target = stages[arrival - 2]
+        _, add_target = stages[arrival + 2]
+        writes, write_target = stages[arrival + 3]
+
+        # A job's first block does not look at what is there, so that the port is free for results.
+        busy = Signal()
+        m.d.comb += [
+            busy.eq(reads & ~read_target.first),
+            self.fetch_ready.eq(~busy),
+            read.en.eq(1),
+            read.addr.eq(
+                Mux(
+                    busy,
+                    Cat(read_target.place, read_target.half),
+                    Cat(self.place, self.half),
+                )
+            ),
+            self.shifts_bank.eq(read_target.block),
+            self.shifts_row.eq(read_target.row),
+            self.fetched.eq(delay(m, read.data, 1, reset_less=True)),
+        ]
+        shifts = Signal(SHIFTS)
+        m.d.sync += shifts.eq(self.shifts)
+        shifts = SHIFTS(delay(m, Value.cast(shifts), 1, reset_less=True))
+
+        totals = []
+        for col in range(config.cols):
+            older = align(m, self.fetched.word_select(col, bits), shifts.older, bits)
+            term = Cat(C(0, ATTENTION_GUARD), self.sums.word_select(col, width))
+            newer = align(m, term, shifts.newer, len(term))
+            total = Signal(bits, name=f"total_{col}", reset_less=True)
+            m.d.sync += total.eq(Mux(add_target.first, 0, older.as_signed()) + newer.as_signed())
+            totals.append(total)
+        m.d.comb += [
+            write.en.eq(writes),
+            write.addr.eq(Cat(write_target.place, write_target.half)),
+            write.data.eq(Cat(totals)),
+            self.complete.eq((writes & write_target.last) << write_target.half),
+        ]
+        return m

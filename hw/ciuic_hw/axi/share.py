@@ -1,0 +1,48 @@
+"""One read port for two engines that never run at the same time."""
+
+from amaranth.hdl import *
+from amaranth.lib.wiring import Component, In, Out
+
+from ciuic.abi import OverlayConfig
+
+from .ports import ReadPort
+
+__all__ = ["SharedRead"]
+
+
+class SharedRead(Component):
+    """Let one of two engines use a read port.
+
+    Members
+    -------
+    second : In(1)
+        The second engine has the port, else the first; constant while either has reads in flight.
+    port_0, port_1 : In(ReadPort)
+        The engines' ports.
+    port : Out(ReadPort)
+        The shared one.
+    """
+
+    def __init__(self, config: OverlayConfig):
+        port = ReadPort(config)
+        super().__init__(
+            {"second": In(1), "port_0": In(port), "port_1": In(port), "port": Out(port)}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.port.request.p.eq(
+            Mux(self.second, self.port_1.request.p, self.port_0.request.p)
+        )
+        for mine, user in ((~self.second, self.port_0), (self.second, self.port_1)):
+            m.d.comb += [
+                user.request.ready.eq(mine & self.port.request.ready),
+                user.data.valid.eq(mine & self.port.data.valid),
+                user.data.p.eq(self.port.data.p),
+            ]
+            with m.If(mine):
+                m.d.comb += [
+                    self.port.request.valid.eq(user.request.valid),
+                    self.port.data.ready.eq(user.data.ready),
+                ]
+        return m

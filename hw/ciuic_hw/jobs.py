@@ -1,0 +1,58 @@
+"""What engines whose units follow the same jobs have in common: handing jobs out, ending them."""
+
+from amaranth.hdl import *
+
+from ciuic.abi import Status
+
+__all__ = ["hand_out", "outcome"]
+
+
+def hand_out(m, ports, job, start):
+    """Offer a job to the unit behind each of some ports; return whether all have taken it.
+
+    Parameters
+    ----------
+    ports
+        Streams of jobs. A job that is refused goes to the last alone, which reports it.
+    job
+        The job; must not change until all have it.
+    start : Signal(1)
+        Strobe: offer it from the next cycle on.
+    """
+    pending = Signal(len(ports))
+    for index, port in enumerate(ports):
+        m.d.comb += [port.p.eq(job), port.valid.eq(pending[index])]
+        with m.If(port.valid & port.ready):
+            m.d.sync += pending[index].eq(0)
+    with m.If(start):
+        reporter, everyone = 1 << len(ports) - 1, (1 << len(ports)) - 1
+        m.d.sync += pending.eq(Mux(job.refused == Status.PENDING, everyone, reporter))
+    return ~pending.any()
+
+
+def outcome(m, refused, *, read_error, write_error, reported):
+    """Return how the job ends that is reported next, as a `Status`.
+
+    Parameters
+    ----------
+    refused : Signal(8)
+        Why it is not taken, or `Status.PENDING`.
+    read_error, write_error : Signal(1)
+        Strobes: the memory refused a transfer of it, or a read of the job that is loaded ahead.
+    reported : Signal(1)
+        Strobe: its report is taken. An error in this very cycle counts for the next job.
+    """
+    failed_read, failed_write, status = Signal(), Signal(), Signal(8)
+    m.d.sync += [
+        failed_read.eq(read_error | (failed_read & ~reported)),
+        failed_write.eq(write_error | (failed_write & ~reported)),
+    ]
+    with m.If(refused != Status.PENDING):
+        m.d.comb += status.eq(refused)
+    with m.Elif(failed_read):
+        m.d.comb += status.eq(Status.READ_ERROR)
+    with m.Elif(failed_write):
+        m.d.comb += status.eq(Status.WRITE_ERROR)
+    with m.Else():
+        m.d.comb += status.eq(Status.OK)
+    return status
