@@ -54,27 +54,29 @@ class RowLengths(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         reach = Signal.like(self.first)
-        step, known, shorter = Signal(), Signal(), Signal()
-        # A length beyond the longest row is as good as just beyond it.
-        m.submodules.known = clipped = SkidBuffer(len(reach) + 1)
-        longest = C(1 << len(reach), len(reach) + 1)
-        length = clipped.o.payload
+        step, known = Signal(), Signal()
+        # A length beyond the longest row is as good as that of the longest.
+        m.submodules.known = clipped = SkidBuffer(self.o.payload.shape())
+        low, high = self.i.payload[: len(reach)], self.i.payload[len(reach) :]
+        empty = self.i.payload == 0
+        listed = clipped.o.payload
         m.d.comb += [
-            clipped.i.payload.eq(Mux(self.i.payload[len(reach) :].any(), longest, self.i.payload)),
+            clipped.i.payload.empty.eq(empty),
+            clipped.i.payload.last.eq(Mux(high.any(), -1, Mux(empty, 0, low - 1))),
             clipped.i.valid.eq(self.i.valid),
             self.i.ready.eq(clipped.i.ready),
             step.eq(~self.o.valid | self.o.ready),
             known.eq(clipped.o.valid | ~self.listed),
             clipped.o.ready.eq(step & self.listed),
-            shorter.eq(self.listed & ~less(reach, length)),
         ]
         with m.If(self.start):
             m.d.sync += [reach.eq(self.first), self.o.valid.eq(0)]
         with m.Elif(step):
+            shorter = self.listed & less(listed.last, reach)
             m.d.sync += [
                 self.o.valid.eq(known),
-                self.o.payload.empty.eq(shorter & (length == 0)),
-                self.o.payload.last.eq(Mux(shorter, Mux(length == 0, 0, length - 1), reach)),
+                self.o.payload.empty.eq(self.listed & listed.empty),
+                self.o.payload.last.eq(Mux(shorter, listed.last, reach)),
             ]
             with m.If(known & (reach != self.limit)):
                 m.d.sync += reach.eq(reach + 1)
