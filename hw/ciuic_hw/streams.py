@@ -93,14 +93,11 @@ class SkidBuffer(Component):
         m.d.comb += [self.i.ready.eq(~waiting), self.o.p.eq(held)]
         with m.If(self.i.ready):
             m.d.sync += aside.eq(self.i.p)
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += [
-                self.o.valid.eq(waiting | self.i.valid),
-                held.eq(Mux(waiting, aside, self.i.p)),
-                waiting.eq(0),
-            ]
-        with m.Elif(self.i.valid):
-            m.d.sync += waiting.eq(1)
+        # Plain logic: `o.ready` is late, and an enable or a reset of a register is slower.
+        some, kept = waiting | self.i.valid, self.o.valid & ~self.o.ready
+        m.d.sync += [self.o.valid.eq(some | kept), waiting.eq(some & kept)]
+        with m.If(~kept):
+            m.d.sync += held.eq(Mux(waiting, aside, self.i.p))
         return m
 
 
@@ -145,26 +142,32 @@ class StreamFifo(Component):
         m.submodules.skid = skid = SkidBuffer(width)
         connect(m, output.o, skid.i)
         write, read = memory.write_port(), memory.read_port()
-        # A bit more than an address: whether they are equal says that the memory is empty.
-        newest, oldest = Signal(bits + 1), Signal(bits + 1)
-        after_oldest = Signal(bits + 1, init=1)
-        some = Signal()  # in the memory; written in this cycle counts, it is read in the next
+        newest, oldest = Signal(bits), Signal(bits)
+        level = Signal(bits + 1)  # entries in the memory
+        # Whether there are some to be read in this cycle; whether some are left if one is. Entries
+        # that nobody reads are found a cycle late.
+        some, more = Signal(), Signal()
         m.d.comb += [
             write.data.eq(self.i.p),
-            write.addr.eq(newest[:bits]),
+            write.addr.eq(newest),
             write.en.eq(self.i.valid),
-            read.addr.eq(oldest[:bits]),
+            read.addr.eq(oldest),
             read.en.eq(some & (~output.i.valid | output.i.ready)),
             output.i.p.eq(read.data),
             Value.cast(self.o.p).eq(skid.o.p),
             self.o.valid.eq(skid.o.valid),
             skid.o.ready.eq(self.o.ready),
         ]
-        m.d.sync += some.eq(self.i.valid | Mux(read.en, newest != after_oldest, newest != oldest))
+        m.d.sync += [
+            some.eq(self.i.valid | more | (some & ~read.en) | (~some & level.any())),
+            more.eq(level[1:].any() & (level != 2)),
+        ]
         with m.If(self.i.valid):
             m.d.sync += newest.eq(newest + 1)
         with m.If(read.en):
-            m.d.sync += [oldest.eq(after_oldest), after_oldest.eq(after_oldest + 1)]
+            m.d.sync += oldest.eq(oldest + 1)
+        with m.If(self.i.valid != read.en):
+            m.d.sync += level.eq(level + Mux(read.en, -1, 1))
         with m.If(~output.i.valid | output.i.ready):
             m.d.sync += output.i.valid.eq(some)
         return m

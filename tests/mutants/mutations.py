@@ -175,7 +175,7 @@ MUTATIONS = (
         ATTENTION,
     ),
     Mutation("attention/scores.py", "Mux(score[-1], -score, score)", "score", ATTENTION),
-    Mutation("attention/scores.py", "Mux(length < keys, length, keys)", "length", ATTENTION),
+    Mutation("attention/scores.py", "Mux(less(length, keys), length, keys)", "length", ATTENTION),
     Mutation(
         "attention/scores.py", "rounded = (rough + 1) >> 1", "rounded = rough >> 1", ATTENTION
     ),

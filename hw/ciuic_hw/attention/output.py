@@ -14,6 +14,7 @@ from ciuic.abi.numerics import (
     RECIPROCAL_FRACTION,
 )
 
+from ..arithmetic import highest
 from ..axi.ports import WritePort
 from ..jobs import outcome
 from ..softmax.table import Interpolator
@@ -69,11 +70,8 @@ class Quotient(Component):
         total = pipe(self.total)
         power, places = Signal(range(ATTENTION_SUM_BITS)), []
         for index in range(ATTENTION_SUM_BITS // 8):
-            byte, place = total.word_select(index, 8), Signal(3, name=f"place_{index}")
-            for bit in range(8):
-                with m.If(byte[bit]):
-                    m.d.comb += place.eq(bit)
-            places.append((pipe(byte.any()), pipe(place)))
+            some, place = highest(total.word_select(index, 8))
+            places.append((pipe(some), pipe(place)))
         for index, (some, place) in enumerate(places):
             with m.If(some):
                 m.d.comb += power.eq(Cat(place, C(index, 2)))

@@ -284,7 +284,7 @@ class ScoreStage(Component):
             rough = delay(m, cut >> places, 1, reset_less=True)
             rounded = (rough + 1) >> 1
             limit = (1 << PROBABILITY_BITS) - 1
-            limited = Mux(rounded > limit, limit, rounded)[:PROBABILITY_BITS]
+            limited = Mux(rounded[PROBABILITY_BITS:].any(), limit, rounded)[:PROBABILITY_BITS]
             result.append(delay(m, Mux(seen, limited, 0), 1, reset_less=True))
         return result, Interpolator.latency + 3
 

@@ -63,19 +63,18 @@ class Gearbox(wiring.Component):
         tag = Signal.like(self.row.payload.tag)
         chunk = Signal.like(last)  # number of the chunk in the row, of the size of the smaller word
         following = Signal.like(last, init=1)
-        # What the chunk ends, found out a chunk ahead: the row, a whole word of the input, and one
-        # of the output.
-        final, input_full, output_full = Signal(), Signal(), Signal()
-        move, load = Signal(), Signal()
+        # What the chunk ends, found out a chunk ahead.
+        final, input_end, output_end = Signal(), Signal(), Signal()
+        free, move = Signal(), Signal()
         m.d.comb += [
-            move.eq(held_valid & active & (~self.o.valid | self.o.ready)),
-            load.eq(~held_valid | input_full | final),
+            free.eq(~self.o.valid | self.o.ready),
+            move.eq(held_valid & active & free),
             self.row_end.eq(move & final),
-            self.i.ready.eq(~held_valid | (move & load)),
+            self.i.ready.eq(~held_valid | (move & input_end)),
         ]
         with m.If(move):
             m.d.sync += [
-                self.o.valid.eq(output_full | final),
+                self.o.valid.eq(output_end),
                 self.o.payload.final.eq(final),
                 self.o.payload.tag.eq(tag),
             ]
@@ -93,14 +92,15 @@ class Gearbox(wiring.Component):
                 following.eq(1),
                 final.eq(coming.single),
             ]
-            self._full(m, coming.mode, C(0, 1), input_full, output_full)
+            self._ends(m, coming.mode, coming.single, C(0, 1), input_end, output_end)
         with m.Elif(move):
+            then_final = ~less(following, last)
             m.d.sync += [
                 chunk.eq(following),
                 following.eq(following + 1),
-                final.eq(~less(following, last)),
+                final.eq(then_final),
             ]
-            self._full(m, mode, following, input_full, output_full)
+            self._ends(m, mode, then_final, following, input_end, output_end)
 
         rest = Signal.like(held)
         with m.Switch(mode):
@@ -109,19 +109,24 @@ class Gearbox(wiring.Component):
                 out_bits = exact_log2(output_bytes // nbytes)
                 with m.Case(number):
                     m.d.comb += rest.eq(held >> 8 * nbytes)
+                    # Before the chunk moves it does not matter what is in its place.
                     for place in range(1 << out_bits):
-                        with m.If(move & (chunk[:out_bits] == place)):
+                        with m.If(free & (chunk[:out_bits] == place)):
                             target = self.o.payload.data.word_select(place, 8 * nbytes)
                             m.d.sync += target.eq(held[: 8 * nbytes])
         # What is loaded need not be valid, so that this does not hang on `i.valid` and `i.ready`.
         with m.If(~held_valid | move):
-            m.d.sync += held.eq(Mux(load, self.i.payload, rest))
+            m.d.sync += held.eq(Mux(~held_valid | input_end, self.i.payload, rest))
         with m.If(self.i.ready):
             m.d.sync += held_valid.eq(self.i.valid)
         return m
 
     def _coming(self, m, taken):
-        """Return the row that comes next, and whether it is a single chunk."""
+        """Return the row that comes next, and whether it is a single chunk.
+
+        It comes in the second cycle after the last one is taken, at the earliest: nothing hangs on
+        when that is.
+        """
         row = self.row.payload
         coming = Signal(
             data.StructLayout(
@@ -139,10 +144,10 @@ class Gearbox(wiring.Component):
             for number, sizes in enumerate(self.modes):
                 with m.Case(number):
                     m.d.comb += last.eq(row.last_byte >> exact_log2(min(sizes)))
-        m.d.comb += self.row.ready.eq(~coming.valid | taken)
-        with m.If(self.row.ready):
+        m.d.comb += self.row.ready.eq(~coming.valid)
+        m.d.sync += coming.valid.eq(Mux(coming.valid, ~taken, self.row.valid))
+        with m.If(~coming.valid):
             m.d.sync += [
-                coming.valid.eq(self.row.valid),
                 coming.mode.eq(row.mode),
                 coming.last.eq(last),
                 coming.tag.eq(row.tag),
@@ -150,18 +155,15 @@ class Gearbox(wiring.Component):
             ]
         return coming
 
-    def _full(self, m, mode, chunk, input_full, output_full):
-        """Register whether a chunk ends a whole word of the input, and one of the output."""
+    def _ends(self, m, mode, final, chunk, input_end, output_end):
+        """Register whether a chunk ends a word of the input, and one of the output."""
         with m.Switch(mode):
             for number, (input_bytes, output_bytes) in enumerate(self.modes):
                 nbytes = min(input_bytes, output_bytes)
                 with m.Case(number):
-                    for full, word_bytes in (
-                        (input_full, input_bytes),
-                        (output_full, output_bytes),
-                    ):
+                    for end, word_bytes in ((input_end, input_bytes), (output_end, output_bytes)):
                         bits = exact_log2(word_bytes // nbytes)
-                        m.d.sync += full.eq(_all_ones(chunk, bits))
+                        m.d.sync += end.eq(_all_ones(chunk, bits) | final)
 
 
 def _all_ones(value, bits):

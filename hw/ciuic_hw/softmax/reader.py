@@ -76,10 +76,9 @@ class RowReader(wiring.Component):
         # What is the same for all rows; known a cycle after the descriptor is.
         limit = Signal(range(config.max_row))
         first = Signal.like(limit)
-        row_offset = descriptor.row_offset
-        m.d.comb += limit.eq(descriptor.n - 1)
+        row_offset, whole = descriptor.row_offset, descriptor.n - 1
         causal = (descriptor.flags & Flag.CAUSAL).any() & less(row_offset, descriptor.n)
-        m.d.sync += first.eq(Mux(causal, row_offset, limit))
+        m.d.sync += [limit.eq(whole), first.eq(Mux(causal, row_offset, whole))]
         m.d.comb += [
             addresses.start.eq(start),
             addresses.base.eq(descriptor.a_addr),

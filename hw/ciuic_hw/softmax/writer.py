@@ -136,8 +136,9 @@ class RowWriter(wiring.Component):
     def _count(self, m, start, row_written):
         """Count the words that the lanes took for the rows written."""
         busy = self.done.payload.busy
-        words = (self.i.payload.row.last >> exact_log2(self.config.lanes)) + 1
+        words = delay(m, (self.i.payload.row.last >> exact_log2(self.config.lanes)) + 1, 1)
+        written = delay(m, row_written, 1)
         with m.If(start):
             m.d.sync += busy.eq(0)
-        with m.Elif(row_written):
+        with m.Elif(written):
             m.d.sync += busy.eq(busy + words)
