@@ -56,8 +56,9 @@ class StreamRegister(Component):
         m = Module()
         held = Signal(self.i.p.shape(), reset_less=True)
         m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.p.eq(held)]
+        m.d.sync += self.o.valid.eq(self.i.valid | (self.o.valid & ~self.o.ready))
         with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid), held.eq(self.i.p)]
+            m.d.sync += held.eq(self.i.p)
         return m
 
 
@@ -90,14 +91,13 @@ class SkidBuffer(Component):
         m.d.comb += [self.i.ready.eq(~waiting), self.o.p.eq(held)]
         with m.If(self.i.ready):
             m.d.sync += aside.eq(self.i.p)
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += [
-                self.o.valid.eq(waiting | self.i.valid),
-                held.eq(Mux(waiting, aside, self.i.p)),
-                waiting.eq(0),
-            ]
-        with m.Elif(self.i.valid):
-            m.d.sync += waiting.eq(1)
+        stalled = self.o.valid & ~self.o.ready
+        m.d.sync += [
+            self.o.valid.eq(waiting | self.i.valid | stalled),
+            waiting.eq((waiting | self.i.valid) & stalled),
+        ]
+        with m.If(~stalled):
+            m.d.sync += held.eq(Mux(waiting, aside, self.i.p))
         return m
 
 
@@ -150,8 +150,10 @@ class StreamFifo(Component):
             Value.cast(self.o.p).eq(skid.o.p),
             self.o.valid.eq(skid.o.valid),
             skid.o.ready.eq(self.o.ready),
-            self.level.eq(fifo.level),
         ]
+        # The FIFO adds up its own level anew in every cycle.
+        put, got = self.i.valid & self.i.ready, fifo.r_rdy & fifo.r_en
+        m.d.sync += self.level.eq(self.level + put - got)
         return m
 
 
