@@ -1,8 +1,8 @@
-"""Comparisons that a carry chain makes alone."""
+"""Arithmetic in few levels of logic."""
 
-from amaranth.hdl import Value
+from amaranth.hdl import C, Cat, Mux, Value
 
-__all__ = ["less"]
+__all__ = ["highest", "less"]
 
 
 def less(one: Value, other: Value) -> Value:
@@ -12,3 +12,15 @@ def less(one: Value, other: Value) -> Value:
     chain and several levels of logic behind it.
     """
     return (one - other)[-1]
+
+
+def highest(value: Value) -> tuple[Value, Value]:
+    """Return whether a bit of a value is set, and which is the highest that is.
+
+    Halves are looked at side by side, so it takes a level of logic for each doubling of the bits.
+    """
+    if len(value) == 1:
+        return value, C(0, 0)
+    half = 1 << (len(value) - 1).bit_length() - 1
+    (low, low_place), (high, high_place) = highest(value[:half]), highest(value[half:])
+    return low | high, Cat(Mux(high, high_place, low_place), high)

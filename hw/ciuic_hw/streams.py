@@ -8,14 +8,17 @@ FIFO with room for all that is in it at its end (`PipelineFifo`). All of them pa
 
 from amaranth.hdl import *
 from amaranth.lib import stream
-from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.utils import ceil_log2
+
+from .arithmetic import less
 
 __all__ = ["PipelineFifo", "SkidBuffer", "StreamFifo", "StreamRegister", "delay"]
 
-# Places that are kept free beside those for what is on its way: entries are registered before the
-# FIFO, its output register fills a cycle late, and `room` is a cycle old.
-MARGIN = 3
+# Places that are kept free beside those for what is on its way: `room` is registered, and so is
+# what it is made of.
+MARGIN = 2
 
 
 def delay(m, value, cycles, *, reset_less=False):
@@ -91,18 +94,18 @@ class SkidBuffer(Component):
         m.d.comb += [self.i.ready.eq(~waiting), self.o.p.eq(held)]
         with m.If(self.i.ready):
             m.d.sync += aside.eq(self.i.p)
-        stalled = self.o.valid & ~self.o.ready
-        m.d.sync += [
-            self.o.valid.eq(waiting | self.i.valid | stalled),
-            waiting.eq((waiting | self.i.valid) & stalled),
-        ]
-        with m.If(~stalled):
+        # Plain logic: `o.ready` is late, and an enable or a reset of a register is slower.
+        some, kept = waiting | self.i.valid, self.o.valid & ~self.o.ready
+        m.d.sync += [self.o.valid.eq(some | kept), waiting.eq(some & kept)]
+        with m.If(~kept):
             m.d.sync += held.eq(Mux(waiting, aside, self.i.p))
         return m
 
 
 class StreamFifo(Component):
     """A FIFO whose both ends may be far away: what fills and empties it meets registers only.
+
+    Who fills it knows that there is room: it takes an entry whenever one is offered.
 
     Parameters
     ----------
@@ -114,9 +117,8 @@ class StreamFifo(Component):
     Members
     -------
     i : In(stream)
+        Always ready.
     o : Out(stream)
-    level : Out(range(depth + 1))
-        Entries that have not left the memory, which is before they are at ``o``.
 
     Latency
     -------
@@ -127,33 +129,48 @@ class StreamFifo(Component):
         self.depth = depth
         super().__init__(
             {
-                "i": In(stream.Signature(shape)),
+                "i": In(stream.Signature(shape, always_ready=True)),
                 "o": Out(stream.Signature(shape)),
-                "level": Out(range(depth + 1)),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         width = Shape.cast(self.i.p.shape()).width
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=self.depth)
+        bits = ceil_log2(self.depth)
+        m.submodules.memory = memory = Memory(shape=width, depth=1 << bits, init=[])
         m.submodules.output = output = StreamRegister(width)  # block RAM is slow to answer
         m.submodules.skid = skid = SkidBuffer(width)
         connect(m, output.o, skid.i)
+        write, read = memory.write_port(), memory.read_port()
+        newest, oldest = Signal(bits), Signal(bits)
+        level = Signal(bits + 1)  # entries in the memory
+        # Whether there are some to be read in this cycle; whether some are left if one is. Entries
+        # that nobody reads are found a cycle late.
+        some, more = Signal(), Signal()
         m.d.comb += [
-            fifo.w_data.eq(self.i.p),
-            fifo.w_en.eq(self.i.valid),
-            self.i.ready.eq(fifo.w_rdy),
-            output.i.p.eq(fifo.r_data),
-            output.i.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(output.i.ready),
+            write.data.eq(self.i.p),
+            write.addr.eq(newest),
+            write.en.eq(self.i.valid),
+            read.addr.eq(oldest),
+            read.en.eq(some & (~output.i.valid | output.i.ready)),
+            output.i.p.eq(read.data),
             Value.cast(self.o.p).eq(skid.o.p),
             self.o.valid.eq(skid.o.valid),
             skid.o.ready.eq(self.o.ready),
         ]
-        # The FIFO adds up its own level anew in every cycle.
-        put, got = self.i.valid & self.i.ready, fifo.r_rdy & fifo.r_en
-        m.d.sync += self.level.eq(self.level + put - got)
+        m.d.sync += [
+            some.eq(self.i.valid | more | (some & ~read.en) | (~some & level.any())),
+            more.eq(level[1:].any() & (level != 2)),
+        ]
+        with m.If(self.i.valid):
+            m.d.sync += newest.eq(newest + 1)
+        with m.If(read.en):
+            m.d.sync += oldest.eq(oldest + 1)
+        with m.If(self.i.valid != read.en):
+            m.d.sync += level.eq(level + Mux(read.en, -1, 1))
+        with m.If(~output.i.valid | output.i.ready):
+            m.d.sync += output.i.valid.eq(some)
         return m
 
 
@@ -199,7 +216,12 @@ class PipelineFifo(Component):
         shape = self.signature.members["payload"].shape
         m.submodules.fifo = fifo = StreamFifo(shape, depth=self.depth)
         payload = delay(m, Value.cast(self.payload), 1, reset_less=True)
-        m.d.comb += [Value.cast(fifo.i.p).eq(payload), fifo.i.valid.eq(delay(m, self.valid, 1))]
+        stored, left = delay(m, self.valid, 1), delay(m, self.o.valid & self.o.ready, 1)
+        m.d.comb += [Value.cast(fifo.i.p).eq(payload), fifo.i.valid.eq(stored)]
         connect(m, fifo.o, flipped(self.o))
-        m.d.sync += self.room.eq(fifo.level < self.depth - self.latency - MARGIN)
+        # Entries that were stored and have not left, as of two cycles ago.
+        level = Signal(range(self.depth + 1))
+        with m.If(stored != left):
+            m.d.sync += level.eq(level + Mux(stored, 1, -1))
+        m.d.sync += self.room.eq(less(level, self.depth - self.latency - MARGIN))
         return m

@@ -112,7 +112,7 @@ def test_gearbox_leaves_the_narrower_side_no_idle_cycle(mode: int) -> None:
         ctx.set(dut.row.valid, 1)
         ctx.set(dut.i.valid, 1)
         ctx.set(dut.o.ready, 1)
-        for _ in range(chunks + 2):
+        for _ in range(chunks + 3):
             _, _, valid, payload = await ctx.tick().sample(dut.o.valid, dut.o.payload)
             finals.append(valid and payload.final)
 
@@ -161,8 +161,8 @@ def test_pipeline_fifo_loses_nothing(latency: int, pause: float) -> None:
 
 
 def test_pipeline_fifo_must_hold_more_than_its_latency() -> None:
-    with pytest.raises(ValueError, match=r"^depth must be more than 8, not 8$"):
-        PipelineFifo(8, depth=8, latency=5)
+    with pytest.raises(ValueError, match=r"^depth must be more than 7, not 7$"):
+        PipelineFifo(8, depth=7, latency=5)
 
 
 @pytest.mark.parametrize(("first", "limit"), [(0, 3), (2, 2), (15, 15), (5, 11)])

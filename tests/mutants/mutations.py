@@ -75,8 +75,8 @@ MUTATIONS = (
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "place.eq(place + 1)", "place.eq(place)"),
     # Softmax engine.
-    Mutation("softmax/rows.py", "~less(reach, length)", "less(length, reach)", SOFTMAX),
-    Mutation("softmax/rows.py", "Mux(length == 0, 0, length - 1)", "length - 1", SOFTMAX),
+    Mutation("softmax/rows.py", "less(listed.last, reach)", "less(reach, listed.last)", SOFTMAX),
+    Mutation("softmax/rows.py", "Mux(empty, 0, low - 1)", "low - 1", SOFTMAX),
     Mutation("softmax/rows.py", "reach.eq(reach + 1)", "reach.eq(reach + 2)", SOFTMAX),
     Mutation("softmax/rows.py", "lane <= row.last[", "lane < row.last[", SOFTMAX),
     Mutation(
@@ -98,9 +98,7 @@ MUTATIONS = (
         SOFTMAX,
     ),
     Mutation("softmax/reader.py", "m.d.sync += error.eq(1)", "m.d.sync += error.eq(0)", SOFTMAX),
-    Mutation(
-        "softmax/gearbox.py", "final.eq(following == last)", "final.eq(chunk == last)", SOFTMAX
-    ),
+    Mutation("softmax/gearbox.py", "~less(following, last)", "~less(chunk, last)", SOFTMAX),
     Mutation("softmax/datapath.py", "(inside & refused)", "refused", SOFTMAX),
     Mutation("softmax/datapath.py", "m.If(error & ~row.empty)", "m.If(error)", SOFTMAX),
     Mutation("softmax/datapath.py", "words[normalize.narrow]", "words[0]", SOFTMAX),
@@ -110,7 +108,7 @@ MUTATIONS = (
         "delay(m, less(one, other), 1)",
         SOFTMAX,
     ),
-    Mutation("softmax/maximum.py", "Mux(final, numerics.INT32_MIN, largest)", "largest", SOFTMAX),
+    Mutation("softmax/maximum.py", "fresh | less(", "less(", SOFTMAX),
     Mutation(
         "softmax/exponential.py",
         "delay(m, self.multiplier, 6,",
@@ -177,7 +175,7 @@ MUTATIONS = (
         ATTENTION,
     ),
     Mutation("attention/scores.py", "Mux(score[-1], -score, score)", "score", ATTENTION),
-    Mutation("attention/scores.py", "Mux(length < keys, length, keys)", "length", ATTENTION),
+    Mutation("attention/scores.py", "Mux(less(length, keys), length, keys)", "length", ATTENTION),
     Mutation(
         "attention/scores.py", "rounded = (rough + 1) >> 1", "rounded = rough >> 1", ATTENTION
     ),

@@ -110,8 +110,10 @@ class AttentionEngine(Component):
 
         jobs = Signal(range(AT_A_TIME + 1))
         begins = self.descriptor.valid & self.descriptor.ready
-        m.d.sync += jobs.eq(jobs + begins - (self.done.valid & self.done.ready))
-        m.d.comb += self.owner.eq(jobs != 0)
+        m.d.sync += [
+            jobs.eq(jobs + begins - (self.done.valid & self.done.ready)),
+            self.owner.eq(jobs != 0),  # many look at it; the first use is some cycles away
+        ]
         return m
 
     def _array(self, m, queries, feeder, sequencer, scores, values):

@@ -14,6 +14,7 @@ from ciuic.abi.numerics import (
     RECIPROCAL_FRACTION,
 )
 
+from ..arithmetic import highest
 from ..axi.ports import WritePort
 from ..jobs import outcome
 from ..softmax.table import Interpolator
@@ -47,7 +48,7 @@ class Quotient(Component):
         Values in a word.
     """
 
-    latency = 9 + Interpolator.latency
+    latency = 11 + Interpolator.latency
 
     def __init__(self, count: int):
         self.count = count
@@ -65,15 +66,18 @@ class Quotient(Component):
         def pipe(value, cycles=1):
             return delay(m, value, cycles, reset_less=True)
 
-        # The power of two below the sum.
+        # The power of two below the sum: its byte and its place there.
         total = pipe(self.total)
-        power = Signal(range(ATTENTION_SUM_BITS))
-        for place, bit in enumerate(total):
-            with m.If(bit):
-                m.d.comb += power.eq(place)
+        power, places = Signal(range(ATTENTION_SUM_BITS)), []
+        for index in range(ATTENTION_SUM_BITS // 8):
+            some, place = highest(total.word_select(index, 8))
+            places.append((pipe(some), pipe(place)))
+        for index, (some, place) in enumerate(places):
+            with m.If(some):
+                m.d.comb += power.eq(Cat(place, C(index, 2)))
         power = pipe(power)
-        up = LEADING - power
-        whole = pipe((pipe(total) << (up[3:] << 3))[:ATTENTION_SUM_BITS])
+        up = ~power  # LEADING - power
+        whole = pipe((pipe(total, 2) << (up[3:] << 3))[:ATTENTION_SUM_BITS])
         whole = pipe((whole << pipe(up[:3]))[:LEADING])  # without the leading one
         table = Interpolator(numerics.reciprocal_table(), value_bits=RECIPROCAL_FRACTION)
         m.submodules.reciprocal = table
@@ -85,10 +89,13 @@ class Quotient(Component):
         results = []
         for index in range(self.count):
             value = self.values.word_select(index, ACCUMULATOR_BITS)
-            doubled = Cat(C(0, 1), pipe(value, 3))
+            doubled = Cat(C(0, 1), pipe(value, 4))
             small = align(m, doubled, down, OPERAND_BITS + 8)[:OPERAND_BITS].as_signed()
             small = pipe(small, Interpolator.latency)
-            product = pipe(pipe(small * inverse))
+            # Two multipliers of 18 bits, each with its own registers.
+            low, high = small[:RECIPROCAL_FRACTION], small[RECIPROCAL_FRACTION:].as_signed()
+            low, high = pipe(low * inverse, 2), pipe(high * inverse, 2)
+            product = pipe(low + (high << RECIPROCAL_FRACTION))
             rounded = pipe(product + (1 << (QUOTIENT_SHIFT - 1)))[QUOTIENT_SHIFT:].as_signed()
             upper = rounded[RESULT_BITS - 1 :]
             limit = Mux(rounded[-1], INT16_MIN, INT16_MAX)
@@ -159,15 +166,20 @@ class AttentionOutput(Component):
         """Announce every row; return whether all are."""
         job, request = self._job, self.write.request
         left = Signal.like(job.m)
+        more = Signal()
         m.d.comb += [
-            request.valid.eq(left != 0),
+            request.valid.eq(more),
             request.p.nbytes.eq(job.d_v << exact_log2(RESULT_BITS // 8)),
         ]
         with m.If(request.valid & request.ready):
-            m.d.sync += [left.eq(left - 1), request.p.addr.eq(request.p.addr + job.o_stride)]
+            m.d.sync += [
+                left.eq(left - 1),
+                more.eq(left != 1),
+                request.p.addr.eq(request.p.addr + job.o_stride),
+            ]
         with m.If(self._start):
-            m.d.sync += [left.eq(job.m), request.p.addr.eq(job.o_addr)]
-        return left == 0
+            m.d.sync += [left.eq(job.m), more.eq(1), request.p.addr.eq(job.o_addr)]
+        return ~more
 
     def _fetch(self, m):
         """Fetch rows of sums, all blocks of columns of a row of the result after each other."""
@@ -178,19 +190,24 @@ class AttentionOutput(Component):
         self._valid = valid = Signal()
         self._take = take = Signal()  # strobe: what is held is taken
         self._fetched_all = fetched_all = Signal()  # strobe: the half is no longer needed
-        active, under_way = Signal(), Signal(2)
+        active, settled, under_way = Signal(), Signal(), Signal(2)
         row = Signal.like(job.m)
         block = Signal.like(job.value_blocks)
         place = Signal.like(self.place)
-        last_block, fetched = Signal(), Signal()
+        last_block, last_row, fetched = Signal(), Signal(), Signal()
         m.d.comb += [
-            last_block.eq(block + 1 == job.value_blocks),
-            self.fetch.eq(active & ~under_way.any() & (~valid | take)),
+            self.fetch.eq(active & settled & ~under_way.any() & (~valid | take)),
             fetched.eq(self.fetch & self.fetch_ready),
             self.place.eq(place),
             self.row.eq(row),
         ]
-        m.d.sync += under_way.eq(Cat(fetched, under_way[0]))
+        m.d.sync += [
+            under_way.eq(Cat(fetched, under_way[0])),
+            # Known in the second cycle of a job, and when the next fetch may be.
+            settled.eq(active),
+            last_block.eq(block + 1 == job.value_blocks),
+            last_row.eq(row + 1 == job.m),
+        ]
         with m.If(take):
             m.d.sync += valid.eq(0)
         with m.If(under_way[1]):
@@ -204,7 +221,7 @@ class AttentionOutput(Component):
             ]
             with m.If(last_block):
                 m.d.sync += [block.eq(0), row.eq(row + 1), place.eq(row + 1)]
-                with m.If(row + 1 == job.m):
+                with m.If(last_row):
                     m.d.comb += fetched_all.eq(1)
                     m.d.sync += active.eq(0)
         with m.If(self._start):

@@ -62,14 +62,15 @@ class QueryLoader(Component):
         request, beat = self.read.request, self.read.data
         job = Signal(attention_layout(self.config))
         bank = Signal()
-        asked, row = Signal.like(job.m), Signal.like(job.m)
+        # Rows to ask for and to come; whether there are some, and whether it is one.
+        asks, rows = Signal.like(job.m), Signal.like(job.m)
+        asking, last_ask, last_row = Signal(), Signal(), Signal()
         row_word, word = Signal(range(scratchpad_words(self.config) + 1)), Signal(job.k.shape())
         lane = Signal(ceil_log2(self.lanes))
-        arrives, last_row = Signal(), Signal()
+        arrives = Signal()
         m.d.comb += [
             beat.ready.eq(1),
             arrives.eq(beat.valid),
-            last_row.eq(row + 1 == job.m),
             self.error.eq(arrives & beat.p.error),
         ]
         m.d.sync += [
@@ -87,18 +88,23 @@ class QueryLoader(Component):
                 m.d.sync += [
                     job.eq(self.job.p),
                     request.p.addr.eq(self.job.p.a_addr),
-                    asked.eq(0),
-                    row.eq(0),
+                    asks.eq(self.job.p.m),
+                    rows.eq(self.job.p.m),
+                    last_ask.eq(self.job.p.m == 1),
+                    last_row.eq(self.job.p.m == 1),
                     row_word.eq(0),
                 ]
                 with m.If(self.job.valid & self.job.ready):
+                    m.d.sync += asking.eq(1)
                     m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += request.valid.eq(asked != job.m)
+                m.d.comb += request.valid.eq(asking)
                 with m.If(request.valid & request.ready):
-                    m.d.comb += self.requested.eq(asked + 1 == job.m)
+                    m.d.comb += self.requested.eq(last_ask)
                     m.d.sync += [
-                        asked.eq(asked + 1),
+                        asks.eq(asks - 1),
+                        asking.eq(~last_ask),
+                        last_ask.eq(asks == 2),
                         request.p.addr.eq(request.p.addr + job.a_stride),
                     ]
                 with m.If(arrives):
@@ -108,7 +114,8 @@ class QueryLoader(Component):
                         m.d.sync += [
                             lane.eq(0),
                             word.eq(0),
-                            row.eq(row + 1),
+                            rows.eq(rows - 1),
+                            last_row.eq(rows == 2),
                             row_word.eq(row_word + job.query_tiles),
                         ]
                         with m.If(last_row):

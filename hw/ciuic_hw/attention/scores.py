@@ -13,6 +13,7 @@ from ciuic.abi.numerics import (
     PROBABILITY_BITS,
 )
 
+from ..arithmetic import less
 from ..gemm.accumulators import FETCH_LATENCY
 from ..gemm.activations import SCRATCHPAD_LATENCY
 from ..gemm.scales import accumulator_bits
@@ -106,6 +107,7 @@ class ScoreStage(Component):
         half, bank, block = Signal(), Signal(), Signal()
         blocks_left = Signal(job.key_blocks.shape())
         row, place = Signal(ceil_log2(config.accumulator_rows)), Signal(range(self.steps))
+        last_row, row_before, last_block = Signal(), Signal.like(job.m), Signal()
         base, first_block = Signal(job.n.shape()), Signal()
         word = Signal(
             data.StructLayout(
@@ -133,7 +135,7 @@ class ScoreStage(Component):
             word.row.eq(row),
             word.half.eq(half),
             word.block.eq(block),
-            word.last_row.eq(row + 1 == job.m),
+            word.last_row.eq(last_row),
             word.keys.eq(job.n),
             word.base.eq(base),
             word.first_block.eq(first_block),
@@ -144,6 +146,9 @@ class ScoreStage(Component):
             self.record_row.eq(row),
         ]
         m.d.sync += [
+            # Known when the first row of a block is taken, at the latest.
+            row_before.eq(job.m - 2),
+            last_block.eq(blocks_left == 1),
             occupied.eq(occupied & ~self.probabilities_release),
             self.probabilities_full.eq(self.probabilities_full & ~self.probabilities_release),
             may.eq(
@@ -166,7 +171,7 @@ class ScoreStage(Component):
                 with m.If(self.job.valid):
                     m.next = "REST"
             with m.State("REST"):  # rows of the block before have left their state
-                m.d.sync += rest.eq(rest + 1)
+                m.d.sync += [rest.eq(rest + 1), last_row.eq(job.m == 1)]
                 with m.If(rest == RowStates.latency):
                     m.next = "WAIT"
             with m.State("WAIT"):
@@ -178,7 +183,7 @@ class ScoreStage(Component):
                 m.d.comb += word.taken.eq(1)
                 m.d.sync += place.eq(place + 1)
                 with m.If(word.last):
-                    m.d.sync += [place.eq(0), row.eq(row + 1)]
+                    m.d.sync += [place.eq(0), row.eq(row + 1), last_row.eq(row == row_before)]
                     with m.If(word.last_row):
                         m.d.comb += self.drained.eq(1 << bank)
                         m.d.sync += [
@@ -191,7 +196,7 @@ class ScoreStage(Component):
                             rest.eq(0),
                         ]
                         m.next = "REST"
-                        with m.If(blocks_left == 1):
+                        with m.If(last_block):
                             m.d.comb += self.records_release.eq(1 << half)
                             m.d.sync += half.eq(~half)
                             m.next = "IDLE"
@@ -229,7 +234,7 @@ class ScoreStage(Component):
         # Which keys of the block a row sees.
         known = FETCH_LATENCY
         length, keys = self.record.length, late("keys", known)
-        limit = delay(m, Mux(length < keys, length, keys)[: len(keys)], 1, reset_less=True)
+        limit = delay(m, Mux(less(length, keys), length, keys)[: len(keys)], 1, reset_less=True)
         left = delay(m, limit - late("base", known + 1), 1, reset_less=True)
         some = Mux(left > config.cols, config.cols, left)
         some = delay(m, Mux(left < 0, 0, some)[: exact_log2(config.cols) + 1], 1, reset_less=True)
@@ -240,7 +245,9 @@ class ScoreStage(Component):
     def _octave(self, m, late, x, valid):
         """Return the octave of a row, and when it is there after its last word was taken."""
         candidates = [
-            delay(m, Mux(valid[lane], value >> EXPONENT_FRACTION, LEAST), 1, reset_less=True)
+            delay(
+                m, Mux(valid[lane], (value >> EXPONENT_FRACTION) + 1, LEAST + 1), 1, reset_less=True
+            )
             for lane, value in enumerate(x)
         ]
         while len(candidates) > 1:
@@ -254,7 +261,7 @@ class ScoreStage(Component):
         m.d.comb += largest.eq(Mux(late("first", at) | (one > running), one, running))
         m.d.sync += running.eq(largest)
         with m.If(late("taken", at) & late("last", at)):
-            m.d.sync += octave.eq(largest + 1)
+            m.d.sync += octave.eq(largest)
         return octave, at + 1
 
     def _probabilities(self, m, x, valid, octave):
@@ -277,7 +284,7 @@ class ScoreStage(Component):
             rough = delay(m, cut >> places, 1, reset_less=True)
             rounded = (rough + 1) >> 1
             limit = (1 << PROBABILITY_BITS) - 1
-            limited = Mux(rounded > limit, limit, rounded)[:PROBABILITY_BITS]
+            limited = Mux(rounded[PROBABILITY_BITS:].any(), limit, rounded)[:PROBABILITY_BITS]
             result.append(delay(m, Mux(seen, limited, 0), 1, reset_less=True))
         return result, Interpolator.latency + 3
 

@@ -55,7 +55,7 @@ class RowStates(Component):
         Cycles from a row's octave to the sum of its probabilities.
     """
 
-    latency = 4
+    latency = 5
 
     def __init__(self, config: OverlayConfig, *, sum_after: int):
         self.config = config
@@ -85,27 +85,25 @@ class RowStates(Component):
         older = octaves.read_port(domain="comb")
         newer = octaves.write_port()
         place = Cat(self.row, self.half)
-        begins, first = delay(m, self.begin, 1), delay(m, self.first, 1, reset_less=True)
-        octave, before = Signal(OCTAVE), Signal(OCTAVE)
-        apart = Signal(signed(10))
-        m.d.sync += [
-            octave.eq(self.octave),
-            before.eq(older.data),
-            apart.eq(self.octave - older.data),
-        ]
-        rises = ~first & (apart > 0)
+        begins, first = delay(m, self.begin, 2), delay(m, self.first, 2, reset_less=True)
+        before = delay(m, older.data, 1, reset_less=True)
+        octave = delay(m, self.octave, 1, reset_less=True)
+        apart = delay(m, octave - before, 1, reset_less=True)  # signed, 10 bits
+        back = delay(m, before - octave, 1, reset_less=True)
+        octave, before = (delay(m, one, 1, reset_less=True) for one in (octave, before))
+        rises = ~first & back[-1]
         shifts = Signal(SHIFTS)
         m.d.comb += [
             older.addr.eq(place),
-            newer.addr.eq(delay(m, place, 1, reset_less=True)),
+            newer.addr.eq(delay(m, place, 2, reset_less=True)),
             newer.data.eq(Mux(first | rises, octave, before)),
             newer.en.eq(begins),
             shifts.older.eq(Mux(rises, _capped(apart), 0)),
-            shifts.newer.eq(Mux(first | rises, 0, _capped(-apart))),
+            shifts.newer.eq(Mux(first | rises, 0, _capped(back))),
         ]
         write = aligned.write_port()
         m.d.comb += [
-            write.addr.eq(delay(m, Cat(self.row, self.block), 1, reset_less=True)),
+            write.addr.eq(delay(m, Cat(self.row, self.block), 2, reset_less=True)),
             write.data.eq(shifts),
             write.en.eq(begins),
         ]
@@ -121,12 +119,13 @@ class RowStates(Component):
         shift = SHIFTS(delay(m, Value.cast(shifts), wait, reset_less=True))
         overwrite = delay(m, first, wait + 2, reset_less=True)
         held, adder = sums.read_port(domain="comb"), sums.write_port()
-        term = Cat(C(0, ATTENTION_GUARD), self.total, C(0, 1))
-        old = align(m, Cat(held.data, C(0, 1)), shift.older, ATTENTION_SUM_BITS)
+        sum_before = delay(m, held.data, 1, reset_less=True)
+        term = Cat(C(0, ATTENTION_GUARD), delay(m, self.total, 1, reset_less=True), C(0, 1))
+        old = align(m, Cat(sum_before, C(0, 1)), shift.older, ATTENTION_SUM_BITS)
         new = align(m, term, shift.newer, len(term))
         m.d.comb += [
             held.addr.eq(place),
-            adder.addr.eq(delay(m, place, 3, reset_less=True)),
+            adder.addr.eq(delay(m, place, 4, reset_less=True)),
             adder.en.eq(delay(m, begins, wait + 3)),
         ]
         m.d.sync += adder.data.eq(Mux(overwrite, 0, old) + new)

@@ -81,14 +81,14 @@ class ValueAccumulators(Component):
 
         arrival = SCRATCHPAD_LATENCY + array_latency(config)  # from issue to sums
         stages = [(self.issue, self.target)]
-        for step in range(arrival + 3):
+        for step in range(arrival + 4):
             valid = Signal(name=f"valid_{step}")
             target = Signal(value_target_layout(config), name=f"target_{step}")
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
         reads, read_target = stages[arrival - 2]
         _, add_target = stages[arrival + 2]
-        writes, write_target = stages[arrival + 3]
+        writes, write_target = stages[arrival + 4]
 
         # A job's first block does not look at what is there, so that the port is free for results.
         busy = Signal()
@@ -116,8 +116,12 @@ class ValueAccumulators(Component):
             older = align(m, self.fetched.word_select(col, bits), shifts.older, bits)
             term = Cat(C(0, ATTENTION_GUARD), self.sums.word_select(col, width))
             newer = align(m, term, shifts.newer, len(term))
+            older = Mux(add_target.first, 0, older.as_signed())
             total = Signal(bits, name=f"total_{col}", reset_less=True)
-            m.d.sync += total.eq(Mux(add_target.first, 0, older.as_signed()) + newer.as_signed())
+            m.d.sync += total.eq(
+                delay(m, older, 1, reset_less=True).as_signed()
+                + delay(m, newer, 1, reset_less=True).as_signed()
+            )
             totals.append(total)
         m.d.comb += [
             write.en.eq(writes),

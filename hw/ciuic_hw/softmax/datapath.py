@@ -7,7 +7,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from ..attention.ports import LanesPort
 from ..axi.ports import beat_layout
-from ..streams import PipelineFifo, SkidBuffer
+from ..streams import PipelineFifo, SkidBuffer, delay
 from .exponential import ExponentialStage
 from .gearbox import Gearbox
 from .layouts import (
@@ -17,6 +17,7 @@ from .layouts import (
     ROWS_WAITING,
     SCORE,
     SCORE_FORMATS,
+    result_beat_layout,
     result_row_layout,
     row_layout,
     score_bytes_layout,
@@ -27,6 +28,7 @@ from .normalize import WIDE, NormalizeStage
 __all__ = ["SoftmaxDatapath"]
 
 FIFO_LATENCY = 5  # cycles from an entry's arrival to its departure
+ROOM_LATENCY = 1  # cycles from a FIFO that has room to a stage that knows
 RESULTS_WAITING = 32  # words of results
 
 
@@ -46,9 +48,7 @@ class SoftmaxDatapath(wiring.Component):
     i : In(stream)
         See `beat_layout`: the valid scores of the same rows, from a fresh beat on.
     o : Out(stream)
-        Beats of results, all of each row: ``data``; ``final`` at the last beat of a row.
-    row_ended : Out(result_row_layout)
-        The row whose last beat is at ``o``.
+        See `result_beat_layout`: results, all of each row.
     row_begin : Out(1)
         Strobe: results of one more row are under way.
     active : Out(1)
@@ -59,14 +59,12 @@ class SoftmaxDatapath(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        beat = data.StructLayout({"data": 8 * config.bus_bytes, "final": 1})
         super().__init__(
             {
                 "row": In(stream.Signature(row_layout(config))),
                 "score_bytes": In(stream.Signature(score_bytes_layout(config))),
                 "i": In(stream.Signature(beat_layout(config))),
-                "o": Out(stream.Signature(beat)),
-                "row_ended": Out(result_row_layout(config)),
+                "o": Out(stream.Signature(result_beat_layout(config))),
                 "row_begin": Out(1),
                 "active": Out(1),
                 **({"borrower": In(LanesPort(config))} if config.attention else {}),
@@ -137,20 +135,22 @@ class SoftmaxDatapath(wiring.Component):
         words = self.config.max_row // self.config.lanes
         overlap = maximum.latency + 2 * FIFO_LATENCY
         m.submodules.scores = scores = PipelineFifo(
-            data.ArrayLayout(SCORE, self.config.lanes), depth=_memory(words + overlap), latency=0
+            data.ArrayLayout(SCORE, self.config.lanes),
+            depth=_memory(words + overlap),
+            latency=ROOM_LATENCY,
         )
         m.submodules.maxima = maxima = PipelineFifo(
-            SCORE, depth=ROWS_WAITING, latency=maximum.latency
+            SCORE, depth=ROWS_WAITING, latency=ROOM_LATENCY + maximum.latency
         )
         m.submodules.rows = rows = PipelineFifo(
-            row_layout(self.config), depth=ROWS_WAITING, latency=0
+            row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         wiring.connect(m, scores.o, exponential.i)
         wiring.connect(m, maxima.o, exponential.maximum)
         wiring.connect(m, rows.o, exponential.row)
         row = Signal(row_layout(self.config))
         m.d.comb += [
-            maximum.room.eq(scores.room & maxima.room & rows.room),
+            maximum.room.eq(_room(m, scores, maxima, rows)),
             scores.valid.eq(maximum.taken),
             scores.payload.eq(maximum.i.payload),
             maxima.valid.eq(maximum.valid),
@@ -168,19 +168,19 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.exponentials = exponentials = PipelineFifo(
             data.ArrayLayout(EXPONENTIAL, self.config.lanes),
             depth=_memory(words + overlap),
-            latency=exponential.word_latency,
+            latency=ROOM_LATENCY + exponential.word_latency,
         )
         m.submodules.reciprocals = reciprocals = PipelineFifo(
-            RECIPROCAL, depth=ROWS_WAITING, latency=exponential.row_latency
+            RECIPROCAL, depth=ROWS_WAITING, latency=ROOM_LATENCY + exponential.row_latency
         )
         m.submodules.result_rows = rows = PipelineFifo(
-            result_row_layout(self.config), depth=ROWS_WAITING, latency=0
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         wiring.connect(m, exponentials.o, normalize.i)
         wiring.connect(m, reciprocals.o, normalize.reciprocal)
         wiring.connect(m, rows.o, normalize.row)
         m.d.comb += [
-            exponential.room.eq(exponentials.room & reciprocals.room & rows.room),
+            exponential.room.eq(_room(m, exponentials, reciprocals, rows)),
             exponentials.valid.eq(exponential.word_valid),
             exponentials.payload.eq(exponential.word),
             reciprocals.valid.eq(exponential.reciprocal_valid),
@@ -194,23 +194,23 @@ class SoftmaxDatapath(wiring.Component):
         lanes, bus_bytes = self.config.lanes, self.config.bus_bytes
         sizes = [one.nbytes for one in RESULT_FORMATS]
         m.submodules.results = results = PipelineFifo(
-            WIDE * lanes, depth=RESULTS_WAITING, latency=normalize.latency
+            WIDE * lanes, depth=RESULTS_WAITING, latency=ROOM_LATENCY + normalize.latency
         )
         m.submodules.leaving = rows = PipelineFifo(
-            result_row_layout(self.config), depth=ROWS_WAITING, latency=0
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         m.submodules.pack = pack = Gearbox(
-            [(size * lanes, bus_bytes) for size in sizes], max_bytes=self.config.max_row * 2
+            [(size * lanes, bus_bytes) for size in sizes],
+            max_bytes=self.config.max_row * 2,
+            tag=result_row_layout(self.config),
         )
         wiring.connect(m, results.o, pack.i)
-        wiring.connect(m, pack.o, wiring.flipped(self.o))
         words = Array(Cat(one[: 8 * size] for one in normalize.word) for size in sizes)
-        passing = Signal(result_row_layout(self.config))
         last_bytes = Array(
             (rows.o.payload.limit << exact_log2(size)) | (size - 1) for size in sizes
         )
         m.d.comb += [
-            normalize.room.eq(results.room & rows.room),
+            normalize.room.eq(_room(m, results, rows)),
             results.valid.eq(normalize.valid),
             results.payload.eq(words[normalize.narrow]),
             rows.valid.eq(normalize.row_begin),
@@ -218,13 +218,19 @@ class SoftmaxDatapath(wiring.Component):
             pack.row.valid.eq(rows.o.valid),
             pack.row.payload.mode.eq(rows.o.payload.narrow),
             pack.row.payload.last_byte.eq(last_bytes[rows.o.payload.narrow]),
+            pack.row.payload.tag.eq(rows.o.payload),
             rows.o.ready.eq(pack.row.ready),
+            self.o.valid.eq(pack.o.valid),
+            self.o.payload.data.eq(pack.o.payload.data),
+            self.o.payload.final.eq(pack.o.payload.final),
+            self.o.payload.row.eq(pack.o.payload.tag),
+            pack.o.ready.eq(self.o.ready),
         ]
-        with m.If(pack.row.ready):
-            m.d.sync += passing.eq(rows.o.payload)
-        # Good until the last beat of this row is taken, see `_unpack`.
-        with m.If(pack.row_end):
-            m.d.sync += self.row_ended.eq(passing)
+
+
+def _room(m, *fifos):
+    """Return whether all FIFOs have room, `ROOM_LATENCY` cycles later."""
+    return delay(m, Cat(fifo.room for fifo in fifos).all(), ROOM_LATENCY)
 
 
 def _memory(entries):

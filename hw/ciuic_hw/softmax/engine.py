@@ -65,7 +65,6 @@ class SoftmaxEngine(wiring.Component):
             wiring.connect(m, wiring.flipped(self.borrower), datapath.borrower)
         m.d.comb += [
             writer.row_begin.eq(datapath.row_begin),
-            writer.row.eq(datapath.row_ended),
             self.active.eq(datapath.active),
         ]
         return m

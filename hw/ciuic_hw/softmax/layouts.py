@@ -14,6 +14,7 @@ __all__ = [
     "ROWS_WAITING",
     "SCORE",
     "SCORE_FORMATS",
+    "result_beat_layout",
     "result_row_layout",
     "row_layout",
     "score_bytes_layout",
@@ -53,6 +54,13 @@ def result_row_layout(config: OverlayConfig) -> data.StructLayout:
             "narrow": 1,
             "error": 1,
         }
+    )
+
+
+def result_beat_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return a beat of results, the ``row`` they are of, and whether it is its ``final`` beat."""
+    return data.StructLayout(
+        {"data": 8 * config.bus_bytes, "final": 1, "row": result_row_layout(config)}
     )
 
 

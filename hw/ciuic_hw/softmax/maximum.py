@@ -89,10 +89,11 @@ class MaximumStage(wiring.Component):
         taken = delay(m, self.taken, depth)
         final = delay(m, self.row_end, depth)
 
-        running = Signal(SCORE, init=numerics.INT32_MIN)
-        largest = Signal(SCORE)
-        m.d.comb += largest.eq(Mux(less(running, candidates[0]), candidates[0], running))
+        running, largest = Signal(SCORE), Signal(SCORE)
+        fresh = Signal(init=1)  # what comes is of another row than `running`
+        larger = fresh | less(running, candidates[0])
+        m.d.comb += largest.eq(Mux(larger, candidates[0], running))
         m.d.sync += [self.valid.eq(final), self.maximum.eq(largest)]
         with m.If(taken):
-            m.d.sync += running.eq(Mux(final, numerics.INT32_MIN, largest))
+            m.d.sync += [running.eq(largest), fresh.eq(final)]
         return m

@@ -76,10 +76,9 @@ class RowReader(wiring.Component):
         # What is the same for all rows; known a cycle after the descriptor is.
         limit = Signal(range(config.max_row))
         first = Signal.like(limit)
-        row_offset = descriptor.row_offset
-        m.d.comb += limit.eq(descriptor.n - 1)
+        row_offset, whole = descriptor.row_offset, descriptor.n - 1
         causal = (descriptor.flags & Flag.CAUSAL).any() & less(row_offset, descriptor.n)
-        m.d.sync += first.eq(Mux(causal, row_offset, limit))
+        m.d.sync += [limit.eq(whole), first.eq(Mux(causal, row_offset, whole))]
         m.d.comb += [
             addresses.start.eq(start),
             addresses.base.eq(descriptor.a_addr),
@@ -124,24 +123,31 @@ class RowReader(wiring.Component):
         status = Signal(Status)
         mode = _mode(descriptor.out_format, RESULT_FORMATS)
         nbytes = Signal.like(self.job.payload.nbytes)
-        size = (
-            (descriptor.m != 0)
-            & (descriptor.m <= MAX_SIZE)
-            & (descriptor.n != 0)
-            & (descriptor.n <= self.config.max_row)
-        )
-        formats = _is_one_of(descriptor.in_format, SCORE_FORMATS) & _is_one_of(
-            descriptor.out_format, RESULT_FORMATS
-        )
-        scale = (descriptor.multiplier >> (numerics.MULTIPLIER_BITS - 1) == 1) & (
-            descriptor.shift <= numerics.MAX_SHIFT
-        )
-        with m.If(~size):
-            m.d.sync += status.eq(Status.BAD_SIZE)
-        with m.Elif(~(formats & scale)):
-            m.d.sync += status.eq(Status.BAD_FORMAT)
+        wrong_size, wrong_format = Signal(4), Signal(4)
+        m.d.sync += [
+            wrong_size.eq(
+                Cat(
+                    descriptor.m == 0,
+                    descriptor.m > MAX_SIZE,
+                    descriptor.n == 0,
+                    descriptor.n > self.config.max_row,
+                )
+            ),
+            wrong_format.eq(
+                Cat(
+                    ~_is_one_of(descriptor.in_format, SCORE_FORMATS),
+                    ~_is_one_of(descriptor.out_format, RESULT_FORMATS),
+                    descriptor.multiplier >> (numerics.MULTIPLIER_BITS - 1) != 1,
+                    descriptor.shift > numerics.MAX_SHIFT,
+                )
+            ),
+        ]
+        with m.If(wrong_size.any()):
+            m.d.comb += status.eq(Status.BAD_SIZE)
+        with m.Elif(wrong_format.any()):
+            m.d.comb += status.eq(Status.BAD_FORMAT)
         with m.Else():
-            m.d.sync += status.eq(Status.OK)
+            m.d.comb += status.eq(Status.OK)
         m.d.sync += nbytes.eq(_nbytes(descriptor.n, RESULT_FORMATS, mode))
         m.d.comb += [
             self.job.payload.addr.eq(descriptor.o_addr),
@@ -176,22 +182,24 @@ class RowReader(wiring.Component):
             lengths.i.valid.eq(unpack.o.valid),
             unpack.o.ready.eq(lengths.i.ready),
         ]
-        error = Signal()
+        error, refused = Signal(), Signal()
+        m.d.sync += refused.eq(read.data.valid & read.data.ready & read.data.payload.error)
         with m.If(start):
             m.d.sync += error.eq(0)
-        with m.Elif(read.data.valid & read.data.ready & read.data.payload.error):
+        with m.Elif(refused):
             m.d.sync += error.eq(1)
         return error
 
     def _rows(self, m, descriptor, addresses, lengths, walking, error):
         """Request one row after the other and tell the stages of it."""
         config = self.config
-        # Rows are decided on, described, and stored with a request: a cycle each.
+        # Rows are allowed, decided on, described, and stored with a request: a cycle each. It takes
+        # until the last is stored to know whether there is room for the next one's request.
         m.submodules.score_bytes = score_bytes = PipelineFifo(
-            self.score_bytes.payload.shape(), depth=ROWS_AHEAD, latency=1
+            self.score_bytes.payload.shape(), depth=ROWS_AHEAD, latency=2
         )
         m.submodules.rows = rows = PipelineFifo(
-            self.row.payload.shape(), depth=ROWS_AHEAD, latency=1
+            self.row.payload.shape(), depth=ROWS_AHEAD, latency=2
         )
         wiring.connect(m, score_bytes.o, wiring.flipped(self.score_bytes))
         wiring.connect(m, rows.o, wiring.flipped(self.row))
@@ -202,23 +210,19 @@ class RowReader(wiring.Component):
         mode = _mode(descriptor.in_format, SCORE_FORMATS)
         row = Signal(row_layout(config))
         element = _nbytes(1, SCORE_FORMATS, mode)
-        described, step = Signal(), Signal()
+        allowed, described, step = Signal(), Signal(), Signal()
         nbytes, addr = Signal(32), Signal.like(addresses.addr)
         last_byte = Signal.like(self.score_bytes.payload.last_byte)
         lane_bits = exact_log2(config.lanes)
         m.d.comb += [
-            step.eq(
-                walking
-                & lengths.o.valid
-                & rows.room
-                & score_bytes.room
-                & requests.i.ready
-                & ~described
-            ),
+            step.eq(allowed & lengths.o.valid),
             addresses.step.eq(step),
             lengths.o.ready.eq(step),
         ]
         m.d.sync += [
+            allowed.eq(
+                walking & rows.room & score_bytes.room & requests.i.ready & ~step & ~described
+            ),
             described.eq(step),
             addr.eq(addresses.addr),
             nbytes.eq(_nbytes(length.last + 1, SCORE_FORMATS, mode)),

@@ -8,7 +8,7 @@ from amaranth.utils import exact_log2
 from ciuic.abi.descriptors import MAX_SIZE
 
 from ..arithmetic import less
-from ..streams import SkidBuffer
+from ..streams import SkidBuffer, StreamRegister
 from .layouts import result_row_layout
 
 __all__ = ["RowAddresses", "RowLengths", "RowWords", "length_layout"]
@@ -54,30 +54,45 @@ class RowLengths(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         reach = Signal.like(self.first)
-        step, known, shorter = Signal(), Signal(), Signal()
-        # A length beyond the longest row is as good as just beyond it.
-        m.submodules.known = clipped = SkidBuffer(len(reach) + 1)
-        longest = C(1 << len(reach), len(reach) + 1)
-        length = clipped.o.payload
+        step, known = Signal(), Signal()
+        before_limit = Signal.like(reach)
+        grows = Signal()  # the row after the next has more elements
+        # A length beyond the longest row is as good as that of the longest.
+        length = data.StructLayout({"low": len(reach), "beyond": 1})
+        m.submodules.length = length = StreamRegister(length)
+        m.submodules.known = clipped = SkidBuffer(self.o.payload.shape())
+        low, beyond = length.o.payload.low, length.o.payload.beyond
+        empty = (low == 0) & ~beyond
+        listed = clipped.o.payload
         m.d.comb += [
-            clipped.i.payload.eq(Mux(self.i.payload[len(reach) :].any(), longest, self.i.payload)),
-            clipped.i.valid.eq(self.i.valid),
-            self.i.ready.eq(clipped.i.ready),
+            length.i.payload.low.eq(self.i.payload),
+            length.i.payload.beyond.eq(self.i.payload[len(reach) :].any()),
+            length.i.valid.eq(self.i.valid),
+            self.i.ready.eq(length.i.ready),
+            clipped.i.payload.empty.eq(empty),
+            clipped.i.payload.last.eq(Mux(beyond, -1, Mux(empty, 0, low - 1))),
+            clipped.i.valid.eq(length.o.valid),
+            length.o.ready.eq(clipped.i.ready),
             step.eq(~self.o.valid | self.o.ready),
             known.eq(clipped.o.valid | ~self.listed),
             clipped.o.ready.eq(step & self.listed),
-            shorter.eq(self.listed & ~less(reach, length)),
         ]
+        m.d.sync += before_limit.eq(self.limit - 1)
         with m.If(self.start):
-            m.d.sync += [reach.eq(self.first), self.o.valid.eq(0)]
+            m.d.sync += [
+                reach.eq(self.first),
+                grows.eq(self.first != self.limit),
+                self.o.valid.eq(0),
+            ]
         with m.Elif(step):
+            shorter = self.listed & less(listed.last, reach)
             m.d.sync += [
                 self.o.valid.eq(known),
-                self.o.payload.empty.eq(shorter & (length == 0)),
-                self.o.payload.last.eq(Mux(shorter, Mux(length == 0, 0, length - 1), reach)),
+                self.o.payload.empty.eq(self.listed & listed.empty),
+                self.o.payload.last.eq(Mux(shorter, listed.last, reach)),
             ]
-            with m.If(known & (reach != self.limit)):
-                m.d.sync += reach.eq(reach + 1)
+            with m.If(known & grows):
+                m.d.sync += [reach.eq(reach + 1), grows.eq(reach != before_limit)]
         return m
 
 
