@@ -59,8 +59,9 @@ class StreamRegister(Component):
         m = Module()
         held = Signal(self.i.p.shape(), reset_less=True)
         m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.p.eq(held)]
+        m.d.sync += self.o.valid.eq(self.i.valid | (self.o.valid & ~self.o.ready))
         with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid), held.eq(self.i.p)]
+            m.d.sync += held.eq(self.i.p)
         return m
 
 

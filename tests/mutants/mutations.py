@@ -47,7 +47,7 @@ class Mutation:
 
 MUTATIONS = (
     # Memory side.
-    Mutation("axi/splitter.py", "page_beats - addr[", "page_beats + 1 - addr[", OVERLAY),
+    Mutation("axi/splitter.py", "self.max_burst - Mux(", "self.max_burst + 1 - Mux(", OVERLAY),
     Mutation("axi/splitter.py", "tail.eq(nbytes[:shift] - 1)", "tail.eq(nbytes[:shift])", OVERLAY),
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
     Mutation("axi/write.py", "answer & self.resp[1]", "answer & self.resp[0]", OVERLAY),
@@ -69,11 +69,11 @@ MUTATIONS = (
     Mutation(
         "gemm/scales.py", "self.sums_slot, slots[1], slots[0]", "self.sums_slot, slots[0], slots[1]"
     ),
-    Mutation("gemm/accumulators.py", "last_again.eq(again[0])", "last_again.eq(0)", SINGLE),
+    Mutation("gemm/accumulators.py", "soon_again.eq(again[0])", "soon_again.eq(0)", SINGLE),
     Mutation("gemm/epilogue.py", "Mux(walk.last_n, 0, offset + block)", "offset + block"),
     Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
-    Mutation("gemm/drain.py", "left.eq(left - 1), place", "left.eq(left - 1), row"),
+    Mutation("gemm/drain.py", "place.eq(place + 1)", "place.eq(place)"),
     # Softmax engine.
     Mutation("softmax/rows.py", "less(listed.last, reach)", "less(reach, listed.last)", SOFTMAX),
     Mutation("softmax/rows.py", "Mux(empty, 0, low - 1)", "low - 1", SOFTMAX),

@@ -24,7 +24,7 @@ from .job import AttentionPlanner, attention_layout
 from .output import AttentionOutput
 from .ports import ArrayPort, LanesPort
 from .queries import QueryLoader, RowLoader
-from .scores import PROBABILITY_LATENCY, ScoreStage
+from .scores import ScoreStage
 from .sequencer import AttentionSequencer
 from .tiles import TileFeeder, TileLoader
 from .values import ValueAccumulators
@@ -71,7 +71,6 @@ class AttentionEngine(Component):
         )
 
     def elaborate(self, platform):
-        assert SCRATCHPAD_LATENCY == PROBABILITY_LATENCY
         m = Module()
         config = self.config
         m.submodules.planner = planner = AttentionPlanner(config, UNITS)

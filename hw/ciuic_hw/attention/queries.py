@@ -9,8 +9,10 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import ATTENTION_ROW, OverlayConfig
 
 from ..axi.ports import ReadPort
+from ..gemm.accumulators import FETCH_LATENCY
 from ..gemm.job import scratchpad_words, word_bytes
 from ..layouts import record_layout
+from ..streams import delay
 from .job import attention_layout
 
 __all__ = ["QueryLoader", "RowLoader"]
@@ -136,7 +138,7 @@ class RowLoader(Component):
     read : Out(ReadPort)
         Memory.
     bank, row, record : In(1), In, Out(ATTENTION_ROW)
-        Read a record; two cycles later it is there.
+        Read a record; `FETCH_LATENCY` cycles later it is there.
     full, release : Out(2), In(2)
         Banks that hold all records of a job; strobes: a bank is no longer needed.
     error : Out(1)
@@ -168,7 +170,7 @@ class RowLoader(Component):
         write, read = memory.write_port(), memory.read_port()
         bank, loading = Signal(), Signal()
         word = Signal(range(depth))
-        some, other = Signal(exact_log2(per_beat)), Signal(exact_log2(per_beat))  # within a beat
+        some = self.row[: exact_log2(per_beat)]  # within a beat
         m.d.comb += [
             beat.ready.eq(1),
             self.error.eq(beat.valid & beat.p.error),
@@ -178,14 +180,10 @@ class RowLoader(Component):
             read.en.eq(1),
             read.addr.eq(Cat(self.row[len(some) :], self.bank)),
         ]
-        m.d.sync += [
-            self.full.eq(self.full & ~self.release),
-            some.eq(self.row),
-            other.eq(some),
-        ]
+        m.d.sync += self.full.eq(self.full & ~self.release)
         held = data.ArrayLayout(len(read.data) // per_beat, per_beat)
-        value = Signal(held)
-        m.d.sync += value.eq(read.data)
+        value = held(delay(m, read.data, FETCH_LATENCY - 1, reset_less=True))
+        other = delay(m, some, FETCH_LATENCY, reset_less=True)
         m.d.comb += Value.cast(self.record).eq(value[other] if per_beat > 1 else value[0])
 
         with m.If(beat.valid):

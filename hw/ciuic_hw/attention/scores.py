@@ -14,6 +14,8 @@ from ciuic.abi.numerics import (
 )
 
 from ..arithmetic import less
+from ..gemm.accumulators import FETCH_LATENCY
+from ..gemm.activations import SCRATCHPAD_LATENCY
 from ..gemm.scales import accumulator_bits
 from ..layouts import record_layout
 from ..softmax.exponential import ExponentialLane
@@ -26,8 +28,6 @@ from .state import OCTAVE, RowStates, state_ports
 __all__ = ["ScoreStage"]
 
 SCORE_BITS = 32
-FETCH_LATENCY = 2  # of accumulators and of records
-PROBABILITY_LATENCY = 2  # of the memory that holds them, as of the scratchpad
 LEAST = -256  # octave of a block without valid keys, far below all others
 
 
@@ -54,7 +54,7 @@ class ScoreStage(Component):
     probabilities_full, probabilities_release : Out(2), In(2)
         Banks of probabilities.
     read_bank, read_row, activations : In(1), In, Out(rows * 8)
-        Read a row of probabilities, `PROBABILITY_LATENCY` cycles later.
+        Read a row of probabilities, `SCRATCHPAD_LATENCY` cycles later.
     shifts_bank, shifts_row, shifts; sum_half, sum_row, sum
         See `RowStates`.
     """
@@ -308,7 +308,7 @@ class ScoreStage(Component):
             write.en.eq(late("taken", at) & late("last", at)),
             read.en.eq(1),
             read.addr.eq(Cat(self.read_row, self.read_bank)),
-            self.activations.eq(delay(m, read.data, PROBABILITY_LATENCY - 1, reset_less=True)),
+            self.activations.eq(delay(m, read.data, SCRATCHPAD_LATENCY - 1, reset_less=True)),
         ]
         block = late("block", at)
         with m.If(write.en & late("last_row", at)):

@@ -8,13 +8,14 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..arithmetic import less
 from ..axi.ports import ReadPort
 from ..streams import delay
 from .job import job_layout, scratchpad_words, word_bytes
 
 __all__ = ["SCRATCHPAD_LATENCY", "ActivationLoader", "ActivationScratchpad", "progress_range"]
 
-SCRATCHPAD_LATENCY = 2  # block RAM and its output register
+SCRATCHPAD_LATENCY = 3  # a register, block RAM and its output register
 SLAB_WORDS = 16  # of every row at a time: long enough for bursts, short enough to start early
 
 
@@ -68,12 +69,15 @@ class ActivationScratchpad(Component):
         read = memory.read_port()
         word = delay(m, read.data, 1, reset_less=True)
         block = delay(m, self.read_block, SCRATCHPAD_LATENCY)
-        m.d.comb += [
+        data = delay(m, self.write_data, 1, reset_less=True)
+        m.d.sync += [
             write.addr.eq(Cat(self.write_word, self.write_bank)),
-            write.data.eq(self.write_data.replicate(self.lanes)),
             write.en.eq(self.write_en << self.write_lane),
             read.addr.eq(Cat(self.read_word, self.read_bank)),
             read.en.eq(self.read_en),
+        ]
+        m.d.comb += [
+            write.data.eq(data.replicate(self.lanes)),
             self.read_data.eq(word.word_select(block, self.config.rows * 8)),
         ]
         return m
@@ -264,14 +268,16 @@ class ActivationLoader(Component):
         row_word = Signal(range(self.words + 1))  # first word of the row
         word = Signal(range(self.words))
         lane = Signal(ceil_log2(self.lanes))
-        row = Signal(range(1, self.config.accumulator_rows + 1), init=1)  # from one on
-        rows, stride = Signal.like(row), Signal.like(row_word)  # of the bank
+        # Of the bank: rows and words of a row.
+        rows, stride = Signal.like(self._rows[0]), Signal.like(row_word)
+        behind, last_row = Signal.like(rows), Signal()  # rows of the slab behind this one
         last_slab = Signal()
         arrives = Signal()
-        settled = Signal(2)  # what is known of the slab holds
+        settled = Signal(3)  # what is known of the slab holds, once the last bit is set
+        slab_ended = Signal()
         m.d.comb += [
-            beat.ready.eq(settled.all()),
-            arrives.eq(beat.valid & settled.all()),
+            beat.ready.eq(settled[-1]),
+            arrives.eq(beat.valid & settled[-1]),
             self.error.eq(arrives & beat.p.error),
         ]
         m.d.sync += [
@@ -281,11 +287,14 @@ class ActivationLoader(Component):
             self.write_lane.eq(lane),
             self.write_data.eq(beat.p.data),
             settled.eq((settled << 1) | 1),
+            slab_ended.eq(arrives & beat.p.last & last_row),
             next_slab.eq(slab_word + SLAB_WORDS),
             rows.eq(self._rows[bank]),
             stride.eq(self._stride[bank]),
-            last_slab.eq(next_slab >= self._stride[bank]),
+            last_slab.eq(~less(next_slab, stride)),
         ]
+        with m.If(~settled[-1]):
+            m.d.sync += [behind.eq(rows - 1), last_row.eq(rows == 1)]
         for index, strobe in enumerate(self.release):
             with m.If(strobe):
                 m.d.sync += progress[index].eq(0)
@@ -296,20 +305,21 @@ class ActivationLoader(Component):
                 m.d.sync += [
                     lane.eq(0),
                     word.eq(0),
-                    row.eq(row + 1),
+                    behind.eq(behind - 1),
+                    last_row.eq(behind == 1),
                     row_word.eq(row_word + stride),
                 ]
-                with m.If(row == rows):
-                    m.d.sync += [
-                        row.eq(1),
-                        row_word.eq(0),
-                        slab_word.eq(next_slab),
-                        progress[bank].eq(next_slab),
-                        settled.eq(0),
-                    ]
-                    with m.If(last_slab):
-                        m.d.sync += [
-                            slab_word.eq(0),
-                            bank.eq(~bank),
-                            self.full.bit_select(bank, 1).eq(1),
-                        ]
+                with m.If(last_row):
+                    m.d.sync += settled.eq(0)
+        with m.If(slab_ended):
+            m.d.sync += [
+                row_word.eq(0),
+                slab_word.eq(next_slab),
+                progress[bank].eq(next_slab),
+            ]
+            with m.If(last_slab):
+                m.d.sync += [
+                    slab_word.eq(0),
+                    bank.eq(~bank),
+                    self.full.bit_select(bank, 1).eq(1),
+                ]

@@ -12,7 +12,7 @@ from .array import PRODUCT_LATENCY, sum_bits
 __all__ = ["SCALE_LATENCY", "SWAP_DELAY", "Scales", "accumulator_bits"]
 
 SCALE_LATENCY = PRODUCT_LATENCY + 1
-SWAP_DELAY = 1  # a slot changes this many cycles behind the array's weights
+SWAP_DELAY = 2  # a slot changes this many cycles behind the swap: one behind the weights
 FACTOR_BITS = 18  # of a multiplier; a sum of INT4 products fits
 
 
