@@ -180,10 +180,12 @@ MUTATIONS = (
         "attention/scores.py", "rounded = (rough + 1) >> 1", "rounded = rough >> 1", ATTENTION
     ),
     Mutation("attention/state.py", "Mux(rises, _capped(apart), 0)", "0", ATTENTION),
-    Mutation("attention/state.py", "Mux(apart > limit, limit, apart)", "apart", ATTENTION),
+    Mutation(
+        "attention/state.py", "Mux(apart[SHIFT_BITS:].any(), limit, apart)", "apart", ATTENTION
+    ),
     Mutation(
         "attention/values.py",
-        "Mux(add_target.first, 0, older.as_signed())",
+        "Mux(first, 0, older.as_signed())",
         "older.as_signed()",
         ATTENTION,
     ),

@@ -209,12 +209,11 @@ class AttentionOutput(Component):
             settled.eq(active),
             last_block.eq(block + 1 == job.value_blocks),
             last_row.eq(row + 1 == job.m),
+            valid.eq(under_way[1] | (valid & ~take)),
         ]
-        with m.If(take):
-            m.d.sync += valid.eq(0)
         with m.If(under_way[1]):
-            m.d.sync += [held.eq(self.fetched), held_sum.eq(self.sum), valid.eq(1)]
-        with m.If(fetched):
+            m.d.sync += [held.eq(self.fetched), held_sum.eq(self.sum)]
+        with m.If(under_way[0]):  # `fetched` is late
             m.d.sync += [
                 held_last.eq(last_block),
                 block.eq(block + 1),
@@ -233,7 +232,7 @@ class AttentionOutput(Component):
         config, job = self.config, self._job
         m.submodules.quotient = quotient = Quotient(config)
         count = quotient.count
-        places = config.cols // count
+        places, width = config.cols // count, count * ACCUMULATOR_BITS
         m.submodules.results = results = PipelineFifo(
             config.bus_bytes * 8, depth=WAITING, latency=Quotient.latency
         )
@@ -251,7 +250,7 @@ class AttentionOutput(Component):
             taken.eq((left != 0) & results.room),
             moves.eq((left == 0) | results.room),
             self._take.eq(self._valid & moves & ends),
-            quotient.values.eq(words[: count * ACCUMULATOR_BITS]),
+            quotient.values.eq(words[:width]),
             quotient.total.eq(total),
             results.payload.eq(quotient.o),
             results.valid.eq(delay(m, taken, Quotient.latency)),
@@ -259,7 +258,7 @@ class AttentionOutput(Component):
         # What is held need not be valid to move up: then nothing is left.
         with m.If(moves):
             m.d.sync += [
-                words.eq(Mux(ends, self._held, words >> count * ACCUMULATOR_BITS)),
+                words.eq(Mux(ends, self._held, Cat(words[width:], words[-width:]))),
                 left.eq(Mux(ends, Mux(self._valid, number, 0), left - 1)),
                 ends.eq(Mux(ends, ~self._valid | (number == 1), left == 2)),
             ]

@@ -307,8 +307,8 @@ class ScoreStage(Component):
             write.data.eq(Cat(whole)),
             write.en.eq(late("taken", at) & late("last", at)),
             read.en.eq(1),
-            read.addr.eq(Cat(self.read_row, self.read_bank)),
-            self.activations.eq(delay(m, read.data, SCRATCHPAD_LATENCY - 1, reset_less=True)),
+            read.addr.eq(delay(m, Cat(self.read_row, self.read_bank), 1, reset_less=True)),
+            self.activations.eq(delay(m, read.data, SCRATCHPAD_LATENCY - 2, reset_less=True)),
         ]
         block = late("block", at)
         with m.If(write.en & late("last_row", at)):

@@ -149,17 +149,19 @@ class AttentionSequencer(Component):
                     tile.eq(tile + 1),
                     first_tile.eq(0),
                 ]
+        # Strobes, a cycle late: the next phase has other banks.
+        m.d.sync += [self.take.eq(0), self.probabilities_release.eq(0), self.queries_release.eq(0)]
         with m.If(~there):  # between phases
             m.d.sync += [tile.eq(0), first_tile.eq(1), place.eq(0), self.word.eq(0)]
         with m.If(phase_ends):
             with m.If(walk.values):
-                m.d.comb += self.probabilities_release.bit_select(values_bank, 1).eq(1)
+                m.d.sync += self.probabilities_release.bit_select(values_bank, 1).eq(1)
                 m.d.sync += [values_bank.eq(~values_bank), active.eq(~walk.last)]
             with m.Else():
-                m.d.comb += self.take.bit_select(scores_bank, 1).eq(1)
+                m.d.sync += self.take.bit_select(scores_bank, 1).eq(1)
                 m.d.sync += scores_bank.eq(~scores_bank)
                 with m.If(walk.last_scores):
-                    m.d.comb += self.queries_release.bit_select(parity, 1).eq(1)
+                    m.d.sync += self.queries_release.bit_select(parity, 1).eq(1)
         with m.If(walk.start):
             m.d.sync += [job.eq(self.job.p), active.eq(1), parity.eq(~parity)]
         issued = delay(m, self.issue, 1)

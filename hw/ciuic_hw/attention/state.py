@@ -101,11 +101,12 @@ class RowStates(Component):
             shifts.older.eq(Mux(rises, _capped(apart), 0)),
             shifts.newer.eq(Mux(first | rises, 0, _capped(back))),
         ]
+        held_shifts = delay(m, Value.cast(shifts), 1, reset_less=True)
         write = aligned.write_port()
         m.d.comb += [
-            write.addr.eq(delay(m, Cat(self.row, self.block), 3, reset_less=True)),
-            write.data.eq(shifts),
-            write.en.eq(begins),
+            write.addr.eq(delay(m, Cat(self.row, self.block), 4, reset_less=True)),
+            Value.cast(write.data).eq(held_shifts),
+            write.en.eq(delay(m, begins, 1)),
         ]
         look = aligned.read_port()
         m.d.comb += [
@@ -116,7 +117,7 @@ class RowStates(Component):
         # The sum, aligned like the values.
         wait = self.sum_after - 1
         place = delay(m, place, self.sum_after, reset_less=True)
-        shift = SHIFTS(delay(m, Value.cast(shifts), wait, reset_less=True))
+        shift = SHIFTS(delay(m, held_shifts, wait - 1, reset_less=True))
         overwrite = delay(m, first, wait + 2, reset_less=True)
         held, adder = sums.read_port(), sums.write_port()
         sum_before = delay(m, held.data, 1, reset_less=True)
@@ -138,6 +139,6 @@ class RowStates(Component):
 
 
 def _capped(apart):
-    """Return a distance of octaves as a shift that leaves nothing where it is larger."""
+    """Return a distance of octaves, not below zero, as a shift that leaves nothing at its most."""
     limit = (1 << SHIFT_BITS) - 1
-    return Mux(apart > limit, limit, apart)
+    return Mux(apart[SHIFT_BITS:].any(), limit, apart)

@@ -87,7 +87,6 @@ class ValueAccumulators(Component):
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
         _, read_target = stages[arrival - 2]
-        _, add_target = stages[arrival + 2]
         writes, write_target = stages[arrival + 4]
 
         # A job's first block does not look at what is there, so that the port is free for results.
@@ -104,16 +103,20 @@ class ValueAccumulators(Component):
                     Cat(self.place, self.half),
                 )
             ),
-            self.shifts_bank.eq(read_target.block),
-            self.shifts_row.eq(read_target.row),
+            self.shifts_bank.eq(soon_target.block),
+            self.shifts_row.eq(soon_target.row),
             self.fetched.eq(delay(m, read.data, 1, reset_less=True)),
         ]
+        # All columns look at these.
+        shifts = [SHIFTS(one) for one in _twice(m, Value.cast(self.shifts))]
+        firsts = _twice(m, stages[arrival + 1][1].first)
         totals = []
         for col in range(config.cols):
-            older = align(m, self.fetched.word_select(col, bits), self.shifts.older, bits)
+            shift, first = shifts[col % 2], firsts[col % 2]
+            older = align(m, self.fetched.word_select(col, bits), shift.older, bits)
             term = Cat(C(0, ATTENTION_GUARD), self.sums.word_select(col, width))
-            newer = align(m, term, self.shifts.newer, len(term))
-            older = Mux(add_target.first, 0, older.as_signed())
+            newer = align(m, term, shift.newer, len(term))
+            older = Mux(first, 0, older.as_signed())
             total = Signal(bits, name=f"total_{col}", reset_less=True)
             m.d.sync += total.eq(
                 delay(m, older, 1, reset_less=True).as_signed()
@@ -127,3 +130,11 @@ class ValueAccumulators(Component):
             self.complete.eq((writes & write_target.last) << write_target.half),
         ]
         return m
+
+
+def _twice(m, value):
+    """Return two registers of a value that much looks at, each for a half.
+
+    One holds the inverse, so that synthesis does not take the two for one.
+    """
+    return delay(m, value, 1, reset_less=True), ~delay(m, ~value, 1, reset_less=True)

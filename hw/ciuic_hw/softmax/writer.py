@@ -60,20 +60,23 @@ class RowWriter(wiring.Component):
         more, last = Signal(), Signal()
         # Rows whose results come, not requested: how many, and whether there are some.
         begun, some = Signal(range(2 * ROWS_WAITING)), Signal()
-        start, requested, row_written = Signal(), Signal(), Signal()
+        take, start, requested, row_written = Signal(), Signal(), Signal(), Signal()
+        stride, nbytes, refused = Signal(32), Signal(32), Signal(Status)  # of the job that runs
         request = self.write.request
         m.d.comb += [
             jobs.w_data.eq(self.job.payload),
             jobs.w_en.eq(self.job.valid),
             self.job.ready.eq(jobs.w_rdy),
             job.eq(jobs.r_data),
+            jobs.r_en.eq(take),
+            start.eq(take & (job.status == Status.OK)),
             addresses.start.eq(start),
             addresses.base.eq(job.addr),
-            addresses.stride.eq(job.stride),
+            addresses.stride.eq(stride),
             addresses.rows.eq(job.rows),
             addresses.step.eq(requested),
             request.payload.addr.eq(addresses.addr),
-            request.payload.nbytes.eq(job.nbytes),
+            request.payload.nbytes.eq(nbytes),
             # A request without data would keep the write channel from other engines.
             request.valid.eq(some & ~addresses.done),
             requested.eq(request.valid & request.ready),
@@ -92,30 +95,37 @@ class RowWriter(wiring.Component):
             m.d.sync += [left.eq(job.rows), more.eq(1), last.eq(job.rows == 1)]
         with m.Elif(row_written):
             m.d.sync += [left.eq(left - 1), more.eq(~last), last.eq(left == 2)]
-        self._status(m, start, job.status, row_written)
-        self._count(m, start, row_written)
+        with m.If(take):
+            m.d.sync += [stride.eq(job.stride), nbytes.eq(job.nbytes), refused.eq(job.status)]
+        status = self._status(m, start, refused, row_written)
+        busy = self._count(m, start, row_written)
 
+        with m.If(self.done.ready):
+            m.d.sync += self.done.valid.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(jobs.r_rdy):
-                    m.d.comb += start.eq(job.status == Status.OK)
+                m.d.comb += take.eq(jobs.r_rdy)
+                with m.If(take):
                     m.next = "RUN"
-                    with m.If(job.status != Status.OK):
-                        m.d.sync += self.done.payload.busy.eq(0)
-                        m.next = "DONE"
             with m.State("RUN"):
                 with m.If(addresses.done & ~more & ~self.write.busy):
-                    m.next = "DONE"
-            with m.State("DONE"):
-                m.d.comb += self.done.valid.eq(1)
-                with m.If(self.done.ready):
-                    m.d.comb += jobs.r_en.eq(1)
+                    m.next = "END"
+            with m.State("END"):  # the next job begins while this one is reported
+                with m.If(~self.done.valid):
+                    m.d.comb += take.eq(jobs.r_rdy)
+                    m.d.sync += [
+                        self.done.valid.eq(1),
+                        self.done.payload.status.eq(status),
+                        self.done.payload.busy.eq(Mux(refused == Status.OK, busy, 0)),
+                    ]
                     m.next = "IDLE"
+                    with m.If(take):
+                        m.next = "RUN"
         return m
 
     def _status(self, m, start, refused, row_written):
-        """Report why a job is refused, or what the memory's answers to it make."""
-        seen_read, seen_write = Signal(), Signal()
+        """Return why a job is refused, or what the memory's answers to it make."""
+        seen_read, seen_write, status = Signal(), Signal(), Signal(Status)
         with m.If(start):
             m.d.sync += [seen_read.eq(0), seen_write.eq(0)]
         with m.Else():
@@ -123,7 +133,6 @@ class RowWriter(wiring.Component):
                 seen_read.eq(seen_read | (row_written & self.i.payload.row.error)),
                 seen_write.eq(seen_write | self.write.error),
             ]
-        status = self.done.payload.status
         with m.If(refused != Status.OK):
             m.d.comb += status.eq(refused)
         with m.Elif(seen_read):
@@ -132,13 +141,15 @@ class RowWriter(wiring.Component):
             m.d.comb += status.eq(Status.WRITE_ERROR)
         with m.Else():
             m.d.comb += status.eq(Status.OK)
+        return status
 
     def _count(self, m, start, row_written):
-        """Count the words that the lanes took for the rows written."""
-        busy = self.done.payload.busy
+        """Return the words that the lanes took for the rows written."""
+        busy = Signal(32)
         words = delay(m, (self.i.payload.row.last >> exact_log2(self.config.lanes)) + 1, 1)
         written = delay(m, row_written, 1)
         with m.If(start):
             m.d.sync += busy.eq(0)
         with m.Elif(written):
             m.d.sync += busy.eq(busy + words)
+        return busy
