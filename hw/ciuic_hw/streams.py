@@ -145,10 +145,9 @@ class StreamFifo(Component):
         write, read = memory.write_port(), memory.read_port()
         newest, oldest = Signal(bits), Signal(bits)
         level = Signal(bits + 1)  # entries in the memory, a cycle ago
-        # Whether there are some to be read in this cycle; whether some are left if one is. Entries
-        # that nobody reads are found two cycles late.
-        some, more = Signal(), Signal()
-        sometime, wrote, took = (delay(m, one, 1) for one in (some, self.i.valid, read.en))
+        # Entries to be read in this cycle: whether there are some, whether it is one, or two.
+        some, one, two, three = Signal(), Signal(), Signal(), Signal()
+        wrote, took = delay(m, self.i.valid, 1), delay(m, read.en, 1)
         m.d.comb += [
             write.data.eq(self.i.p),
             write.addr.eq(newest),
@@ -160,10 +159,12 @@ class StreamFifo(Component):
             self.o.valid.eq(skid.o.valid),
             skid.o.ready.eq(self.o.ready),
         ]
-        m.d.sync += [
-            some.eq(self.i.valid | more | (some & ~read.en) | (~(some | sometime) & level.any())),
-            more.eq(level[2:].any()),
-        ]
+        m.d.sync += some.eq(self.i.valid | (some & ~(read.en & one)))
+        m.d.comb += three.eq(Mux(wrote == took, level == 3, Mux(wrote, level == 2, level == 4)))
+        with m.If(self.i.valid & ~read.en):
+            m.d.sync += [one.eq(~some), two.eq(one)]
+        with m.Elif(read.en & ~self.i.valid):
+            m.d.sync += [one.eq(two), two.eq(three)]
         with m.If(self.i.valid):
             m.d.sync += newest.eq(newest + 1)
         with m.If(read.en):
