@@ -144,10 +144,11 @@ class StreamFifo(Component):
         connect(m, output.o, skid.i)
         write, read = memory.write_port(), memory.read_port()
         newest, oldest = Signal(bits), Signal(bits)
-        level = Signal(bits + 1)  # entries in the memory
+        level = Signal(bits + 1)  # entries in the memory, a cycle ago
         # Whether there are some to be read in this cycle; whether some are left if one is. Entries
-        # that nobody reads are found a cycle late.
+        # that nobody reads are found two cycles late.
         some, more = Signal(), Signal()
+        sometime, wrote, took = (delay(m, one, 1) for one in (some, self.i.valid, read.en))
         m.d.comb += [
             write.data.eq(self.i.p),
             write.addr.eq(newest),
@@ -160,15 +161,15 @@ class StreamFifo(Component):
             skid.o.ready.eq(self.o.ready),
         ]
         m.d.sync += [
-            some.eq(self.i.valid | more | (some & ~read.en) | (~some & level.any())),
-            more.eq(level[1:].any() & (level != 2)),
+            some.eq(self.i.valid | more | (some & ~read.en) | (~(some | sometime) & level.any())),
+            more.eq(level[2:].any()),
         ]
         with m.If(self.i.valid):
             m.d.sync += newest.eq(newest + 1)
         with m.If(read.en):
             m.d.sync += oldest.eq(oldest + 1)
-        with m.If(self.i.valid != read.en):
-            m.d.sync += level.eq(level + Mux(read.en, -1, 1))
+        with m.If(wrote != took):
+            m.d.sync += level.eq(level + Mux(took, -1, 1))
         with m.If(~output.i.valid | output.i.ready):
             m.d.sync += output.i.valid.eq(some)
         return m

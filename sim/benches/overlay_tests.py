@@ -9,6 +9,7 @@ import cocotb
 from ciuic_sim import jobs
 from ciuic_sim.bench import parameters
 from ciuic_sim.overlay_bench import COMPLETION_BASE, MEMORY_BYTES, RING_BASE, OverlayBench
+from cocotbext.axi import AxiResp
 
 from ciuic.abi import DESCRIPTOR, Flag, Format, Opcode, OverlayConfig, Status, registers
 from ciuic.abi.descriptors import GEMM_MAX_K, MAX_SIZE
@@ -256,6 +257,23 @@ async def refused_accesses_of_a_gemm_are_reported(dut: Any, operand: str, pause:
     stop = start + job["m"] * job["o_stride"]
     bench.image.bytes[start:stop] = list(bench.writes.mem[start:stop])  # undefined after an error
     bench.compare()
+    await works(bench)
+
+
+@cocotb.test()
+@cocotb.parametrize(answer=[AxiResp.SLVERR, AxiResp.DECERR])
+async def either_error_of_any_port_is_reported(dut: Any, answer: AxiResp) -> None:
+    bench = await started(dut, 0.1)
+    job = jobs.gemm(bench, 5, 4 * CONFIG.rows, 4 * CONFIG.cols)
+    weights = range(job["w_addr"], job["w_addr"] + 16 * CONFIG.rows * CONFIG.cols)
+    for port in bench.read_ports:
+        port.answer, port.refused = answer, weights  # of the share of this port alone
+        await bench.fail(Status.READ_ERROR, job)
+        port.refused = range(0)
+    bench.writes.answer, bench.writes.refused = answer, range(job["o_addr"], job["o_addr"] + 1)
+    await bench.fail(Status.WRITE_ERROR, job)
+    bench.writes.refused = range(0)
+    bench.image.bytes[:] = list(bench.writes.mem[:])  # the result is undefined after an error
     await works(bench)
 
 

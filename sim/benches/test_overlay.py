@@ -14,13 +14,14 @@ from ciuic.abi import CONFIGS, OverlayConfig
 TESTS = Path(__file__).with_name("overlay_tests.py")
 CONFIGURATIONS = (
     CONFIGS["tiny"],
-    # Everything that "tiny" has not: a wide bus, long addresses, an array that is not square,
-    # small banks, so that tiles of rows and slices of K occur with small shapes.
+    # Everything that "tiny" has not: four ports, a wide bus, long addresses, an array that is not
+    # square, small banks, so that tiles of rows and slices of K occur with small shapes.
     OverlayConfig(
         name="wide",
         rows=4,
         cols=16,
         bus_bytes=16,
+        ports=4,
         address_bits=40,
         outstanding=4,
         activation_words=32,

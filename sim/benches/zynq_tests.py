@@ -11,7 +11,7 @@ from typing import Any
 import cocotb
 from ciuic_sim import jobs
 from ciuic_sim.bench import parameters
-from ciuic_sim.overlay_bench import OverlayBench, ReadSide
+from ciuic_sim.overlay_bench import OverlayBench
 from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiBurstType, AxiBus, AxiMaster, AxiResp
 
@@ -25,17 +25,12 @@ LONGEST = 16  # beats of an AXI3 burst
 
 
 class ZynqBench(OverlayBench):
-    """`OverlayBench` with processors on AXI3 and a second memory port."""
+    """`OverlayBench` with processors on AXI3."""
 
     base = ADDRESSES.control.base
 
     def __init__(self, dut: Any, *, pause: float = 0) -> None:
         super().__init__(dut, CONFIG, pause=pause)
-        bus = AxiBus.from_prefix(dut, "memory_1_")
-        self.second = ReadSide(bus.read, dut.clk, dut.rst, mem=self.writes.mem)
-        if pause:
-            for channel in (self.second.ar_channel, self.second.r_channel):
-                channel.set_pause_generator(self.pauses(pause))
         cocotb.start_soon(self._watch())
         self.longest = 0
 

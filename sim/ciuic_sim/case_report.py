@@ -6,14 +6,16 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
-from ciuic_host.uri import Report
+from ciuic_host.uri import Report, no_report
 
 from ciuic.abi import CONFIGS, OverlayConfig
 from ciuic.cli import output
 
-from .cases import MEMORIES
+from .cases import MEMORIES, Case, Taken, simulate
 
+C = TypeVar("C", bound=Case)
 Row = TypeVar("Row")
+RowOf = Callable[[OverlayConfig, str, C, Taken], Row]
 Fields = Callable[[Row], dict[str, object]]
 
 
@@ -31,9 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def measure_cases(
+    row_of: RowOf[C, Row],
+    config: OverlayConfig,
+    memory: str,
+    cases: list[C],
+    report: Report = no_report,
+) -> list[Row]:
+    """Run cases on the RTL behind a memory; return a row for each."""
+    taken = simulate(config, memory, cases, report)
+    return [row_of(config, memory, case, one) for case, one in zip(cases, taken, strict=True)]
+
+
 def run_cases(
     arguments: argparse.Namespace,
-    measure: Callable[[OverlayConfig, str, Report], list[Row]],
+    all_cases: Callable[[OverlayConfig], list[C]],
+    row_of: RowOf[C, Row],
     *,
     fields: Fields[Row],
     shown: Fields[Row],
@@ -44,8 +59,10 @@ def run_cases(
     ----------
     arguments
         Those of `add_arguments`.
-    measure
-        Called with a configuration and a memory; returns a row for each case.
+    all_cases
+        Returns what to run on a configuration.
+    row_of
+        Called with a configuration, a memory, a case and what it took; returns its row.
     fields, shown
         A row for programs, and for people.
     """
@@ -53,7 +70,7 @@ def run_cases(
     rows: list[Row] = []
     with output.progress() as report:
         for memory in arguments.memory or MEMORIES:
-            rows += measure(config, memory, report)
+            rows += measure_cases(row_of, config, memory, all_cases(config), report)
     if arguments.json:
         output.print_json([fields(row) for row in rows])
     else:

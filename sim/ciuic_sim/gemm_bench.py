@@ -13,16 +13,14 @@ import argparse
 import sys
 from dataclasses import asdict, dataclass
 
-from ciuic_host.uri import Report, no_report
-
 from ciuic.abi import OverlayConfig
 from ciuic.cli.parser import run_command
 
-from .case_report import run_cases
-from .cases import Taken, simulate
+from .case_report import add_arguments, run_cases
+from .cases import Taken
 from .gemm_cases import Case, all_cases
 
-__all__ = ["Row", "measure", "run"]
+__all__ = ["Row", "add_arguments", "row_of", "run"]
 
 EXAMPLES = """
 ciuic bench gemm                        the configuration sim, both memories
@@ -99,19 +97,12 @@ def row_of(config: OverlayConfig, memory: str, case: Case, taken: Taken) -> Row:
     )
 
 
-def measure(
-    config: OverlayConfig, memory: str, cases: list[Case], report: Report = no_report
-) -> list[Row]:
-    """Run cases on the RTL; return a row for each."""
-    taken = simulate(config, memory, cases, report)
-    return [row_of(config, memory, case, one) for case, one in zip(cases, taken, strict=True)]
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; return the exit status."""
     return run_cases(
         arguments,
-        lambda config, memory, report: measure(config, memory, all_cases(config), report),
+        all_cases,
+        row_of,
         fields=asdict,
         shown=_shown,
     )

@@ -21,23 +21,22 @@ AXI4_WIDTHS = {"arlen": 8, "awlen": 8, "arlock": 1, "awlock": 1}
 
 
 class IdentifiedOverlay(Component):
-    """An `Overlay` whose memory port has the IDs too; all are zero.
+    """An `Overlay` whose memory ports have the IDs too; all are zero.
 
     Members
     -------
-    control, memory, interrupt
+    control, memory, memory_<port>, interrupt
         See `Overlay`.
     """
 
     def __init__(self, config: OverlayConfig) -> None:
         self._overlay = Overlay(config)
-        memory = self._overlay.signature.members["memory"].signature
-        super().__init__(
-            {
-                **self._overlay.signature.members,
-                "memory": Out(Signature({**memory.members, **IDS})),
-            }
-        )
+        members = self._overlay.signature.members
+        self._ports = [name for name in members if name.startswith("memory")]
+        identified = {
+            name: Out(Signature({**members[name].signature.members, **IDS})) for name in self._ports
+        }
+        super().__init__({**members, **identified})
 
     def elaborate(self, platform: Any) -> Module:
         """Return the overlay and the wires to it."""
@@ -45,9 +44,11 @@ class IdentifiedOverlay(Component):
         m.submodules.overlay = overlay = self._overlay
         connect(m, flipped(self.control), overlay.control)
         m.d.comb += self.interrupt.eq(overlay.interrupt)
-        for name, member in overlay.memory.signature.members.items():
-            inner, outer = getattr(overlay.memory, name), getattr(self.memory, name)
-            m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+        for port in self._ports:
+            inside, outside = getattr(overlay, port), getattr(self, port)
+            for name, member in inside.signature.members.items():
+                inner, outer = getattr(inside, name), getattr(outside, name)
+                m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
         return m
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ciuic_host.emulated_engines import Engines
 from ciuic_host.memory import AccessError
 from cocotb.triggers import RisingEdge
-from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster
+from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp
 from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite
 
 from ciuic.abi import COMPLETION, DESCRIPTOR, OverlayConfig, Status, registers
@@ -34,9 +34,22 @@ class Refusal(Exception):
 
 
 class ReadSide(AxiRamRead):
-    """The memory's read channels, with refused addresses."""
+    """The memory's read channels of one port, with refused addresses.
+
+    Attributes
+    ----------
+    refused
+        Addresses that are refused; none at first.
+    answer
+        The response to those.
+    """
 
     refused = range(0)
+    answer = AxiResp.SLVERR
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        _answer_refusals(self, self.r_channel, "rresp")
 
     async def _read(self, address: int, length: int) -> bytes:
         if address in self.refused or address >= MEMORY_BYTES:
@@ -46,14 +59,31 @@ class ReadSide(AxiRamRead):
 
 
 class WriteSide(AxiRamWrite):
-    """The memory's write channels, with refused addresses."""
+    """The memory's write channels, with refused addresses; attributes as `ReadSide` has them."""
 
     refused = range(0)
+    answer = AxiResp.SLVERR
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        _answer_refusals(self, self.b_channel, "bresp")
 
     async def _write(self, address: int, data: bytes) -> None:
         if address in self.refused or address >= MEMORY_BYTES:
             raise Refusal
         await super()._write(address, data)
+
+
+def _answer_refusals(side: Any, channel: Any, field: str) -> None:
+    """Let what cocotbext-axi answers by SLVERR have the answer that a side wants."""
+    send = channel.send
+
+    async def answered(beat: Any) -> None:
+        if getattr(beat, field) == AxiResp.SLVERR:
+            setattr(beat, field, side.answer)
+        await send(beat)
+
+    channel.send = answered
 
 
 class Image:
@@ -80,6 +110,13 @@ class OverlayBench(Bench):
         Its configuration.
     pause
         Probability of a pause on each channel in each cycle.
+
+    Attributes
+    ----------
+    reads, writes
+        The first memory port, which carries all but the other ports' share of the weights.
+    read_ports
+        All memory ports that read, ``reads`` first.
     """
 
     base = 0
@@ -92,6 +129,11 @@ class OverlayBench(Bench):
         bus = AxiBus.from_prefix(dut, "memory_")
         self.writes = WriteSide(bus.write, dut.clk, dut.rst, size=MEMORY_BYTES)
         self.reads = ReadSide(bus.read, dut.clk, dut.rst, mem=self.writes.mem)
+        stripes = (AxiBus.from_prefix(dut, f"memory_{port}_") for port in range(1, config.ports))
+        self.read_ports = (
+            self.reads,
+            *(ReadSide(bus.read, dut.clk, dut.rst, mem=self.writes.mem) for bus in stripes),
+        )
         self.image = Image()
         self.engines = Engines(config, self.image)
         self.submitted = 0
@@ -105,8 +147,8 @@ class OverlayBench(Bench):
 
     def _pause_channels(self, probability: float) -> None:
         channels = (
-            self.reads.ar_channel,
-            self.reads.r_channel,
+            *(port.ar_channel for port in self.read_ports),
+            *(port.r_channel for port in self.read_ports),
             self.writes.aw_channel,
             self.writes.w_channel,
             self.writes.b_channel,

@@ -17,17 +17,16 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from ciuic_host.uri import Report, no_report
 
 from ciuic.abi import OverlayConfig
 from ciuic.cli.parser import run_command
 from ciuic.reference.softmax import MAX_ERROR
 
 from .case_report import add_arguments, run_cases
-from .cases import Taken, simulate
+from .cases import Taken
 from .softmax_cases import Case, all_cases
 
-__all__ = ["Row", "add_arguments", "measure", "run"]
+__all__ = ["Row", "add_arguments", "row_of", "run"]
 
 EXAMPLES = """
 ciuic bench softmax                        the configuration sim, both memories
@@ -132,19 +131,12 @@ def accuracy(case: Case, taken: Taken) -> tuple[float, float, float]:
     return error, sum_error, agreeing / clear_rows if clear_rows else 1.0
 
 
-def measure(
-    config: OverlayConfig, memory: str, cases: list[Case], report: Report = no_report
-) -> list[Row]:
-    """Run cases on the RTL; return a row for each."""
-    taken = simulate(config, memory, cases, report)
-    return [row_of(config, memory, case, one) for case, one in zip(cases, taken, strict=True)]
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; return the exit status."""
     return run_cases(
         arguments,
-        lambda config, memory, report: measure(config, memory, all_cases(config), report),
+        all_cases,
+        row_of,
         fields=_fields,
         shown=_shown,
     )

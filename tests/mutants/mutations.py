@@ -132,8 +132,8 @@ MUTATIONS = (
     Mutation("softmax/normalize.py", "close.all() | ~close.any(), 0", "close.all(), 0", SOFTMAX),
     Mutation(
         "softmax/normalize.py",
-        "self.i.ready.eq(taken & ~masked)",
-        "self.i.ready.eq(taken)",
+        "self.i.ready.eq(may & ~masked)",
+        "self.i.ready.eq(may)",
         SOFTMAX,
     ),
     Mutation(
@@ -151,7 +151,7 @@ MUTATIONS = (
     ),
     # Attention engine.
     Mutation("attention/job.py", "Mux(bit, many << place, 0)", "Mux(bit, many, 0)", ATTENTION),
-    Mutation("attention/job.py", "self.values.eq(~fresh[0] |", "self.values.eq(", ATTENTION),
+    Mutation("attention/job.py", "scores_left == 0, ~fresh[0] |", "scores_left == 0,", ATTENTION),
     Mutation("attention/queries.py", "row_word + job.query_tiles", "row_word", ATTENTION),
     Mutation(
         "attention/queries.py",
@@ -189,8 +189,8 @@ MUTATIONS = (
     ),
     Mutation(
         "attention/output.py",
-        "left.eq(Mux(self._held_last, rest, places))",
-        "left.eq(places)",
+        "number = Mux(self._held_last, rest, places)",
+        "number = C(places)",
         ATTENTION,
     ),
     Mutation("attention/output.py", "1 << (QUOTIENT_SHIFT - 1)", "0", ATTENTION),

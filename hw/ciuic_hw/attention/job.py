@@ -171,9 +171,10 @@ class PhaseWalk(Component):
     start, key_blocks : In(1), In
         Begin a job.
     step : In(1)
-        Go on to the next phase; only while ``ready``.
+        Go on to the next phase: in the third cycle behind ``start`` or the last step, or later.
     ready : Out(1)
-        The members below hold for the phase; low for a cycle behind ``start`` and ``step``.
+        The members below hold for the phase in the next cycle; low for a cycle behind ``start`` and
+        ``step``.
     values : Out(1)
         The phase is one of values, not of scores.
     first, last_scores, last : Out(1)
@@ -198,21 +199,23 @@ class PhaseWalk(Component):
         m = Module()
         scores_left, values_left = Signal.like(self.key_blocks), Signal.like(self.key_blocks)
         fresh = Signal(2)  # no phase of scores, of values was there before
+        after = Signal()  # the next phase is one of values
+        stepped, was_values = delay(m, self.step, 1), delay(m, self.values, 1)
         m.d.comb += self.first.eq(fresh.bit_select(self.values, 1))
         m.d.sync += [
             self.ready.eq(~(self.start | self.step)),
+            after.eq(Mux(self.values, scores_left == 0, ~fresh[0] | (scores_left == 1))),
             self.last_scores.eq(~self.values & (scores_left == 1)),
             self.last.eq(self.values & (values_left == 1)),
         ]
         with m.If(self.step):
-            m.d.sync += fresh.bit_select(self.values, 1).eq(0)
-            with m.If(self.values):
-                m.d.sync += [values_left.eq(values_left - 1), self.values.eq(scores_left == 0)]
+            m.d.sync += self.values.eq(after)
+        with m.If(stepped):
+            m.d.sync += fresh.bit_select(was_values, 1).eq(0)
+            with m.If(was_values):
+                m.d.sync += values_left.eq(values_left - 1)
             with m.Else():
-                m.d.sync += [
-                    scores_left.eq(scores_left - 1),
-                    self.values.eq(~fresh[0] | self.last_scores),
-                ]
+                m.d.sync += scores_left.eq(scores_left - 1)
         with m.If(self.start):
             m.d.sync += [
                 scores_left.eq(self.key_blocks),

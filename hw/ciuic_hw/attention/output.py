@@ -33,7 +33,12 @@ WAITING = 64  # beats of results
 
 
 class Quotient(Component):
-    """Sums of values over the sum of their probabilities, a word a cycle.
+    """Sums of values over the sum of their probabilities, a beat of results a cycle.
+
+    Parameters
+    ----------
+    config
+        The overlay's configuration.
 
     Members
     -------
@@ -41,22 +46,18 @@ class Quotient(Component):
     total : In(ATTENTION_SUM_BITS)
     o : Out(count * 16)
         ``Quotient.latency`` cycles later.
-
-    Parameters
-    ----------
-    count
-        Values in a word.
     """
 
     latency = 11 + Interpolator.latency
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, config: OverlayConfig):
+        self.config = config
+        self.count = config.bus_bytes * 8 // RESULT_BITS
         super().__init__(
             {
-                "values": In(count * ACCUMULATOR_BITS),
+                "values": In(self.count * ACCUMULATOR_BITS),
                 "total": In(ATTENTION_SUM_BITS),
-                "o": Out(count * RESULT_BITS),
+                "o": Out(self.count * RESULT_BITS),
             }
         )
 
@@ -79,7 +80,9 @@ class Quotient(Component):
         up = ~power  # LEADING - power
         whole = pipe((pipe(total, 2) << (up[3:] << 3))[:ATTENTION_SUM_BITS])
         whole = pipe((whole << pipe(up[:3]))[:LEADING])  # without the leading one
-        table = Interpolator(numerics.reciprocal_table(), value_bits=RECIPROCAL_FRACTION)
+        table = Interpolator(
+            self.config, numerics.reciprocal_table(), value_bits=RECIPROCAL_FRACTION
+        )
         m.submodules.reciprocal = table
         fraction_bits = numerics.TABLE_BITS + numerics.STEP_BITS
         m.d.comb += table.position.eq(whole[-fraction_bits:])
@@ -118,7 +121,7 @@ class AttentionOutput(Component):
     fetch, half, place, fetch_ready, fetched
         To and from `ValueAccumulators`.
     row, sum : Out, In(ATTENTION_SUM_BITS)
-        The sum of probabilities of a row of the half, in the same cycle.
+        The sum of probabilities of a row of the half, two cycles later.
     write : Out(WritePort)
         Memory.
     read_error : In(1)
@@ -131,7 +134,6 @@ class AttentionOutput(Component):
 
     def __init__(self, config: OverlayConfig):
         self.config = config
-        self.count = config.bus_bytes * 8 // RESULT_BITS
         super().__init__(
             {
                 "job": In(stream.Signature(attention_layout(config))),
@@ -211,10 +213,9 @@ class AttentionOutput(Component):
         with m.If(take):
             m.d.sync += valid.eq(0)
         with m.If(under_way[1]):
-            m.d.sync += [held.eq(self.fetched), valid.eq(1)]
+            m.d.sync += [held.eq(self.fetched), held_sum.eq(self.sum), valid.eq(1)]
         with m.If(fetched):
             m.d.sync += [
-                held_sum.eq(self.sum),
                 held_last.eq(last_block),
                 block.eq(block + 1),
                 place.eq(place + job.m),
@@ -229,9 +230,10 @@ class AttentionOutput(Component):
 
     def _words(self, m):
         """Send what was fetched through the division, a beat a cycle."""
-        config, count, job = self.config, self.count, self._job
+        config, job = self.config, self._job
+        m.submodules.quotient = quotient = Quotient(config)
+        count = quotient.count
         places = config.cols // count
-        m.submodules.quotient = quotient = Quotient(count)
         m.submodules.results = results = PipelineFifo(
             config.bus_bytes * 8, depth=WAITING, latency=Quotient.latency
         )
@@ -240,26 +242,29 @@ class AttentionOutput(Component):
         total = Signal(ATTENTION_SUM_BITS, reset_less=True)
         left = Signal(range(places + 1))
         rest = Signal(range(places + 1))  # words of the last block of columns
-        taken, last = Signal(), Signal()
+        ends = Signal(init=1)  # one word is left, or none
+        taken, moves = Signal(), Signal()
+        number = Mux(self._held_last, rest, places)
         columns = job.d_v[: exact_log2(config.cols)]
         m.d.sync += rest.eq(Mux(columns == 0, places, (columns + (count - 1)) >> exact_log2(count)))
         m.d.comb += [
             taken.eq((left != 0) & results.room),
-            last.eq((left == 0) | ((left == 1) & taken)),
-            self._take.eq(self._valid & last),
+            moves.eq((left == 0) | results.room),
+            self._take.eq(self._valid & moves & ends),
             quotient.values.eq(words[: count * ACCUMULATOR_BITS]),
             quotient.total.eq(total),
             results.payload.eq(quotient.o),
             results.valid.eq(delay(m, taken, Quotient.latency)),
         ]
-        with m.If(taken):
-            m.d.sync += [words.eq(words >> count * ACCUMULATOR_BITS), left.eq(left - 1)]
-        with m.If(self._take):
+        # What is held need not be valid to move up: then nothing is left.
+        with m.If(moves):
             m.d.sync += [
-                words.eq(self._held),
-                total.eq(self._held_sum),
-                left.eq(Mux(self._held_last, rest, places)),
+                words.eq(Mux(ends, self._held, words >> count * ACCUMULATOR_BITS)),
+                left.eq(Mux(ends, Mux(self._valid, number, 0), left - 1)),
+                ends.eq(Mux(ends, ~self._valid | (number == 1), left == 2)),
             ]
+            with m.If(ends):
+                m.d.sync += total.eq(self._held_sum)
 
     def _jobs(self, m, asked):
         """Take jobs, and report each when its last write was acknowledged."""

@@ -236,8 +236,10 @@ class ScoreStage(Component):
         length, keys = self.record.length, late("keys", known)
         limit = delay(m, Mux(less(length, keys), length, keys)[: len(keys)], 1, reset_less=True)
         left = delay(m, limit - late("base", known + 1), 1, reset_less=True)
-        some = Mux(left > config.cols, config.cols, left)
-        some = delay(m, Mux(left < 0, 0, some)[: exact_log2(config.cols) + 1], 1, reset_less=True)
+        cols_log2 = exact_log2(config.cols)
+        none, whole = left[-1], left[cols_log2:-1].any()
+        some = Cat(Mux(none | whole, 0, left[:cols_log2]), ~none & whole)
+        some = delay(m, some, 1, reset_less=True)
         before = late("place", known + 3) << exact_log2(lanes)
         valid = Cat(some > before + lane for lane in range(lanes))
         return x, delay(m, valid, self._scaled - known - 3, reset_less=True)
@@ -258,7 +260,7 @@ class ScoreStage(Component):
         at = self._scaled + 1 + exact_log2(self.config.lanes)
         running, largest, octave = Signal(OCTAVE), Signal(OCTAVE), Signal(OCTAVE)
         one = candidates[0]
-        m.d.comb += largest.eq(Mux(late("first", at) | (one > running), one, running))
+        m.d.comb += largest.eq(Mux(late("first", at) | less(running, one), one, running))
         m.d.sync += running.eq(largest)
         with m.If(late("taken", at) & late("last", at)):
             m.d.sync += octave.eq(largest)

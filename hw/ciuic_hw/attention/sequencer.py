@@ -149,8 +149,9 @@ class AttentionSequencer(Component):
                     tile.eq(tile + 1),
                     first_tile.eq(0),
                 ]
-        with m.If(phase_ends):
+        with m.If(~there):  # between phases
             m.d.sync += [tile.eq(0), first_tile.eq(1), place.eq(0), self.word.eq(0)]
+        with m.If(phase_ends):
             with m.If(walk.values):
                 m.d.comb += self.probabilities_release.bit_select(values_bank, 1).eq(1)
                 m.d.sync += [values_bank.eq(~values_bank), active.eq(~walk.last)]

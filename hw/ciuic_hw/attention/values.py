@@ -40,7 +40,7 @@ class ValueAccumulators(Component):
     sums : In(cols * sum_bits)
         From the array.
     shifts_bank, shifts_row, shifts : Out(1), Out, In(SHIFTS)
-        Look up a row of a block of keys, in the same cycle.
+        Look up a row of a block of keys; two cycles later it is there.
     complete : Out(2)
         Strobes: the half is complete.
     fetch, half, place : In(1), In(1), In
@@ -86,14 +86,15 @@ class ValueAccumulators(Component):
             target = Signal(value_target_layout(config), name=f"target_{step}")
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
-        reads, read_target = stages[arrival - 2]
+        _, read_target = stages[arrival - 2]
         _, add_target = stages[arrival + 2]
         writes, write_target = stages[arrival + 4]
 
         # A job's first block does not look at what is there, so that the port is free for results.
         busy = Signal()
+        soon, soon_target = stages[arrival - 3]
+        m.d.sync += busy.eq(soon & ~soon_target.first)
         m.d.comb += [
-            busy.eq(reads & ~read_target.first),
             self.fetch_ready.eq(~busy),
             read.en.eq(1),
             read.addr.eq(
@@ -107,15 +108,11 @@ class ValueAccumulators(Component):
             self.shifts_row.eq(read_target.row),
             self.fetched.eq(delay(m, read.data, 1, reset_less=True)),
         ]
-        shifts = Signal(SHIFTS)
-        m.d.sync += shifts.eq(self.shifts)
-        shifts = SHIFTS(delay(m, Value.cast(shifts), 1, reset_less=True))
-
         totals = []
         for col in range(config.cols):
-            older = align(m, self.fetched.word_select(col, bits), shifts.older, bits)
+            older = align(m, self.fetched.word_select(col, bits), self.shifts.older, bits)
             term = Cat(C(0, ATTENTION_GUARD), self.sums.word_select(col, width))
-            newer = align(m, term, shifts.newer, len(term))
+            newer = align(m, term, self.shifts.newer, len(term))
             older = Mux(add_target.first, 0, older.as_signed())
             total = Signal(bits, name=f"total_{col}", reset_less=True)
             m.d.sync += total.eq(

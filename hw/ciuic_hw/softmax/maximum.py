@@ -62,12 +62,14 @@ class MaximumStage(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         row = self.row.payload
+        may = Signal()
         m.submodules.words = words = RowWords(config=self.config)
         m.d.comb += [
             words.row.eq(row.result),
             words.step.eq(self.taken),
-            self.taken.eq(self.room & self.row.valid & (self.i.valid | row.empty)),
-            self.i.ready.eq(self.taken & ~row.empty),
+            may.eq(self.room & self.row.valid),
+            self.taken.eq(may & (self.i.valid | row.empty)),
+            self.i.ready.eq(may & ~row.empty),
             self.row_end.eq(self.taken & words.final),
             self.row.ready.eq(self.row_end),
         ]

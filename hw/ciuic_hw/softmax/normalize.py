@@ -210,11 +210,12 @@ class NormalizeStage(wiring.Component):
         lanes = self.config.lanes
         m.submodules.words = words = RowWords(config=self.config, padded=True)
         masked = words.beyond
-        taken = Signal()
+        may, taken = Signal(), Signal()
         m.d.comb += [
             words.row.eq(self.row.payload),
-            taken.eq(self.room & self.row.valid & self.reciprocal.valid & (self.i.valid | masked)),
-            self.i.ready.eq(taken & ~masked),
+            may.eq(self.room & self.row.valid & self.reciprocal.valid),
+            taken.eq(may & (self.i.valid | masked)),
+            self.i.ready.eq(may & ~masked),
             self.row.ready.eq(taken & words.final),
             self.reciprocal.ready.eq(taken & words.final),
             words.step.eq(taken),

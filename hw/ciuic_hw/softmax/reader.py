@@ -121,10 +121,10 @@ class RowReader(wiring.Component):
     def _check(self, m, descriptor):
         """Offer the job; return why the descriptor cannot be run, `Status.OK` if it can."""
         status = Signal(Status)
-        mode = _mode(descriptor.out_format, RESULT_FORMATS)
-        nbytes = Signal.like(self.job.payload.nbytes)
+        narrow = Signal()
         wrong_size, wrong_format = Signal(4), Signal(4)
         m.d.sync += [
+            narrow.eq(_mode(descriptor.out_format, RESULT_FORMATS)),
             wrong_size.eq(
                 Cat(
                     descriptor.m == 0,
@@ -148,12 +148,11 @@ class RowReader(wiring.Component):
             m.d.comb += status.eq(Status.BAD_FORMAT)
         with m.Else():
             m.d.comb += status.eq(Status.OK)
-        m.d.sync += nbytes.eq(_nbytes(descriptor.n, RESULT_FORMATS, mode))
         m.d.comb += [
             self.job.payload.addr.eq(descriptor.o_addr),
             self.job.payload.stride.eq(descriptor.o_stride),
             self.job.payload.rows.eq(descriptor.m),
-            self.job.payload.nbytes.eq(nbytes),
+            self.job.payload.nbytes.eq(_nbytes(descriptor.n, RESULT_FORMATS, narrow)),
             self.job.payload.status.eq(status),
         ]
         return status
@@ -207,7 +206,7 @@ class RowReader(wiring.Component):
         wiring.connect(m, requests.o, wiring.flipped(self.request))
 
         length = lengths.o.payload
-        mode = _mode(descriptor.in_format, SCORE_FORMATS)
+        mode = Signal.like(self.row.payload.mode)
         row = Signal(row_layout(config))
         element = _nbytes(1, SCORE_FORMATS, mode)
         allowed, described, step = Signal(), Signal(), Signal()
@@ -216,13 +215,14 @@ class RowReader(wiring.Component):
         lane_bits = exact_log2(config.lanes)
         m.d.comb += [
             step.eq(allowed & lengths.o.valid),
-            addresses.step.eq(step),
+            addresses.step.eq(described),
             lengths.o.ready.eq(step),
         ]
         m.d.sync += [
             allowed.eq(
                 walking & rows.room & score_bytes.room & requests.i.ready & ~step & ~described
             ),
+            mode.eq(_mode(descriptor.in_format, SCORE_FORMATS)),
             described.eq(step),
             addr.eq(addresses.addr),
             nbytes.eq(_nbytes(length.last + 1, SCORE_FORMATS, mode)),

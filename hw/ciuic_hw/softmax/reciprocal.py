@@ -33,6 +33,7 @@ class Reciprocal(wiring.Component):
     latency = 2 + Interpolator.latency
 
     def __init__(self, config):
+        self.config = config
         super().__init__({"total": In(sum_bits(config.max_row)), "o": Out(RECIPROCAL)})
 
     def elaborate(self, platform):
@@ -43,7 +44,9 @@ class Reciprocal(wiring.Component):
         total_1 = delay(m, self.total[numerics.SUM_FRACTION - FRACTION_BITS :], 1)
         fraction = delay(m, (total_1 >> norm_1)[:FRACTION_BITS], 1)
 
-        table = Interpolator(numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION)
+        table = Interpolator(
+            self.config, numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION
+        )
         m.submodules.reciprocal = table
         m.d.comb += [
             table.position.eq(fraction),
