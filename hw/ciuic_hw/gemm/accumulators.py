@@ -93,7 +93,7 @@ class Accumulators(Component):
             scales.swap.eq(delay(m, self.swap, SWAP_DELAY)),
             scales.slot.eq(delay(m, self.slot, SWAP_DELAY)),
             scales.sums.eq(self.sums),
-            scales.sums_slot.eq(sums_target.slot),
+            scales.sums_slot.eq(stages[latency - SCALE_LATENCY - 1][1].slot),
             scales.w4.eq(sums_target.w4),
         ]
 

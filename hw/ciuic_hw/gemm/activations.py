@@ -166,7 +166,7 @@ class ActivationLoader(Component):
 
         # What a step needs to know is found out in the cycle before it.
         tile_rows = Signal(range(config.accumulator_rows + 1))
-        next_row = Signal(config.address_bits)
+        next_row, end = Signal(config.address_bits), Signal(config.address_bits)
         last_row, last_part, last_tile, last_block = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
             tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
@@ -176,6 +176,7 @@ class ActivationLoader(Component):
             last_part.eq(k_left <= part_bytes),
             last_block.eq(blocks_left == 1),
             next_row.eq(row_addr + job.a_stride),
+            end.eq(next_row),  # of the tile, in the cycle behind its last row
             request.p.addr.eq(row_addr + offset),
             request.p.nbytes.eq(Mux(k_left < part_bytes, k_left, part_bytes)),
         ]
@@ -218,7 +219,6 @@ class ActivationLoader(Component):
                 with m.If(job.sliced):  # a bank for each slice
                     m.d.comb += request.valid.eq(~self._taken.bit_select(bank, 1))
                     with m.If(request.valid & request.ready):
-                        m.d.sync += take(1, 1)
                         m.next = "SLICE"
                 with m.Else():  # the same words of every row
                     m.d.comb += request.valid.eq(1)
@@ -235,16 +235,10 @@ class ActivationLoader(Component):
                         k_left.eq(k_left - slab_bytes),
                     ]
                     with m.If(last_part):
-                        m.d.sync += [
-                            tile_addr.eq(next_row),
-                            bank.eq(~bank),
-                            rows_left.eq(rows_left - job.tile_m),
-                        ]
-                        m.next = "TILE"
-                        with m.If(last_tile):
-                            m.next = "IDLE"
+                        m.next = "TURN"
             with m.State("SLICE"):  # a row that is longer than a bank
                 m.d.sync += [
+                    *take(1, 1),
                     bank.eq(~bank),
                     offset.eq(offset + slice_bytes),
                     k_left.eq(k_left - slice_bytes),
@@ -253,10 +247,16 @@ class ActivationLoader(Component):
                 with m.If(last_part):
                     m.d.sync += [offset.eq(0), k_left.eq(job.k), blocks_left.eq(blocks_left - 1)]
                     with m.If(last_block):
-                        m.d.sync += [tile_addr.eq(next_row), rows_left.eq(rows_left - job.tile_m)]
-                        m.next = "TILE"
-                        with m.If(last_tile):
-                            m.next = "IDLE"
+                        m.next = "TURN"
+            with m.State("TURN"):  # to the next tile
+                m.d.sync += [
+                    tile_addr.eq(end),
+                    bank.eq(bank ^ ~job.sliced),
+                    rows_left.eq(rows_left - job.tile_m),
+                ]
+                m.next = "TILE"
+                with m.If(last_tile):
+                    m.next = "IDLE"
 
     def _receive(self, m):
         """Write beats to the scratchpad, slab after slab."""
@@ -270,7 +270,8 @@ class ActivationLoader(Component):
         lane = Signal(ceil_log2(self.lanes))
         # Of the bank: rows and words of a row.
         rows, stride = Signal.like(self._rows[0]), Signal.like(row_word)
-        behind, last_row = Signal.like(rows), Signal()  # rows of the slab behind this one
+        behind = Signal.like(rows)  # rows of the slab behind this one
+        first_row, last_row = Signal(init=1), Signal()
         last_slab = Signal()
         arrives = Signal()
         settled = Signal(3)  # what is known of the slab holds, once the last bit is set
@@ -293,7 +294,7 @@ class ActivationLoader(Component):
             stride.eq(self._stride[bank]),
             last_slab.eq(~less(next_slab, stride)),
         ]
-        with m.If(~settled[-1]):
+        with m.If(first_row):
             m.d.sync += [behind.eq(rows - 1), last_row.eq(rows == 1)]
         for index, strobe in enumerate(self.release):
             with m.If(strobe):
@@ -306,6 +307,7 @@ class ActivationLoader(Component):
                     lane.eq(0),
                     word.eq(0),
                     behind.eq(behind - 1),
+                    first_row.eq(0),
                     last_row.eq(behind == 1),
                     row_word.eq(row_word + stride),
                 ]
@@ -313,6 +315,7 @@ class ActivationLoader(Component):
                     m.d.sync += settled.eq(0)
         with m.If(slab_ended):
             m.d.sync += [
+                first_row.eq(1),
                 row_word.eq(0),
                 slab_word.eq(next_slab),
                 progress[bank].eq(next_slab),

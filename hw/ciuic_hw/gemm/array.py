@@ -126,19 +126,18 @@ class PeArray(Component):
         config = self.config
         width = config.stream_bytes * 8
         places = config.tile_beats
-        load, w4, swap = (delay(m, one, 1) for one in (self.load, self.w4, self.swap))
-        place_of, beat = (delay(m, one, 1, reset_less=True) for one in (self.place, self.beat))
+        swap, beat = delay(m, self.swap, 1), delay(m, self.beat, 1, reset_less=True)
         unpacked = Cat(
             Cat(nibble := beat.word_select(i, 4), nibble[3].replicate(4)) for i in range(width // 4)
         )
         loaded = []
         for place in range(places):
             shadow = Signal(width, name=f"loaded_{place}", reset_less=True)
-            with m.If(load & ~w4 & (place_of == place)):
+            with m.If(delay(m, self.load & ~self.w4 & (self.place == place), 1)):
                 m.d.sync += shadow.eq(beat)
             if config.w4:
                 half = unpacked.word_select(place % 2, width)
-                with m.If(load & w4 & (place_of == place // 2 * 2)):
+                with m.If(delay(m, self.load & self.w4 & (self.place == place // 2 * 2), 1)):
                     m.d.sync += shadow.eq(half)
             loaded.append(shadow)
 

@@ -111,13 +111,16 @@ class ComputeSequencer(Component):
         ]
         # All that a row waits for but weights. Within a block it stays so.
         there, room = Signal(), Signal()
+        may_swap = Signal()  # it is there, and the first one of a tile
         m.d.comb += room.eq(
             (active | starting)
             & self.accumulator_free.bit_select(accumulator, 1)
             & (self.bank_full | reach).bit_select(bank, 1)
         )
+        coming = room & ~ends & ~slice_ended & ~block_ended
         m.d.sync += [
-            there.eq(room & ~ends & ~slice_ended & ~block_ended),
+            there.eq(coming),
+            may_swap.eq(coming & Mux(self.issue, last_row, first_row)),
             slice_ended.eq(walk.step & slice_end),
             block_ended.eq(walk.step & walk.last_k),
         ]
@@ -126,7 +129,7 @@ class ComputeSequencer(Component):
             slice_end.eq(job.sliced & word_end & last_word),
             ends.eq(walk.step & (walk.last_k | slice_end)),
             self.issue.eq(there & (~first_row | self.loaded)),
-            self.swap.eq(self.issue & first_row),
+            self.swap.eq(may_swap & self.loaded),
             self.read_en.eq(self.issue),
             self.read_bank.eq(bank),
             self.read_word.eq(word + row_word),
@@ -159,7 +162,8 @@ class ComputeSequencer(Component):
             ]
         issued, issued_parity = delay(m, self.issue, 1), delay(m, parity, 1)
         for index, mine in enumerate((~issued_parity, issued_parity)):
-            m.d.sync += self.busy[index].eq(self.busy[index] + (issued & mine))
+            clear = starting & (parity == index)
+            m.d.sync += self.busy[index].eq(Mux(clear, 0, self.busy[index] + (issued & mine)))
         with m.If(walk.step):  # the next tile along K
             m.d.sync += [
                 row.eq(0),
@@ -186,5 +190,5 @@ class ComputeSequencer(Component):
         with m.If(starting):
             m.d.sync += active.eq(1)
         with m.If(walk.start):
-            m.d.sync += [parity.eq(~parity), self.busy[~parity].eq(0)]
+            m.d.sync += parity.eq(~parity)
         return m

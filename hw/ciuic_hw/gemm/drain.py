@@ -122,15 +122,19 @@ class Drain(Component):
         stepped, free = Signal(), Signal()
         shared = Signal()  # parameters may be used until the last row has left `words`
         # The row is there, its parameters are, and all addresses before the last row goes.
-        ready = Signal()
-        m.d.sync += ready.eq(
-            (fetched | fetching[-1])
-            & ~take
-            & walk.ready
-            & ~shared
-            & (~job.parameters | self.parameters_full)
-            & (~walk.last_row | self._announced.bit_select(bank, 1))
-        )
+        ready, has_parameters, announced = Signal(), Signal(), Signal()
+        m.d.sync += [
+            has_parameters.eq(~shared & (~job.parameters | self.parameters_full)),
+            announced.eq(self._announced.bit_select(bank, 1)),
+            ready.eq(
+                (fetched | fetching[-1])
+                & ~take
+                & walk.ready
+                & ~shared
+                & has_parameters
+                & (~walk.last_row | announced)
+            ),
+        ]
         m.d.comb += [
             stepped.eq(step.valid & step.ready),
             step.valid.eq(some),
@@ -184,7 +188,7 @@ class Drain(Component):
             m.d.comb += fetch.eq(1)
         m.d.comb += self.read_en.eq(fetch)
         m.d.sync += fetching.eq((fetching << 1) | fetch)
-        with m.If(fetch):
+        with m.If(fetching[0]):
             m.d.sync += row.eq(row + 1)
         with m.If(fetching[-1]):
             m.d.sync += fetched.eq(1)

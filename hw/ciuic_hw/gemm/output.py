@@ -182,47 +182,65 @@ class OutputStage(Component):
         with m.If(results.o.valid & results.o.ready):
             m.d.sync += quarter.eq(Mux(ends, 0, quarter + 1))
 
+        # The residual beside the result, the sum, and what it becomes in INT8.
+        flags = {"requantize": 1, "quarter": 2, "ends": 1}
+        joined_layout = data.StructLayout(
+            {
+                "values": data.ArrayLayout(signed(32), lanes),
+                "wide": data.ArrayLayout(32, lanes),
+                "narrow": data.ArrayLayout(signed(8), lanes),
+                **flags,
+            }
+        )
         summed = data.StructLayout(
             {
                 "wide": data.ArrayLayout(32, lanes),
                 "narrow": data.ArrayLayout(signed(BEYOND.bit_length() + 2), lanes),
-                "requantize": 1,
-                "quarter": 2,
-                "ends": 1,
+                **flags,
             }
         )
+        packable = data.StructLayout({"wide": width, "narrow": width // 4, **flags})
+        m.submodules.joined = joined = StreamRegister(joined_layout)
         m.submodules.sums = sums = StreamRegister(summed)
-        m.submodules.skid = skid = SkidBuffer(summed)
-        connect(m, sums.o, skid.i)
+        m.submodules.skid = skid = SkidBuffer(packable)
         here, take = waiting.o.p, Signal()
         m.d.comb += [
-            sums.i.valid.eq(waiting.o.valid & (~here.result.residual | residual.o.valid)),
-            take.eq(sums.i.valid & sums.i.ready),
+            joined.i.valid.eq(waiting.o.valid & (~here.result.residual | residual.o.valid)),
+            take.eq(joined.i.valid & joined.i.ready),
             waiting.o.ready.eq(take),
             residual.o.ready.eq(take & here.takes_residual),
-            sums.i.p.requantize.eq(here.result.requantize),
-            sums.i.p.quarter.eq(here.quarter),
-            sums.i.p.ends.eq(here.ends),
+            joined.i.p.requantize.eq(here.result.requantize),
+            joined.i.p.quarter.eq(here.quarter),
+            joined.i.p.ends.eq(here.ends),
+            Value.cast(joined.i.p["values"]).eq(Value.cast(here.result["values"])),
         ]
         failed = residual.o.valid & residual.o.ready & residual.o.p.error
         m.d.sync += self.error.eq(failed)
         addends = Mux(here.result.residual, residual.o.p.data, 0)
-        small = addends.word_select(here.quarter, width // 4)
-        for lane, value in enumerate(here.result["values"]):
-            wide, narrow = addends.word_select(lane, 32), small.word_select(lane, 8)
+        m.d.comb += [
+            Value.cast(joined.i.p.wide).eq(addends),
+            Value.cast(joined.i.p.narrow).eq(addends.word_select(here.quarter, width // 4)),
+        ]
+        for one, other in ((joined, sums), (sums, skid)):
+            m.d.comb += [other.i.valid.eq(one.o.valid), one.o.ready.eq(other.i.ready)]
+            m.d.comb += [getattr(other.i.p, name).eq(getattr(one.o.p, name)) for name in flags]
+        terms = joined.o.p
+        for lane, value in enumerate(terms["values"]):
+            small = value[: BEYOND.bit_length() + 1].as_signed()
             m.d.comb += [
-                sums.i.p.wide[lane].eq(value + wide),
-                sums.i.p.narrow[lane].eq(
-                    value[: BEYOND.bit_length() + 1].as_signed() + narrow.as_signed()
-                ),
+                sums.i.p.wide[lane].eq(value + terms.wide[lane]),
+                sums.i.p.narrow[lane].eq(small + terms.narrow[lane]),
             ]
+        m.d.comb += [
+            skid.i.p.wide.eq(sums.o.p.wide),
+            skid.i.p.narrow.eq(Cat(_saturate(value)[:8] for value in sums.o.p.narrow)),
+        ]
 
         total, move = skid.o.p, skid.o.ready
         packed, merged = Signal(width), Signal(width)
-        bytes_ = Cat(_saturate(value)[:8] for value in total.narrow)
         m.d.comb += [
             move.eq(~self.beat.valid | self.beat.ready),
-            merged.eq(packed | (bytes_ << (total.quarter * (width // 4)))),
+            merged.eq(packed | (total.narrow << (total.quarter * (width // 4)))),
         ]
         with m.If(move):
             m.d.sync += [

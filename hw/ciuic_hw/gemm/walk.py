@@ -6,6 +6,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..arithmetic import less
 from ..streams import delay
 from .job import job_layout, result_lanes
 
@@ -83,7 +84,7 @@ class TileWalk(Component):
         if not self.along_k:
             m.d.comb += [self.first_k.eq(1), self.last_k.eq(1)]
         m.d.sync += [
-            then_last.eq(rows_left <= job.tile_m << 1),
+            then_last.eq(~less(job.tile_m << 1, rows_left)),
             rest_rows.eq(rows_left - job.tile_m),
         ]
         if self.along_k:
@@ -177,10 +178,12 @@ class RowWalk(Component):
         job = walk.current
         lanes = result_lanes(config)
         stride = getattr(job, self.stride)
-        row = Signal(range(config.accumulator_rows))
+        row = Signal(range(1, config.accumulator_rows + 1), init=1)  # from one on
+        stepped = delay(m, self.step, 1)  # what holds of the row still does
         tile_addr, row_addr = Signal(config.address_bits), Signal(config.address_bits)
         offset = Signal(config.address_bits)  # of the block in a row
         settling = Signal()
+        block_bytes = Signal(range(config.cols * 4 + 1))
         next_row, next_offset = Signal(config.address_bits), Signal(config.address_bits)
         m.d.comb += [
             walk.start.eq(self.start),
@@ -193,19 +196,20 @@ class RowWalk(Component):
             self.ready.eq(~(self.step | self.start | settling)),
             self.steps.eq((walk.columns + (lanes - 1)) >> exact_log2(lanes)),
             self.nbytes.eq(Mux(job.requantize, walk.columns, walk.columns << 2)),
-            self.last_row.eq(row + 1 == walk.rows),
-            self.last.eq((row + 1 == walk.rows) & walk.last),
+            self.last_row.eq(row == walk.rows),
+            self.last.eq((row == walk.rows) & walk.last),
             self.addr.eq(row_addr + offset),
             next_row.eq(row_addr + stride),
-            next_offset.eq(offset + Mux(job.requantize, config.cols, config.cols * 4)),
+            block_bytes.eq(Mux(job.requantize, config.cols, config.cols * 4)),
+            next_offset.eq(offset + block_bytes),
         ]
-        with m.If(self.step):
+        with m.If(stepped):
             m.d.sync += [row_addr.eq(next_row), row.eq(row + 1)]
             with m.If(self.last_row):
-                m.d.sync += [row.eq(0), row_addr.eq(tile_addr), offset.eq(next_offset)]
+                m.d.sync += [row.eq(1), row_addr.eq(tile_addr), offset.eq(next_offset)]
                 with m.If(walk.last_n):
                     m.d.sync += [row_addr.eq(next_row), tile_addr.eq(next_row), offset.eq(0)]
         with m.If(self.start):
             base = getattr(self.job, self.address)
-            m.d.sync += [row_addr.eq(base), tile_addr.eq(base), offset.eq(0), row.eq(0)]
+            m.d.sync += [row_addr.eq(base), tile_addr.eq(base), offset.eq(0), row.eq(1)]
         return m
