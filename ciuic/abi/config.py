@@ -42,6 +42,9 @@ class OverlayConfig:
         Elements that the softmax engine takes in a cycle: 2, 4, 8 or 16.
     max_row
         Longest softmax row in elements.
+    softmax_tables
+        Where the tables of exp and of the reciprocal are, of softmax and of attention: "bram", a
+        block RAM each, or "lut", logic.
     attention
         Whether there is an attention engine; it needs a square array, as wide as the bus or
         wider, that takes INT4 weights, and as many columns as lanes or more.
@@ -67,6 +70,7 @@ class OverlayConfig:
     lut_accumulators: bool = False
     lanes: int = 4
     max_row: int = 4096
+    softmax_tables: str = "bram"
     attention: bool = False
     clock_hz: float = 100e6
 
@@ -81,6 +85,8 @@ class OverlayConfig:
             raise ValueError(f"address_bits must be from 32 to 64, not {self.address_bits!r}")
         if self.lanes not in (2, 4, 8, 16):
             raise ValueError(f"lanes must be 2, 4, 8 or 16, not {self.lanes!r}")
+        if self.softmax_tables not in ("bram", "lut"):
+            raise ValueError(f"softmax_tables must be 'bram' or 'lut', not {self.softmax_tables!r}")
         if self.ports not in (1, 2, 4):
             raise ValueError(f"ports must be 1, 2 or 4, not {self.ports!r}")
         if self.products_per_dsp not in (1, 2):

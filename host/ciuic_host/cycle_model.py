@@ -24,7 +24,7 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 12  # around the beats of a record
-SOFTMAX = 64  # around the stages of a softmax
+SOFTMAX = 98  # around the stages of a softmax
 SOFTMAX_READ = 4  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 4  # between the requests of two rows, of scores and of results

@@ -47,4 +47,5 @@ def _same(known: OverlayConfig, found: OverlayConfig) -> bool:
         name=found.name,
         clock_hz=found.clock_hz,
         lut_accumulators=found.lut_accumulators,
+        softmax_tables=found.softmax_tables,
     )

@@ -113,7 +113,7 @@ class Overlay(Component):
             m.submodules[f"reader_{port}"] = reset(channel)
             axi = getattr(self, f"memory_{port}") if port else self.memory
             connect_axi_read(m, channel, axi, config)
-            self._share(m, engines, f"read_weights_{port}", channel.weights)
+            self._share(m, reset, engines, f"read_weights_{port}", channel.weights)
             m.d.comb += channel.drain.eq(control.resetting)
         m.submodules.writer = reset(writer)
         m.submodules.fetch = reset(fetch)
@@ -125,8 +125,8 @@ class Overlay(Component):
 
         connect_axi_write(m, writer, self.memory, config)
         connect(m, fetch.read, reader.command)
-        self._share(m, engines, "read", reader.activations)
-        self._share(m, engines, "read_parameters", reader.parameters)
+        self._share(m, reset, engines, "read", reader.activations)
+        self._share(m, reset, engines, "read_parameters", reader.parameters)
         connect(m, engines["gemm"].read_residual, reader.residual)
         connect(m, engines["softmax"].read, reader.softmax)
         connect(m, engines["softmax"].read_lengths, reader.lengths)
@@ -214,12 +214,13 @@ class Overlay(Component):
         ]
         return m
 
-    def _share(self, m, engines, name, port):
+    def _share(self, m, reset, engines, name, port):
         """Join a read port to the GEMM engine, and to the attention engine while that has a job."""
         if not self.config.attention:
             connect(m, getattr(engines["gemm"], name), port)
             return
-        m.submodules[f"share_{name}"] = shared = SharedRead(self.config)
+        shared = SharedRead(self.config)
+        m.submodules[f"share_{name}"] = reset(shared)
         m.d.comb += shared.second.eq(engines["attention"].owner)
         connect(m, getattr(engines["gemm"], name), shared.port_0)
         connect(m, getattr(engines["attention"], name), shared.port_1)

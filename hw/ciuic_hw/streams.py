@@ -8,13 +8,16 @@ FIFO with room for all that is in it at its end (`PipelineFifo`). All of them pa
 
 from amaranth.hdl import *
 from amaranth.lib import stream
-from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.utils import ceil_log2
 
-__all__ = ["PipelineFifo", "SkidBuffer", "StreamRegister", "delay"]
+from .arithmetic import less
 
-# Places that are kept free beside those for what is on its way: the FIFO's output register fills a
-# cycle late, and `room` is a cycle old.
+__all__ = ["PipelineFifo", "SkidBuffer", "StreamFifo", "StreamRegister", "delay"]
+
+# Places that are kept free beside those for what is on its way: `room` is registered, and so is
+# what it is made of.
 MARGIN = 2
 
 
@@ -56,8 +59,9 @@ class StreamRegister(Component):
         m = Module()
         held = Signal(self.i.p.shape(), reset_less=True)
         m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.p.eq(held)]
+        m.d.sync += self.o.valid.eq(self.i.valid | (self.o.valid & ~self.o.ready))
         with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid), held.eq(self.i.p)]
+            m.d.sync += held.eq(self.i.p)
         return m
 
 
@@ -90,14 +94,85 @@ class SkidBuffer(Component):
         m.d.comb += [self.i.ready.eq(~waiting), self.o.p.eq(held)]
         with m.If(self.i.ready):
             m.d.sync += aside.eq(self.i.p)
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += [
-                self.o.valid.eq(waiting | self.i.valid),
-                held.eq(Mux(waiting, aside, self.i.p)),
-                waiting.eq(0),
-            ]
-        with m.Elif(self.i.valid):
-            m.d.sync += waiting.eq(1)
+        # Plain logic: `o.ready` is late, and an enable or a reset of a register is slower.
+        some, kept = waiting | self.i.valid, self.o.valid & ~self.o.ready
+        m.d.sync += [self.o.valid.eq(some | kept), waiting.eq(some & kept)]
+        with m.If(~kept):
+            m.d.sync += held.eq(Mux(waiting, aside, self.i.p))
+        return m
+
+
+class StreamFifo(Component):
+    """A FIFO whose both ends may be far away: what fills and empties it meets registers only.
+
+    Who fills it knows that there is room: it takes an entry whenever one is offered.
+
+    Parameters
+    ----------
+    shape
+        Shape of an entry.
+    depth
+        Entries that it holds at least.
+
+    Members
+    -------
+    i : In(stream)
+        Always ready.
+    o : Out(stream)
+
+    Latency
+    -------
+    Four cycles.
+    """
+
+    def __init__(self, shape, *, depth):
+        self.depth = depth
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape, always_ready=True)),
+                "o": Out(stream.Signature(shape)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        width = Shape.cast(self.i.p.shape()).width
+        bits = ceil_log2(self.depth)
+        m.submodules.memory = memory = Memory(shape=width, depth=1 << bits, init=[])
+        m.submodules.output = output = StreamRegister(width)  # block RAM is slow to answer
+        m.submodules.skid = skid = SkidBuffer(width)
+        connect(m, output.o, skid.i)
+        write, read = memory.write_port(), memory.read_port()
+        newest, oldest = Signal(bits), Signal(bits)
+        level = Signal(bits + 1)  # entries in the memory, a cycle ago
+        # Entries to be read in this cycle: whether there are some, whether it is one, or two.
+        some, one, two, three = Signal(), Signal(), Signal(), Signal()
+        wrote, took = delay(m, self.i.valid, 1), delay(m, read.en, 1)
+        m.d.comb += [
+            write.data.eq(self.i.p),
+            write.addr.eq(newest),
+            write.en.eq(self.i.valid),
+            read.addr.eq(oldest),
+            read.en.eq(some & (~output.i.valid | output.i.ready)),
+            output.i.p.eq(read.data),
+            Value.cast(self.o.p).eq(skid.o.p),
+            self.o.valid.eq(skid.o.valid),
+            skid.o.ready.eq(self.o.ready),
+        ]
+        m.d.sync += some.eq(self.i.valid | (some & ~(read.en & one)))
+        m.d.comb += three.eq(Mux(wrote == took, level == 3, Mux(wrote, level == 2, level == 4)))
+        with m.If(self.i.valid & ~read.en):
+            m.d.sync += [one.eq(~some), two.eq(one)]
+        with m.Elif(read.en & ~self.i.valid):
+            m.d.sync += [one.eq(two), two.eq(three)]
+        with m.If(self.i.valid):
+            m.d.sync += newest.eq(newest + 1)
+        with m.If(read.en):
+            m.d.sync += oldest.eq(oldest + 1)
+        with m.If(wrote != took):
+            m.d.sync += level.eq(level + Mux(took, -1, 1))
+        with m.If(~output.i.valid | output.i.ready):
+            m.d.sync += output.i.valid.eq(some)
         return m
 
 
@@ -140,18 +215,15 @@ class PipelineFifo(Component):
 
     def elaborate(self, platform):
         m = Module()
-        width = Shape.cast(self.signature.members["payload"].shape).width
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=width, depth=self.depth)
-        m.submodules.output = output = StreamRegister(width)  # block RAM is slow to answer
-        m.d.comb += [
-            fifo.w_data.eq(self.payload),
-            fifo.w_en.eq(self.valid),
-            output.i.p.eq(fifo.r_data),
-            output.i.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(output.i.ready),
-            Value.cast(self.o.p).eq(output.o.p),
-            self.o.valid.eq(output.o.valid),
-            output.o.ready.eq(self.o.ready),
-        ]
-        m.d.sync += self.room.eq(fifo.level < self.depth - self.latency - MARGIN)
+        shape = self.signature.members["payload"].shape
+        m.submodules.fifo = fifo = StreamFifo(shape, depth=self.depth)
+        payload = delay(m, Value.cast(self.payload), 1, reset_less=True)
+        stored, left = delay(m, self.valid, 1), delay(m, self.o.valid & self.o.ready, 1)
+        m.d.comb += [Value.cast(fifo.i.p).eq(payload), fifo.i.valid.eq(stored)]
+        connect(m, fifo.o, flipped(self.o))
+        # Entries that were stored and have not left, as of two cycles ago.
+        level = Signal(range(self.depth + 1))
+        with m.If(stored != left):
+            m.d.sync += level.eq(level + Mux(stored, 1, -1))
+        m.d.sync += self.room.eq(less(level, self.depth - self.latency - MARGIN))
         return m

@@ -13,7 +13,7 @@ from ciuic.abi import OverlayConfig
 pytestmark = pytest.mark.cocotb
 
 CONFIGS = (
-    OverlayConfig(name="lanes-4", rows=8, cols=8, lanes=4),
+    OverlayConfig(name="lanes-4", rows=8, cols=8, lanes=4, softmax_tables="lut"),
     OverlayConfig(name="lanes-8", rows=8, cols=8, lanes=8, max_row=256),
     OverlayConfig(name="lanes-16-wide-bus", rows=8, cols=8, lanes=16, bus_bytes=16, max_row=256),
 )

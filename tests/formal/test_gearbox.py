@@ -50,15 +50,15 @@ class Properties(Elaboratable):
         row, byte, value = AnyConst(2), AnyConst(3), AnyConst(8)
         m.d.comb += [
             dut.i.valid.eq(AnySeq(1)),
-            dut.enable.eq(AnySeq(1)),
-            dut.mode.eq(self.mode),
+            dut.row.valid.eq(AnySeq(1)),
+            dut.row.payload.mode.eq(self.mode),
             dut.i.payload.eq(AnySeq(8 * input_bytes)),
             dut.o.ready.eq(AnySeq(1)),
             Assume(byte <= last_bytes[row]),
         ]
         moving = Signal(range(ROWS))
-        m.d.sync += moving.eq(moving + dut.row_end)
-        m.d.comb += dut.last_byte.eq(last_bytes[moving])
+        m.d.sync += moving.eq(moving + (dut.row.valid & dut.row.ready))
+        m.d.comb += dut.row.payload.last_byte.eq(last_bytes[moving])
 
         entered = self._follow(m, dut.i, input_bytes, last_bytes, "entered")
         left = self._follow(m, dut.o, output_bytes, last_bytes, "left")
@@ -95,7 +95,7 @@ class WrongMode(Properties):
 
     def elaborate(self, platform: object) -> Module:
         m = super().elaborate(platform)
-        m.d.comb += m.submodules.dut.mode.eq(self.mode - 1)
+        m.d.comb += m.submodules.dut.row.payload.mode.eq(self.mode - 1)
         return m
 
 

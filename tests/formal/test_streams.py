@@ -54,17 +54,18 @@ class FifoProperties(Elaboratable):
             with m.If(left == index):
                 m.d.comb += Assert(dut.o.payload == value)
         # What is in the FIFO comes out: it does not stay empty at its end.
-        idle = Signal(range(4))
+        idle = Signal(range(8))
         with m.If((entered == left) | dut.o.valid):
             m.d.sync += idle.eq(0)
         with m.Else():
             m.d.sync += idle.eq(idle + 1)
-        m.d.comb += Assert(idle < 3)
+        m.d.comb += Assert(idle < 5)
+        # All of them are counted, wherever they are.
         m.d.comb += Assert(entered - left <= self.depth)
         return m
 
 
-@pytest.mark.parametrize(("depth", "latency"), [(4, 0), (6, 2)])
+@pytest.mark.parametrize(("depth", "latency"), [(5, 0), (7, 2)])
 def test_pipeline_fifo_keeps_every_entry(depth: int, latency: int, tmp_path: Path) -> None:
     prove(FifoProperties(depth, latency), depth=DEPTH, folder=tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,13 @@ def run_pipeline(
     return outputs[: len(inputs)]
 
 
+@pytest.mark.parametrize("tables", ["bram", "lut"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_interpolator_equals_its_table(seed: int) -> None:
+def test_interpolator_equals_its_table(seed: int, tables: str) -> None:
     positions = np.random.default_rng(seed).integers(0, 2**18, 500)
     positions[:3] = 0, 2**18 - 1, 1023
-    dut = Interpolator(numerics.exp2_table(), value_bits=18)
+    config = replace(config_of(4), softmax_tables=tables)
+    dut = Interpolator(config, numerics.exp2_table(), value_bits=18)
     values = run_pipeline(
         dut,
         [{"position": int(position)} for position in positions],
@@ -84,7 +87,7 @@ def test_exponential_lane_equals_the_golden_model(scale: float, seed: int) -> No
     maximum[:2], score[:2] = (high, low), (low, low)
     inside = rng.random(300) < 0.9
     outputs = run_pipeline(
-        ExponentialLane(),
+        ExponentialLane(config_of(4)),
         [
             {"maximum": int(top), "score": int(one), "inside": int(valid)}
             for top, one, valid in zip(maximum, score, inside, strict=True)

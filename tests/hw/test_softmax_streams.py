@@ -56,6 +56,12 @@ async def take(ctx: Any, port: Any, rng: np.random.Generator, pause: float) -> A
     return payload
 
 
+def result_row(last: int, limit: int, lanes: int) -> dict[str, int]:
+    """Return where a row ends, as in `result_row_layout`."""
+    short, single = int(last < lanes), int(limit < lanes)
+    return {"last": last, "limit": limit, "short": short, "single": single}
+
+
 def cut(data: bytes, nbytes: int) -> list[bytes]:
     return [data[start : start + nbytes] for start in range(0, len(data), nbytes)]
 
@@ -70,16 +76,15 @@ def test_gearbox_keeps_the_bytes_of_rows(mode: int, pause: float) -> None:
     dut = Gearbox(modes, max_bytes=64)
 
     async def producer(ctx: Any) -> None:
-        ctx.set(dut.mode, mode)
         source = np.random.default_rng(1)
         for row in rows:
             for word in cut(row, input_bytes):
                 await offer(ctx, dut.i, int.from_bytes(word, "little"), source, pause)
 
     async def lengths(ctx: Any) -> None:
+        known = np.random.default_rng(3)
         for row in rows:
-            ctx.set(dut.last_byte, len(row) - 1)
-            await ctx.tick().until(dut.row_end)
+            await offer(ctx, dut.row, {"mode": mode, "last_byte": len(row) - 1}, known, pause / 2)
 
     async def consumer(ctx: Any) -> None:
         sink = np.random.default_rng(2)
@@ -103,11 +108,11 @@ def test_gearbox_leaves_the_narrower_side_no_idle_cycle(mode: int) -> None:
     finals = []
 
     async def testbench(ctx: Any) -> None:
-        ctx.set(dut.mode, mode)
-        ctx.set(dut.last_byte, row_bytes - 1)
+        ctx.set(dut.row.payload, {"mode": mode, "last_byte": row_bytes - 1})
+        ctx.set(dut.row.valid, 1)
         ctx.set(dut.i.valid, 1)
         ctx.set(dut.o.ready, 1)
-        for _ in range(chunks + 2):
+        for _ in range(chunks + 3):
             _, _, valid, payload = await ctx.tick().sample(dut.o.valid, dut.o.payload)
             finals.append(valid and payload.final)
 
@@ -138,7 +143,7 @@ class Delayed(wiring.Component):
 @pytest.mark.parametrize("pause", PAUSES)
 @pytest.mark.parametrize("latency", [0, 1, 5])
 def test_pipeline_fifo_loses_nothing(latency: int, pause: float) -> None:
-    for depth in (latency + 3, latency + 4, 16):
+    for depth in (latency + 4, latency + 5, 16):
         dut = Delayed(depth=depth, latency=latency)
         values = list(range(1, 100))
 
@@ -198,17 +203,19 @@ def test_row_lengths_are_those_of_mask_and_list(
 @pytest.mark.parametrize(("first", "limit"), [(0, 9), (9, 9), (3, 3), (4, 31), (0, 0)])
 def test_row_words_cover_each_row(first: int, limit: int, padded: bool) -> None:
     lanes = 4
-    dut = RowWords(lanes=lanes, max_row=32, padded=padded)
+    config = OverlayConfig(name="test", rows=8, cols=8, lanes=lanes, max_row=32)
+    dut = RowWords(config=config, padded=padded)
 
     async def testbench(ctx: Any) -> None:
-        ctx.set(dut.limit, limit)
         for row in range(6):
             valid = min(first + row, limit) + 1
-            ctx.set(dut.last, valid - 1)
+            ctx.set(dut.row, result_row(valid - 1, limit, lanes))
             covered = limit + 1 if padded else valid
             for start in range(0, covered, lanes):
                 mask = sum(1 << lane for lane in range(lanes) if start + lane < valid)
                 assert ctx.get(dut.valid) == mask
+                assert ctx.get(dut.first) == (start == 0)
+                assert ctx.get(dut.beyond) == (mask == 0)
                 assert ctx.get(dut.final) == (start + lanes >= covered)
                 await ctx.tick()  # a word that is not taken stays
                 ctx.set(dut.step, 1)
@@ -260,7 +267,8 @@ def test_maximum_stage_finds_the_largest_valid_score(lanes: int, pause: float) -
 
     async def rows(ctx: Any) -> None:
         for length in lengths:
-            row = {"result": {"last": max(length - 1, 0)}, "empty": int(length == 0)}
+            result = result_row(max(length - 1, 0), max(lengths) - 1, lanes)
+            row = {"result": result, "empty": int(length == 0)}
             await offer(ctx, dut.row, row, rng, pause / 2)
 
     async def room(ctx: Any) -> None:

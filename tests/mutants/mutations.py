@@ -53,11 +53,11 @@ class Mutation:
 
 MUTATIONS = (
     # Memory side.
-    Mutation("axi/splitter.py", "page_beats - addr[", "page_beats + 1 - addr[", OVERLAY),
+    Mutation("axi/splitter.py", "self.max_burst - Mux(", "self.max_burst + 1 - Mux(", OVERLAY),
     Mutation("axi/splitter.py", "tail.eq(nbytes[:shift] - 1)", "tail.eq(nbytes[:shift])", OVERLAY),
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
     Mutation("axi/write.py", "answer & self.resp[1]", "answer & self.resp[0]", OVERLAY),
-    Mutation("axi/read.py", "splitter.burst.p.beats <= room", "room != 0", OVERLAY),
+    Mutation("axi/read.py", "~less(room, splitter.burst.p.beats)", "room.any()", OVERLAY),
     # Command processor, registers, copy.
     Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
     Mutation("command/fetch.py", "failed.eq(failed | beat.p.error)", "failed.eq(0)", OVERLAY),
@@ -71,20 +71,20 @@ MUTATIONS = (
     Mutation("gemm/array.py", "nibble[3].replicate(4)", "C(0, 4)"),
     Mutation("gemm/weights.py", "Mux(walk.last_n, 0, offset + nbytes)", "offset + nbytes"),
     Mutation("gemm/activations.py", "slab_word.eq(next_slab)", "slab_word.eq(0)"),
-    Mutation("gemm/compute.py", "self.swap.eq(self.issue & first_row)", "self.swap.eq(self.issue)"),
+    Mutation("gemm/compute.py", "self.swap.eq(may_swap & self.loaded)", "self.swap.eq(self.issue)"),
     Mutation(
         "gemm/scales.py", "self.sums_slot, slots[1], slots[0]", "self.sums_slot, slots[0], slots[1]"
     ),
-    Mutation("gemm/accumulators.py", "last_again.eq(again[0])", "last_again.eq(0)", SINGLE),
+    Mutation("gemm/accumulators.py", "soon_again.eq(again[0])", "soon_again.eq(0)", SINGLE),
     Mutation("gemm/epilogue.py", "Mux(walk.last_n, 0, offset + block)", "offset + block"),
     Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
-    Mutation("gemm/drain.py", "left.eq(left - 1), place", "left.eq(left - 1), row"),
+    Mutation("gemm/drain.py", "place.eq(place + 1)", "place.eq(place)"),
     # Softmax engine.
-    Mutation("softmax/rows.py", "(length <= reach)", "(length < reach)", SOFTMAX),
-    Mutation("softmax/rows.py", "Mux(length == 0, 0, length - 1)", "length - 1", SOFTMAX),
+    Mutation("softmax/rows.py", "less(listed.last, reach)", "less(reach, listed.last)", SOFTMAX),
+    Mutation("softmax/rows.py", "Mux(empty, 0, low - 1)", "low - 1", SOFTMAX),
     Mutation("softmax/rows.py", "reach.eq(reach + 1)", "reach.eq(reach + 2)", SOFTMAX),
-    Mutation("softmax/rows.py", "lane <= self.last[", "lane < self.last[", SOFTMAX),
+    Mutation("softmax/rows.py", "lane <= row.last[", "lane < row.last[", SOFTMAX),
     Mutation(
         "softmax/rows.py",
         "self.addr.eq(self.addr + self.stride)",
@@ -93,28 +93,28 @@ MUTATIONS = (
     ),
     Mutation(
         "softmax/reader.py",
-        "request.valid.eq(ready & ~length.empty)",
-        "request.valid.eq(ready)",
+        "requests.i.valid.eq(described & ~row.empty)",
+        "requests.i.valid.eq(described)",
         SOFTMAX,
     ),
     Mutation(
         "softmax/reader.py",
-        "score_bytes.w_en.eq(step & ~length.empty)",
-        "score_bytes.w_en.eq(step)",
+        "score_bytes.valid.eq(described & ~row.empty)",
+        "score_bytes.valid.eq(described)",
         SOFTMAX,
     ),
     Mutation("softmax/reader.py", "m.d.sync += error.eq(1)", "m.d.sync += error.eq(0)", SOFTMAX),
-    Mutation("softmax/gearbox.py", "Mux(final, 0, chunk + 1)", "chunk + 1", SOFTMAX),
+    Mutation("softmax/gearbox.py", "~less(following, last)", "~less(chunk, last)", SOFTMAX),
     Mutation("softmax/datapath.py", "(inside & refused)", "refused", SOFTMAX),
     Mutation("softmax/datapath.py", "m.If(error & ~row.empty)", "m.If(error)", SOFTMAX),
     Mutation("softmax/datapath.py", "words[normalize.narrow]", "words[0]", SOFTMAX),
     Mutation(
         "softmax/maximum.py",
-        "delay(m, one > other, 1)",
-        "delay(m, one < other, 1)",
+        "delay(m, less(other, one), 1)",
+        "delay(m, less(one, other), 1)",
         SOFTMAX,
     ),
-    Mutation("softmax/maximum.py", "Mux(final, numerics.INT32_MIN, largest)", "largest", SOFTMAX),
+    Mutation("softmax/maximum.py", "fresh | less(", "less(", SOFTMAX),
     Mutation(
         "softmax/exponential.py",
         "delay(m, self.multiplier, 6,",
@@ -138,17 +138,17 @@ MUTATIONS = (
     Mutation("softmax/normalize.py", "close.all() | ~close.any(), 0", "close.all(), 0", SOFTMAX),
     Mutation(
         "softmax/normalize.py",
-        "self.i.ready.eq(taken & ~masked)",
-        "self.i.ready.eq(taken)",
+        "self.i.ready.eq(may & ~masked)",
+        "self.i.ready.eq(may)",
         SOFTMAX,
     ),
     Mutation(
         "softmax/reciprocal.py", "norm_1, 1 + table.latency", "norm_1, table.latency", SOFTMAX
     ),
     Mutation("softmax/table.py", "product + half", "product", SOFTMAX),
-    Mutation("softmax/writer.py", "self.i.valid & left.any()", "self.i.valid", SOFTMAX),
+    Mutation("softmax/writer.py", "self.i.valid & more", "self.i.valid", SOFTMAX),
     Mutation("softmax/writer.py", "busy.eq(busy + words)", "busy.eq(busy + 1)", SOFTMAX),
-    Mutation("softmax/writer.py", "~left.any() & ~self.write.busy", "~left.any()", SOFTMAX),
+    Mutation("softmax/writer.py", "~more & ~self.write.busy", "~more", SOFTMAX),
     Mutation(
         "streams.py",
         "self.depth - self.latency - MARGIN)",
@@ -157,7 +157,7 @@ MUTATIONS = (
     ),
     # Attention engine.
     Mutation("attention/job.py", "Mux(bit, many << place, 0)", "Mux(bit, many, 0)", ATTENTION),
-    Mutation("attention/job.py", "self.values.eq(~fresh[0] |", "self.values.eq(", ATTENTION),
+    Mutation("attention/job.py", "scores_left == 0, ~fresh[0] |", "scores_left == 0,", ATTENTION),
     Mutation("attention/queries.py", "row_word + job.query_tiles", "row_word", ATTENTION),
     Mutation(
         "attention/queries.py",
@@ -181,22 +181,24 @@ MUTATIONS = (
         ATTENTION,
     ),
     Mutation("attention/scores.py", "Mux(score[-1], -score, score)", "score", ATTENTION),
-    Mutation("attention/scores.py", "Mux(length < keys, length, keys)", "length", ATTENTION),
+    Mutation("attention/scores.py", "Mux(less(length, keys), length, keys)", "length", ATTENTION),
     Mutation(
         "attention/scores.py", "rounded = (rough + 1) >> 1", "rounded = rough >> 1", ATTENTION
     ),
     Mutation("attention/state.py", "Mux(rises, _capped(apart), 0)", "0", ATTENTION),
-    Mutation("attention/state.py", "Mux(apart > limit, limit, apart)", "apart", ATTENTION),
+    Mutation(
+        "attention/state.py", "Mux(apart[SHIFT_BITS:].any(), limit, apart)", "apart", ATTENTION
+    ),
     Mutation(
         "attention/values.py",
-        "Mux(add_target.first, 0, older.as_signed())",
+        "Mux(first, 0, older.as_signed())",
         "older.as_signed()",
         ATTENTION,
     ),
     Mutation(
         "attention/output.py",
-        "left.eq(Mux(self._held_last, rest, places))",
-        "left.eq(places)",
+        "number = Mux(self._held_last, rest, places)",
+        "number = C(places)",
         ATTENTION,
     ),
     Mutation("attention/output.py", "1 << (QUOTIENT_SHIFT - 1)", "0", ATTENTION),

@@ -24,7 +24,7 @@ from .job import AttentionPlanner, attention_layout
 from .output import AttentionOutput
 from .ports import ArrayPort, LanesPort
 from .queries import QueryLoader, RowLoader
-from .scores import PROBABILITY_LATENCY, ScoreStage
+from .scores import ScoreStage
 from .sequencer import AttentionSequencer
 from .tiles import TileFeeder, TileLoader
 from .values import ValueAccumulators
@@ -71,7 +71,6 @@ class AttentionEngine(Component):
         )
 
     def elaborate(self, platform):
-        assert SCRATCHPAD_LATENCY == PROBABILITY_LATENCY
         m = Module()
         config = self.config
         m.submodules.planner = planner = AttentionPlanner(config, UNITS)
@@ -111,8 +110,10 @@ class AttentionEngine(Component):
 
         jobs = Signal(range(AT_A_TIME + 1))
         begins = self.descriptor.valid & self.descriptor.ready
-        m.d.sync += jobs.eq(jobs + begins - (self.done.valid & self.done.ready))
-        m.d.comb += self.owner.eq(jobs != 0)
+        m.d.sync += [
+            jobs.eq(jobs + begins - (self.done.valid & self.done.ready)),
+            self.owner.eq(jobs != 0),  # many look at it; the first use is some cycles away
+        ]
         return m
 
     def _array(self, m, queries, feeder, sequencer, scores, values):

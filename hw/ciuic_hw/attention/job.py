@@ -1,9 +1,11 @@
 """One attention descriptor as the engine's units see it, and the order of its phases."""
 
+import itertools
+
 from amaranth.hdl import *
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from ciuic.abi import Format, OverlayConfig, Status
 from ciuic.abi.descriptors import GEMM_MAX_K
@@ -11,6 +13,7 @@ from ciuic.abi.descriptors import GEMM_MAX_K
 from ..gemm.job import ADDRESSES, STRIDES, scratchpad_words
 from ..jobs import hand_out
 from ..layouts import DESCRIPTOR_LAYOUT
+from ..streams import delay
 
 __all__ = ["AttentionPlanner", "PhaseWalk", "attention_layout"]
 
@@ -73,11 +76,17 @@ class AttentionPlanner(Component):
         job = Signal(attention_layout(config))
         start = Signal()
         handed = hand_out(m, [getattr(self, unit) for unit in self.units], job, start)
+        wrong = Signal(2 * 4)  # sizes that are zero, or too large
         bad_size, bad_format = Signal(), Signal()
         words = scratchpad_words(config)
         rows_log2, cols_log2 = exact_log2(config.rows), exact_log2(config.cols)
         query_words = Signal(range(words * config.accumulator_rows + 1))
         value_words = Signal(range(config.attention_rows * config.accumulator_rows + 1))
+        waited = Signal(range(_product_latency(job.m) + 1))
+        m.d.comb += [
+            query_words.eq(_product(m, job.m, job.query_tiles[: len(query_words)])),
+            value_words.eq(_product(m, job.m, job.value_blocks[: len(value_words)])),
+        ]
         sizes = ("k", "n", "d_v")
 
         with m.FSM():
@@ -88,20 +97,18 @@ class AttentionPlanner(Component):
                         getattr(job, name).eq(getattr(descriptor, name))
                         for name in (*ADDRESSES, *STRIDES, "m", *sizes)
                     ]
-                    wrong = [
-                        (value == 0) | (value > limit)
-                        for value, limit in (
-                            (descriptor.m, config.accumulator_rows),
-                            *((getattr(descriptor, name), GEMM_MAX_K) for name in sizes),
-                        )
-                    ]
+                    limits = (
+                        (descriptor.m, config.accumulator_rows),
+                        *((getattr(descriptor, name), GEMM_MAX_K) for name in sizes),
+                    )
                     m.d.sync += [
-                        bad_size.eq(Cat(wrong).any()),
+                        wrong.eq(Cat(Cat(value == 0, value > limit) for value, limit in limits)),
                         bad_format.eq(descriptor.out_format != Format.INT16),
                     ]
                     m.next = "BLOCKS"
             with m.State("BLOCKS"):
                 m.d.sync += [
+                    bad_size.eq(wrong.any()),
                     job.query_tiles.eq((job.k + (config.rows - 1)) >> rows_log2),
                     job.value_blocks.eq((job.d_v + (config.cols - 1)) >> cols_log2),
                     job.key_blocks.eq((job.n + (config.cols - 1)) >> cols_log2),
@@ -114,10 +121,11 @@ class AttentionPlanner(Component):
                         | (job.query_tiles > words)
                         | (job.value_blocks > config.attention_rows)
                     ),
-                    query_words.eq(_product(job.m, job.query_tiles[: len(query_words)])),
-                    value_words.eq(_product(job.m, job.value_blocks[: len(value_words)])),
+                    waited.eq(waited + 1),
                 ]
-                m.next = "FIT"
+                with m.If(waited == _product_latency(job.m)):
+                    m.d.sync += waited.eq(0)
+                    m.next = "FIT"
             with m.State("FIT"):
                 fits = (query_words <= words) & (value_words <= config.attention_rows)
                 with m.If(bad_size | ~fits):
@@ -136,9 +144,20 @@ class AttentionPlanner(Component):
         return m
 
 
-def _product(few, many):
-    """Return a product as a sum of shifted terms: multipliers are for what runs every cycle."""
-    return sum(Mux(bit, many << place, 0) for place, bit in enumerate(few))
+def _product(m, few, many):
+    """Return a product, `_product_latency` cycles later.
+
+    It is a sum of shifted terms: multipliers are for what runs every cycle.
+    """
+    terms = [delay(m, Mux(bit, many << place, 0), 1) for place, bit in enumerate(few)]
+    while len(terms) > 1:
+        pairs = itertools.zip_longest(terms[::2], terms[1::2], fillvalue=C(0, 1))
+        terms = [delay(m, one + other, 1) for one, other in pairs]
+    return terms[0]
+
+
+def _product_latency(few):
+    return 1 + ceil_log2(len(few))
 
 
 class PhaseWalk(Component):
@@ -152,9 +171,10 @@ class PhaseWalk(Component):
     start, key_blocks : In(1), In
         Begin a job.
     step : In(1)
-        Go on to the next phase; only while ``ready``.
+        Go on to the next phase: in the third cycle behind ``start`` or the last step, or later.
     ready : Out(1)
-        The members below hold for the phase; low for a cycle behind ``start`` and ``step``.
+        The members below hold for the phase in the next cycle; low for a cycle behind ``start`` and
+        ``step``.
     values : Out(1)
         The phase is one of values, not of scores.
     first, last_scores, last : Out(1)
@@ -179,21 +199,23 @@ class PhaseWalk(Component):
         m = Module()
         scores_left, values_left = Signal.like(self.key_blocks), Signal.like(self.key_blocks)
         fresh = Signal(2)  # no phase of scores, of values was there before
+        after = Signal()  # the next phase is one of values
+        stepped, was_values = delay(m, self.step, 1), delay(m, self.values, 1)
         m.d.comb += self.first.eq(fresh.bit_select(self.values, 1))
         m.d.sync += [
             self.ready.eq(~(self.start | self.step)),
+            after.eq(Mux(self.values, scores_left == 0, ~fresh[0] | (scores_left == 1))),
             self.last_scores.eq(~self.values & (scores_left == 1)),
             self.last.eq(self.values & (values_left == 1)),
         ]
         with m.If(self.step):
-            m.d.sync += fresh.bit_select(self.values, 1).eq(0)
-            with m.If(self.values):
-                m.d.sync += [values_left.eq(values_left - 1), self.values.eq(scores_left == 0)]
+            m.d.sync += self.values.eq(after)
+        with m.If(stepped):
+            m.d.sync += fresh.bit_select(was_values, 1).eq(0)
+            with m.If(was_values):
+                m.d.sync += values_left.eq(values_left - 1)
             with m.Else():
-                m.d.sync += [
-                    scores_left.eq(scores_left - 1),
-                    self.values.eq(~fresh[0] | self.last_scores),
-                ]
+                m.d.sync += scores_left.eq(scores_left - 1)
         with m.If(self.start):
             m.d.sync += [
                 scores_left.eq(self.key_blocks),

@@ -14,6 +14,7 @@ from ciuic.abi.numerics import (
     RECIPROCAL_FRACTION,
 )
 
+from ..arithmetic import highest
 from ..axi.ports import WritePort
 from ..jobs import outcome
 from ..softmax.table import Interpolator
@@ -32,7 +33,12 @@ WAITING = 64  # beats of results
 
 
 class Quotient(Component):
-    """Sums of values over the sum of their probabilities, a word a cycle.
+    """Sums of values over the sum of their probabilities, a beat of results a cycle.
+
+    Parameters
+    ----------
+    config
+        The overlay's configuration.
 
     Members
     -------
@@ -40,22 +46,18 @@ class Quotient(Component):
     total : In(ATTENTION_SUM_BITS)
     o : Out(count * 16)
         ``Quotient.latency`` cycles later.
-
-    Parameters
-    ----------
-    count
-        Values in a word.
     """
 
-    latency = 9 + Interpolator.latency
+    latency = 11 + Interpolator.latency
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, config: OverlayConfig):
+        self.config = config
+        self.count = config.bus_bytes * 8 // RESULT_BITS
         super().__init__(
             {
-                "values": In(count * ACCUMULATOR_BITS),
+                "values": In(self.count * ACCUMULATOR_BITS),
                 "total": In(ATTENTION_SUM_BITS),
-                "o": Out(count * RESULT_BITS),
+                "o": Out(self.count * RESULT_BITS),
             }
         )
 
@@ -65,17 +67,22 @@ class Quotient(Component):
         def pipe(value, cycles=1):
             return delay(m, value, cycles, reset_less=True)
 
-        # The power of two below the sum.
+        # The power of two below the sum: its byte and its place there.
         total = pipe(self.total)
-        power = Signal(range(ATTENTION_SUM_BITS))
-        for place, bit in enumerate(total):
-            with m.If(bit):
-                m.d.comb += power.eq(place)
+        power, places = Signal(range(ATTENTION_SUM_BITS)), []
+        for index in range(ATTENTION_SUM_BITS // 8):
+            some, place = highest(total.word_select(index, 8))
+            places.append((pipe(some), pipe(place)))
+        for index, (some, place) in enumerate(places):
+            with m.If(some):
+                m.d.comb += power.eq(Cat(place, C(index, 2)))
         power = pipe(power)
-        up = LEADING - power
-        whole = pipe((pipe(total) << (up[3:] << 3))[:ATTENTION_SUM_BITS])
+        up = ~power  # LEADING - power
+        whole = pipe((pipe(total, 2) << (up[3:] << 3))[:ATTENTION_SUM_BITS])
         whole = pipe((whole << pipe(up[:3]))[:LEADING])  # without the leading one
-        table = Interpolator(numerics.reciprocal_table(), value_bits=RECIPROCAL_FRACTION)
+        table = Interpolator(
+            self.config, numerics.reciprocal_table(), value_bits=RECIPROCAL_FRACTION
+        )
         m.submodules.reciprocal = table
         fraction_bits = numerics.TABLE_BITS + numerics.STEP_BITS
         m.d.comb += table.position.eq(whole[-fraction_bits:])
@@ -85,10 +92,13 @@ class Quotient(Component):
         results = []
         for index in range(self.count):
             value = self.values.word_select(index, ACCUMULATOR_BITS)
-            doubled = Cat(C(0, 1), pipe(value, 3))
+            doubled = Cat(C(0, 1), pipe(value, 4))
             small = align(m, doubled, down, OPERAND_BITS + 8)[:OPERAND_BITS].as_signed()
             small = pipe(small, Interpolator.latency)
-            product = pipe(pipe(small * inverse))
+            # Two multipliers of 18 bits, each with its own registers.
+            low, high = small[:RECIPROCAL_FRACTION], small[RECIPROCAL_FRACTION:].as_signed()
+            low, high = pipe(low * inverse, 2), pipe(high * inverse, 2)
+            product = pipe(low + (high << RECIPROCAL_FRACTION))
             rounded = pipe(product + (1 << (QUOTIENT_SHIFT - 1)))[QUOTIENT_SHIFT:].as_signed()
             upper = rounded[RESULT_BITS - 1 :]
             limit = Mux(rounded[-1], INT16_MIN, INT16_MAX)
@@ -111,7 +121,7 @@ class AttentionOutput(Component):
     fetch, half, place, fetch_ready, fetched
         To and from `ValueAccumulators`.
     row, sum : Out, In(ATTENTION_SUM_BITS)
-        The sum of probabilities of a row of the half, in the same cycle.
+        The sum of probabilities of a row of the half, two cycles later.
     write : Out(WritePort)
         Memory.
     read_error : In(1)
@@ -124,7 +134,6 @@ class AttentionOutput(Component):
 
     def __init__(self, config: OverlayConfig):
         self.config = config
-        self.count = config.bus_bytes * 8 // RESULT_BITS
         super().__init__(
             {
                 "job": In(stream.Signature(attention_layout(config))),
@@ -159,15 +168,20 @@ class AttentionOutput(Component):
         """Announce every row; return whether all are."""
         job, request = self._job, self.write.request
         left = Signal.like(job.m)
+        more = Signal()
         m.d.comb += [
-            request.valid.eq(left != 0),
+            request.valid.eq(more),
             request.p.nbytes.eq(job.d_v << exact_log2(RESULT_BITS // 8)),
         ]
         with m.If(request.valid & request.ready):
-            m.d.sync += [left.eq(left - 1), request.p.addr.eq(request.p.addr + job.o_stride)]
+            m.d.sync += [
+                left.eq(left - 1),
+                more.eq(left != 1),
+                request.p.addr.eq(request.p.addr + job.o_stride),
+            ]
         with m.If(self._start):
-            m.d.sync += [left.eq(job.m), request.p.addr.eq(job.o_addr)]
-        return left == 0
+            m.d.sync += [left.eq(job.m), more.eq(1), request.p.addr.eq(job.o_addr)]
+        return ~more
 
     def _fetch(self, m):
         """Fetch rows of sums, all blocks of columns of a row of the result after each other."""
@@ -178,33 +192,36 @@ class AttentionOutput(Component):
         self._valid = valid = Signal()
         self._take = take = Signal()  # strobe: what is held is taken
         self._fetched_all = fetched_all = Signal()  # strobe: the half is no longer needed
-        active, under_way = Signal(), Signal(2)
+        active, settled, under_way = Signal(), Signal(), Signal(2)
         row = Signal.like(job.m)
         block = Signal.like(job.value_blocks)
         place = Signal.like(self.place)
-        last_block, fetched = Signal(), Signal()
+        last_block, last_row, fetched = Signal(), Signal(), Signal()
         m.d.comb += [
-            last_block.eq(block + 1 == job.value_blocks),
-            self.fetch.eq(active & ~under_way.any() & (~valid | take)),
+            self.fetch.eq(active & settled & ~under_way.any() & (~valid | take)),
             fetched.eq(self.fetch & self.fetch_ready),
             self.place.eq(place),
             self.row.eq(row),
         ]
-        m.d.sync += under_way.eq(Cat(fetched, under_way[0]))
-        with m.If(take):
-            m.d.sync += valid.eq(0)
+        m.d.sync += [
+            under_way.eq(Cat(fetched, under_way[0])),
+            # Known in the second cycle of a job, and when the next fetch may be.
+            settled.eq(active),
+            last_block.eq(block + 1 == job.value_blocks),
+            last_row.eq(row + 1 == job.m),
+            valid.eq(under_way[1] | (valid & ~take)),
+        ]
         with m.If(under_way[1]):
-            m.d.sync += [held.eq(self.fetched), valid.eq(1)]
-        with m.If(fetched):
+            m.d.sync += [held.eq(self.fetched), held_sum.eq(self.sum)]
+        with m.If(under_way[0]):  # `fetched` is late
             m.d.sync += [
-                held_sum.eq(self.sum),
                 held_last.eq(last_block),
                 block.eq(block + 1),
                 place.eq(place + job.m),
             ]
             with m.If(last_block):
                 m.d.sync += [block.eq(0), row.eq(row + 1), place.eq(row + 1)]
-                with m.If(row + 1 == job.m):
+                with m.If(last_row):
                     m.d.comb += fetched_all.eq(1)
                     m.d.sync += active.eq(0)
         with m.If(self._start):
@@ -212,9 +229,10 @@ class AttentionOutput(Component):
 
     def _words(self, m):
         """Send what was fetched through the division, a beat a cycle."""
-        config, count, job = self.config, self.count, self._job
-        places = config.cols // count
-        m.submodules.quotient = quotient = Quotient(count)
+        config, job = self.config, self._job
+        m.submodules.quotient = quotient = Quotient(config)
+        count = quotient.count
+        places, width = config.cols // count, count * ACCUMULATOR_BITS
         m.submodules.results = results = PipelineFifo(
             config.bus_bytes * 8, depth=WAITING, latency=Quotient.latency
         )
@@ -223,26 +241,29 @@ class AttentionOutput(Component):
         total = Signal(ATTENTION_SUM_BITS, reset_less=True)
         left = Signal(range(places + 1))
         rest = Signal(range(places + 1))  # words of the last block of columns
-        taken, last = Signal(), Signal()
+        ends = Signal(init=1)  # one word is left, or none
+        taken, moves = Signal(), Signal()
+        number = Mux(self._held_last, rest, places)
         columns = job.d_v[: exact_log2(config.cols)]
         m.d.sync += rest.eq(Mux(columns == 0, places, (columns + (count - 1)) >> exact_log2(count)))
         m.d.comb += [
             taken.eq((left != 0) & results.room),
-            last.eq((left == 0) | ((left == 1) & taken)),
-            self._take.eq(self._valid & last),
-            quotient.values.eq(words[: count * ACCUMULATOR_BITS]),
+            moves.eq((left == 0) | results.room),
+            self._take.eq(self._valid & moves & ends),
+            quotient.values.eq(words[:width]),
             quotient.total.eq(total),
             results.payload.eq(quotient.o),
             results.valid.eq(delay(m, taken, Quotient.latency)),
         ]
-        with m.If(taken):
-            m.d.sync += [words.eq(words >> count * ACCUMULATOR_BITS), left.eq(left - 1)]
-        with m.If(self._take):
+        # What is held need not be valid to move up: then nothing is left.
+        with m.If(moves):
             m.d.sync += [
-                words.eq(self._held),
-                total.eq(self._held_sum),
-                left.eq(Mux(self._held_last, rest, places)),
+                words.eq(Mux(ends, self._held, Cat(words[width:], words[-width:]))),
+                left.eq(Mux(ends, Mux(self._valid, number, 0), left - 1)),
+                ends.eq(Mux(ends, ~self._valid | (number == 1), left == 2)),
             ]
+            with m.If(ends):
+                m.d.sync += total.eq(self._held_sum)
 
     def _jobs(self, m, asked):
         """Take jobs, and report each when its last write was acknowledged."""

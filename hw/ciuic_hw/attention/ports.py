@@ -41,7 +41,7 @@ class ArrayPort(Signature):
     take, drained, free, full : Out(2), Out(2), In(2), In(2)
         Banks of the accumulators.
     fetch, fetch_bank, fetch_row, fetched : Out, Out, Out, In
-        Read a row of a bank; two cycles later it is there until the next.
+        Read a row of a bank; `FETCH_LATENCY` cycles later it is there until the next.
     sums : In(cols * sum_bits)
         From the array.
     """

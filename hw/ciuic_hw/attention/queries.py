@@ -9,8 +9,10 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import ATTENTION_ROW, OverlayConfig
 
 from ..axi.ports import ReadPort
+from ..gemm.accumulators import FETCH_LATENCY
 from ..gemm.job import scratchpad_words, word_bytes
 from ..layouts import record_layout
+from ..streams import delay
 from .job import attention_layout
 
 __all__ = ["QueryLoader", "RowLoader"]
@@ -60,14 +62,15 @@ class QueryLoader(Component):
         request, beat = self.read.request, self.read.data
         job = Signal(attention_layout(self.config))
         bank = Signal()
-        asked, row = Signal.like(job.m), Signal.like(job.m)
+        # Rows to ask for and to come; whether there are some, and whether it is one.
+        asks, rows = Signal.like(job.m), Signal.like(job.m)
+        asking, last_ask, last_row = Signal(), Signal(), Signal()
         row_word, word = Signal(range(scratchpad_words(self.config) + 1)), Signal(job.k.shape())
         lane = Signal(ceil_log2(self.lanes))
-        arrives, last_row = Signal(), Signal()
+        arrives = Signal()
         m.d.comb += [
             beat.ready.eq(1),
             arrives.eq(beat.valid),
-            last_row.eq(row + 1 == job.m),
             self.error.eq(arrives & beat.p.error),
         ]
         m.d.sync += [
@@ -85,18 +88,23 @@ class QueryLoader(Component):
                 m.d.sync += [
                     job.eq(self.job.p),
                     request.p.addr.eq(self.job.p.a_addr),
-                    asked.eq(0),
-                    row.eq(0),
+                    asks.eq(self.job.p.m),
+                    rows.eq(self.job.p.m),
+                    last_ask.eq(self.job.p.m == 1),
+                    last_row.eq(self.job.p.m == 1),
                     row_word.eq(0),
                 ]
                 with m.If(self.job.valid & self.job.ready):
+                    m.d.sync += asking.eq(1)
                     m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += request.valid.eq(asked != job.m)
+                m.d.comb += request.valid.eq(asking)
                 with m.If(request.valid & request.ready):
-                    m.d.comb += self.requested.eq(asked + 1 == job.m)
+                    m.d.comb += self.requested.eq(last_ask)
                     m.d.sync += [
-                        asked.eq(asked + 1),
+                        asks.eq(asks - 1),
+                        asking.eq(~last_ask),
+                        last_ask.eq(asks == 2),
                         request.p.addr.eq(request.p.addr + job.a_stride),
                     ]
                 with m.If(arrives):
@@ -106,7 +114,8 @@ class QueryLoader(Component):
                         m.d.sync += [
                             lane.eq(0),
                             word.eq(0),
-                            row.eq(row + 1),
+                            rows.eq(rows - 1),
+                            last_row.eq(rows == 2),
                             row_word.eq(row_word + job.query_tiles),
                         ]
                         with m.If(last_row):
@@ -129,7 +138,7 @@ class RowLoader(Component):
     read : Out(ReadPort)
         Memory.
     bank, row, record : In(1), In, Out(ATTENTION_ROW)
-        Read a record; two cycles later it is there.
+        Read a record; `FETCH_LATENCY` cycles later it is there.
     full, release : Out(2), In(2)
         Banks that hold all records of a job; strobes: a bank is no longer needed.
     error : Out(1)
@@ -161,7 +170,7 @@ class RowLoader(Component):
         write, read = memory.write_port(), memory.read_port()
         bank, loading = Signal(), Signal()
         word = Signal(range(depth))
-        some, other = Signal(exact_log2(per_beat)), Signal(exact_log2(per_beat))  # within a beat
+        some = self.row[: exact_log2(per_beat)]  # within a beat
         m.d.comb += [
             beat.ready.eq(1),
             self.error.eq(beat.valid & beat.p.error),
@@ -171,14 +180,10 @@ class RowLoader(Component):
             read.en.eq(1),
             read.addr.eq(Cat(self.row[len(some) :], self.bank)),
         ]
-        m.d.sync += [
-            self.full.eq(self.full & ~self.release),
-            some.eq(self.row),
-            other.eq(some),
-        ]
+        m.d.sync += self.full.eq(self.full & ~self.release)
         held = data.ArrayLayout(len(read.data) // per_beat, per_beat)
-        value = Signal(held)
-        m.d.sync += value.eq(read.data)
+        value = held(delay(m, read.data, FETCH_LATENCY - 1, reset_less=True))
+        other = delay(m, some, FETCH_LATENCY, reset_less=True)
         m.d.comb += Value.cast(self.record).eq(value[other] if per_beat > 1 else value[0])
 
         with m.If(beat.valid):

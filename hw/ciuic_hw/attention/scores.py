@@ -13,6 +13,9 @@ from ciuic.abi.numerics import (
     PROBABILITY_BITS,
 )
 
+from ..arithmetic import less
+from ..gemm.accumulators import FETCH_LATENCY
+from ..gemm.activations import SCRATCHPAD_LATENCY
 from ..gemm.scales import accumulator_bits
 from ..layouts import record_layout
 from ..softmax.exponential import ExponentialLane
@@ -25,8 +28,6 @@ from .state import OCTAVE, RowStates, state_ports
 __all__ = ["ScoreStage"]
 
 SCORE_BITS = 32
-FETCH_LATENCY = 2  # of accumulators and of records
-PROBABILITY_LATENCY = 2  # of the memory that holds them, as of the scratchpad
 LEAST = -256  # octave of a block without valid keys, far below all others
 
 
@@ -53,7 +54,7 @@ class ScoreStage(Component):
     probabilities_full, probabilities_release : Out(2), In(2)
         Banks of probabilities.
     read_bank, read_row, activations : In(1), In, Out(rows * 8)
-        Read a row of probabilities, `PROBABILITY_LATENCY` cycles later.
+        Read a row of probabilities, `SCRATCHPAD_LATENCY` cycles later.
     shifts_bank, shifts_row, shifts; sum_half, sum_row, sum
         See `RowStates`.
     """
@@ -106,6 +107,7 @@ class ScoreStage(Component):
         half, bank, block = Signal(), Signal(), Signal()
         blocks_left = Signal(job.key_blocks.shape())
         row, place = Signal(ceil_log2(config.accumulator_rows)), Signal(range(self.steps))
+        last_row, row_before, last_block = Signal(), Signal.like(job.m), Signal()
         base, first_block = Signal(job.n.shape()), Signal()
         word = Signal(
             data.StructLayout(
@@ -133,7 +135,7 @@ class ScoreStage(Component):
             word.row.eq(row),
             word.half.eq(half),
             word.block.eq(block),
-            word.last_row.eq(row + 1 == job.m),
+            word.last_row.eq(last_row),
             word.keys.eq(job.n),
             word.base.eq(base),
             word.first_block.eq(first_block),
@@ -144,6 +146,9 @@ class ScoreStage(Component):
             self.record_row.eq(row),
         ]
         m.d.sync += [
+            # Known when the first row of a block is taken, at the latest.
+            row_before.eq(job.m - 2),
+            last_block.eq(blocks_left == 1),
             occupied.eq(occupied & ~self.probabilities_release),
             self.probabilities_full.eq(self.probabilities_full & ~self.probabilities_release),
             may.eq(
@@ -166,7 +171,7 @@ class ScoreStage(Component):
                 with m.If(self.job.valid):
                     m.next = "REST"
             with m.State("REST"):  # rows of the block before have left their state
-                m.d.sync += rest.eq(rest + 1)
+                m.d.sync += [rest.eq(rest + 1), last_row.eq(job.m == 1)]
                 with m.If(rest == RowStates.latency):
                     m.next = "WAIT"
             with m.State("WAIT"):
@@ -178,7 +183,7 @@ class ScoreStage(Component):
                 m.d.comb += word.taken.eq(1)
                 m.d.sync += place.eq(place + 1)
                 with m.If(word.last):
-                    m.d.sync += [place.eq(0), row.eq(row + 1)]
+                    m.d.sync += [place.eq(0), row.eq(row + 1), last_row.eq(row == row_before)]
                     with m.If(word.last_row):
                         m.d.comb += self.drained.eq(1 << bank)
                         m.d.sync += [
@@ -191,7 +196,7 @@ class ScoreStage(Component):
                             rest.eq(0),
                         ]
                         m.next = "REST"
-                        with m.If(blocks_left == 1):
+                        with m.If(last_block):
                             m.d.comb += self.records_release.eq(1 << half)
                             m.d.sync += half.eq(~half)
                             m.next = "IDLE"
@@ -229,10 +234,12 @@ class ScoreStage(Component):
         # Which keys of the block a row sees.
         known = FETCH_LATENCY
         length, keys = self.record.length, late("keys", known)
-        limit = delay(m, Mux(length < keys, length, keys)[: len(keys)], 1, reset_less=True)
+        limit = delay(m, Mux(less(length, keys), length, keys)[: len(keys)], 1, reset_less=True)
         left = delay(m, limit - late("base", known + 1), 1, reset_less=True)
-        some = Mux(left > config.cols, config.cols, left)
-        some = delay(m, Mux(left < 0, 0, some)[: exact_log2(config.cols) + 1], 1, reset_less=True)
+        cols_log2 = exact_log2(config.cols)
+        none, whole = left[-1], left[cols_log2:-1].any()
+        some = Cat(Mux(none | whole, 0, left[:cols_log2]), ~none & whole)
+        some = delay(m, some, 1, reset_less=True)
         before = late("place", known + 3) << exact_log2(lanes)
         valid = Cat(some > before + lane for lane in range(lanes))
         return x, delay(m, valid, self._scaled - known - 3, reset_less=True)
@@ -240,7 +247,9 @@ class ScoreStage(Component):
     def _octave(self, m, late, x, valid):
         """Return the octave of a row, and when it is there after its last word was taken."""
         candidates = [
-            delay(m, Mux(valid[lane], value >> EXPONENT_FRACTION, LEAST), 1, reset_less=True)
+            delay(
+                m, Mux(valid[lane], (value >> EXPONENT_FRACTION) + 1, LEAST + 1), 1, reset_less=True
+            )
             for lane, value in enumerate(x)
         ]
         while len(candidates) > 1:
@@ -251,10 +260,10 @@ class ScoreStage(Component):
         at = self._scaled + 1 + exact_log2(self.config.lanes)
         running, largest, octave = Signal(OCTAVE), Signal(OCTAVE), Signal(OCTAVE)
         one = candidates[0]
-        m.d.comb += largest.eq(Mux(late("first", at) | (one > running), one, running))
+        m.d.comb += largest.eq(Mux(late("first", at) | less(running, one), one, running))
         m.d.sync += running.eq(largest)
         with m.If(late("taken", at) & late("last", at)):
-            m.d.sync += octave.eq(largest + 1)
+            m.d.sync += octave.eq(largest)
         return octave, at + 1
 
     def _probabilities(self, m, x, valid, octave):
@@ -277,7 +286,7 @@ class ScoreStage(Component):
             rough = delay(m, cut >> places, 1, reset_less=True)
             rounded = (rough + 1) >> 1
             limit = (1 << PROBABILITY_BITS) - 1
-            limited = Mux(rounded > limit, limit, rounded)[:PROBABILITY_BITS]
+            limited = Mux(rounded[PROBABILITY_BITS:].any(), limit, rounded)[:PROBABILITY_BITS]
             result.append(delay(m, Mux(seen, limited, 0), 1, reset_less=True))
         return result, Interpolator.latency + 3
 
@@ -298,8 +307,8 @@ class ScoreStage(Component):
             write.data.eq(Cat(whole)),
             write.en.eq(late("taken", at) & late("last", at)),
             read.en.eq(1),
-            read.addr.eq(Cat(self.read_row, self.read_bank)),
-            self.activations.eq(delay(m, read.data, PROBABILITY_LATENCY - 1, reset_less=True)),
+            read.addr.eq(delay(m, Cat(self.read_row, self.read_bank), 1, reset_less=True)),
+            self.activations.eq(delay(m, read.data, SCRATCHPAD_LATENCY - 2, reset_less=True)),
         ]
         block = late("block", at)
         with m.If(write.en & late("last_row", at)):

@@ -9,6 +9,7 @@ from ciuic.abi import OverlayConfig
 
 from ..gemm.compute import target_layout
 from ..gemm.job import scratchpad_words
+from ..streams import delay
 from .job import PhaseWalk, attention_layout
 
 __all__ = ["AttentionSequencer", "value_target_layout"]
@@ -95,30 +96,29 @@ class AttentionSequencer(Component):
         place = Signal(range(config.attention_rows))
         first_row, last_row = Signal(init=1), Signal()
         first_tile, last_tile = Signal(init=1), Signal()
-        there, phase_ends = Signal(), Signal()
-        row_word = Signal.like(self.word)
+        may, there, phase_ends = Signal(), Signal(), Signal()
 
-        # Found out ahead: nothing that a phase waits for goes away before it ends.
-        m.d.sync += there.eq(
-            active
-            & walk.ready
-            & ~phase_ends
-            & Mux(
-                walk.values,
-                self.probabilities_full.bit_select(values_bank, 1),
-                self.queries_full.bit_select(parity, 1) & self.free.bit_select(scores_bank, 1),
-            )
-        )
-        m.d.comb += [
+        # Found out ahead: nothing that a phase waits for goes away before it ends, and what is the
+        # same for a phase is known when it can begin.
+        self._find_last(m, last_row, row, job.m, step=self.issue, idle=~there)
+        self._find_last(m, last_tile, tile, tiles, step=self.issue & last_row, idle=~there)
+        m.d.sync += [
             tiles.eq(Mux(walk.values, job.value_blocks, job.query_tiles)),
-            last_row.eq(row + 1 == job.m),
-            last_tile.eq(tile + 1 == tiles),
+            may.eq(
+                Mux(
+                    walk.values,
+                    self.probabilities_full.bit_select(values_bank, 1),
+                    self.queries_full.bit_select(parity, 1) & self.free.bit_select(scores_bank, 1),
+                )
+            ),
+            there.eq(may & active & walk.ready & ~phase_ends),
+        ]
+        m.d.comb += [
             self.issue.eq(there & (~first_row | self.loaded)),
             self.swap.eq(self.issue & first_row),
             phase_ends.eq(self.issue & last_row & last_tile),
             self.values.eq(walk.values),
             self.bank.eq(Mux(walk.values, values_bank, parity)),
-            self.word.eq(row_word + tile),
             self.target.bank.eq(scores_bank),
             self.target.row.eq(row),
             self.target.first.eq(first_tile),
@@ -138,33 +138,47 @@ class AttentionSequencer(Component):
             m.d.sync += [
                 row.eq(row + 1),
                 first_row.eq(0),
-                row_word.eq(row_word + job.query_tiles),
+                self.word.eq(self.word + job.query_tiles),
                 place.eq(place + 1),
-                self.busy[parity].eq(self.busy[parity] + 1),
             ]
             with m.If(last_row):
                 m.d.sync += [
                     row.eq(0),
-                    row_word.eq(0),
+                    self.word.eq(tile + 1),
                     first_row.eq(1),
                     tile.eq(tile + 1),
                     first_tile.eq(0),
                 ]
+        # Strobes, a cycle late: the next phase has other banks.
+        m.d.sync += [self.take.eq(0), self.probabilities_release.eq(0), self.queries_release.eq(0)]
+        with m.If(~there):  # between phases
+            m.d.sync += [tile.eq(0), first_tile.eq(1), place.eq(0), self.word.eq(0)]
         with m.If(phase_ends):
-            m.d.sync += [tile.eq(0), first_tile.eq(1), place.eq(0)]
             with m.If(walk.values):
-                m.d.comb += self.probabilities_release.bit_select(values_bank, 1).eq(1)
+                m.d.sync += self.probabilities_release.bit_select(values_bank, 1).eq(1)
                 m.d.sync += [values_bank.eq(~values_bank), active.eq(~walk.last)]
             with m.Else():
-                m.d.comb += self.take.bit_select(scores_bank, 1).eq(1)
+                m.d.sync += self.take.bit_select(scores_bank, 1).eq(1)
                 m.d.sync += scores_bank.eq(~scores_bank)
                 with m.If(walk.last_scores):
-                    m.d.comb += self.queries_release.bit_select(parity, 1).eq(1)
+                    m.d.sync += self.queries_release.bit_select(parity, 1).eq(1)
         with m.If(walk.start):
-            m.d.sync += [
-                job.eq(self.job.p),
-                active.eq(1),
-                parity.eq(~parity),
-                self.busy[~parity].eq(0),
-            ]
+            m.d.sync += [job.eq(self.job.p), active.eq(1), parity.eq(~parity)]
+        issued = delay(m, self.issue, 1)
+        for index in range(2):
+            with m.If(walk.start & (parity != index)):
+                m.d.sync += self.busy[index].eq(0)
+            with m.Elif(issued & (parity == index)):
+                m.d.sync += self.busy[index].eq(self.busy[index] + 1)
         return m
+
+    @staticmethod
+    def _find_last(m, last, index, count, *, step, idle):
+        """Keep a flag that says whether an index is the last of a number, known a step ahead."""
+        single = count == 1
+        before = Signal(count.shape())
+        m.d.sync += before.eq(count - 2)
+        with m.If(step):
+            m.d.sync += last.eq(Mux(last, single, index == before))
+        with m.Elif(idle):
+            m.d.sync += last.eq(single)

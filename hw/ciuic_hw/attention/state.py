@@ -43,9 +43,9 @@ class RowStates(Component):
     add, total : In(1), In
         ``sum_after`` cycles later: the sum of its probabilities.
     shifts_bank, shifts_row, shifts : In(1), In, Out(SHIFTS)
-        How a row of a block is aligned, in the same cycle.
+        How a row of a block is aligned, two cycles later.
     sum_half, sum_row, sum : In(1), In, Out(ATTENTION_SUM_BITS)
-        The running sum of a row, in the same cycle.
+        The running sum of a row, two cycles later.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class RowStates(Component):
         Cycles from a row's octave to the sum of its probabilities.
     """
 
-    latency = 4
+    latency = 6
 
     def __init__(self, config: OverlayConfig, *, sum_after: int):
         self.config = config
@@ -81,61 +81,64 @@ class RowStates(Component):
         m.submodules.aligned = aligned = Memory(shape=SHIFTS, depth=rows, init=[])
         m.submodules.sums = sums = Memory(shape=ATTENTION_SUM_BITS, depth=rows, init=[])
 
-        # The octave of the row so far, and how far apart they are.
-        older = octaves.read_port(domain="comb")
-        newer = octaves.write_port()
+        # The octave of the row so far, and how far apart they are. All memories have a register
+        # behind them, as block RAM is slow to answer.
+        older, newer = octaves.read_port(), octaves.write_port()
         place = Cat(self.row, self.half)
-        begins, first = delay(m, self.begin, 1), delay(m, self.first, 1, reset_less=True)
-        octave, before = Signal(OCTAVE), Signal(OCTAVE)
-        apart = Signal(signed(10))
-        m.d.sync += [
-            octave.eq(self.octave),
-            before.eq(older.data),
-            apart.eq(self.octave - older.data),
-        ]
-        rises = ~first & (apart > 0)
+        begins, first = delay(m, self.begin, 3), delay(m, self.first, 3, reset_less=True)
+        before = delay(m, older.data, 1, reset_less=True)
+        octave = delay(m, self.octave, 2, reset_less=True)
+        apart = delay(m, octave - before, 1, reset_less=True)  # signed, 10 bits
+        back = delay(m, before - octave, 1, reset_less=True)
+        octave, before = (delay(m, one, 1, reset_less=True) for one in (octave, before))
+        rises = ~first & back[-1]
         shifts = Signal(SHIFTS)
         m.d.comb += [
             older.addr.eq(place),
-            newer.addr.eq(delay(m, place, 1, reset_less=True)),
+            newer.addr.eq(delay(m, place, 3, reset_less=True)),
             newer.data.eq(Mux(first | rises, octave, before)),
             newer.en.eq(begins),
             shifts.older.eq(Mux(rises, _capped(apart), 0)),
-            shifts.newer.eq(Mux(first | rises, 0, _capped(-apart))),
+            shifts.newer.eq(Mux(first | rises, 0, _capped(back))),
         ]
+        held_shifts = delay(m, Value.cast(shifts), 1, reset_less=True)
         write = aligned.write_port()
         m.d.comb += [
-            write.addr.eq(delay(m, Cat(self.row, self.block), 1, reset_less=True)),
-            write.data.eq(shifts),
-            write.en.eq(begins),
+            write.addr.eq(delay(m, Cat(self.row, self.block), 4, reset_less=True)),
+            Value.cast(write.data).eq(held_shifts),
+            write.en.eq(delay(m, begins, 1)),
         ]
-        look = aligned.read_port(domain="comb")
+        look = aligned.read_port()
         m.d.comb += [
             look.addr.eq(Cat(self.shifts_row, self.shifts_bank)),
-            self.shifts.eq(look.data),
+            Value.cast(self.shifts).eq(delay(m, Value.cast(look.data), 1, reset_less=True)),
         ]
 
         # The sum, aligned like the values.
         wait = self.sum_after - 1
         place = delay(m, place, self.sum_after, reset_less=True)
-        shift = SHIFTS(delay(m, Value.cast(shifts), wait, reset_less=True))
+        shift = SHIFTS(delay(m, held_shifts, wait - 1, reset_less=True))
         overwrite = delay(m, first, wait + 2, reset_less=True)
-        held, adder = sums.read_port(domain="comb"), sums.write_port()
-        term = Cat(C(0, ATTENTION_GUARD), self.total, C(0, 1))
-        old = align(m, Cat(held.data, C(0, 1)), shift.older, ATTENTION_SUM_BITS)
+        held, adder = sums.read_port(), sums.write_port()
+        sum_before = delay(m, held.data, 1, reset_less=True)
+        term = Cat(C(0, ATTENTION_GUARD), delay(m, self.total, 2, reset_less=True), C(0, 1))
+        old = align(m, Cat(sum_before, C(0, 1)), shift.older, ATTENTION_SUM_BITS)
         new = align(m, term, shift.newer, len(term))
         m.d.comb += [
             held.addr.eq(place),
-            adder.addr.eq(delay(m, place, 3, reset_less=True)),
+            adder.addr.eq(delay(m, place, 5, reset_less=True)),
             adder.en.eq(delay(m, begins, wait + 3)),
         ]
         m.d.sync += adder.data.eq(Mux(overwrite, 0, old) + new)
-        out = sums.read_port(domain="comb")
-        m.d.comb += [out.addr.eq(Cat(self.sum_row, self.sum_half)), self.sum.eq(out.data)]
+        out = sums.read_port()
+        m.d.comb += [
+            out.addr.eq(Cat(self.sum_row, self.sum_half)),
+            self.sum.eq(delay(m, out.data, 1, reset_less=True)),
+        ]
         return m
 
 
 def _capped(apart):
-    """Return a distance of octaves as a shift that leaves nothing where it is larger."""
+    """Return a distance of octaves, not below zero, as a shift that leaves nothing at its most."""
     limit = (1 << SHIFT_BITS) - 1
-    return Mux(apart > limit, limit, apart)
+    return Mux(apart[SHIFT_BITS:].any(), limit, apart)

@@ -40,7 +40,7 @@ class ValueAccumulators(Component):
     sums : In(cols * sum_bits)
         From the array.
     shifts_bank, shifts_row, shifts : Out(1), Out, In(SHIFTS)
-        Look up a row of a block of keys, in the same cycle.
+        Look up a row of a block of keys; two cycles later it is there.
     complete : Out(2)
         Strobes: the half is complete.
     fetch, half, place : In(1), In(1), In
@@ -81,19 +81,19 @@ class ValueAccumulators(Component):
 
         arrival = SCRATCHPAD_LATENCY + array_latency(config)  # from issue to sums
         stages = [(self.issue, self.target)]
-        for step in range(arrival + 3):
+        for step in range(arrival + 4):
             valid = Signal(name=f"valid_{step}")
             target = Signal(value_target_layout(config), name=f"target_{step}")
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
-        reads, read_target = stages[arrival - 2]
-        _, add_target = stages[arrival + 2]
-        writes, write_target = stages[arrival + 3]
+        _, read_target = stages[arrival - 2]
+        writes, write_target = stages[arrival + 4]
 
         # A job's first block does not look at what is there, so that the port is free for results.
         busy = Signal()
+        soon, soon_target = stages[arrival - 3]
+        m.d.sync += busy.eq(soon & ~soon_target.first)
         m.d.comb += [
-            busy.eq(reads & ~read_target.first),
             self.fetch_ready.eq(~busy),
             read.en.eq(1),
             read.addr.eq(
@@ -103,21 +103,25 @@ class ValueAccumulators(Component):
                     Cat(self.place, self.half),
                 )
             ),
-            self.shifts_bank.eq(read_target.block),
-            self.shifts_row.eq(read_target.row),
+            self.shifts_bank.eq(soon_target.block),
+            self.shifts_row.eq(soon_target.row),
             self.fetched.eq(delay(m, read.data, 1, reset_less=True)),
         ]
-        shifts = Signal(SHIFTS)
-        m.d.sync += shifts.eq(self.shifts)
-        shifts = SHIFTS(delay(m, Value.cast(shifts), 1, reset_less=True))
-
+        # All columns look at these.
+        shifts = [SHIFTS(one) for one in _twice(m, Value.cast(self.shifts))]
+        firsts = _twice(m, stages[arrival + 1][1].first)
         totals = []
         for col in range(config.cols):
-            older = align(m, self.fetched.word_select(col, bits), shifts.older, bits)
+            shift, first = shifts[col % 2], firsts[col % 2]
+            older = align(m, self.fetched.word_select(col, bits), shift.older, bits)
             term = Cat(C(0, ATTENTION_GUARD), self.sums.word_select(col, width))
-            newer = align(m, term, shifts.newer, len(term))
+            newer = align(m, term, shift.newer, len(term))
+            older = Mux(first, 0, older.as_signed())
             total = Signal(bits, name=f"total_{col}", reset_less=True)
-            m.d.sync += total.eq(Mux(add_target.first, 0, older.as_signed()) + newer.as_signed())
+            m.d.sync += total.eq(
+                delay(m, older, 1, reset_less=True).as_signed()
+                + delay(m, newer, 1, reset_less=True).as_signed()
+            )
             totals.append(total)
         m.d.comb += [
             write.en.eq(writes),
@@ -126,3 +130,11 @@ class ValueAccumulators(Component):
             self.complete.eq((writes & write_target.last) << write_target.half),
         ]
         return m
+
+
+def _twice(m, value):
+    """Return two registers of a value that much looks at, each for a half.
+
+    One holds the inverse, so that synthesis does not take the two for one.
+    """
+    return delay(m, value, 1, reset_less=True), ~delay(m, ~value, 1, reset_less=True)

@@ -30,6 +30,7 @@ __all__ = [
     "beat_layout",
     "lowest",
     "request_layout",
+    "selected",
 ]
 
 
@@ -46,6 +47,12 @@ def request_layout(config: OverlayConfig) -> data.StructLayout:
 def beat_layout(config: OverlayConfig) -> data.StructLayout:
     """Return the payload of read data."""
     return data.StructLayout({"data": config.bus_bytes * 8, "last": 1, "error": 1})
+
+
+def selected(one_hot, values):
+    """Return the value whose bit is set; zero if none is."""
+    masked = [value & bit.replicate(len(value)) for bit, value in zip(one_hot, values, strict=True)]
+    return Cat(Cat(one[index] for one in masked).any() for index in range(len(masked[0])))
 
 
 class ReadPort(Signature):

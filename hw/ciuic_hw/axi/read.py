@@ -8,9 +8,10 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from ciuic.abi import OverlayConfig
 
-from ..streams import StreamRegister
+from ..arithmetic import less
+from ..streams import StreamFifo
 from .bus import BURST_INCR, MAX_BURST_BEATS
-from .ports import ReadPort, beat_layout, lowest
+from .ports import ReadPort, beat_layout, lowest, selected
 from .splitter import BurstSplitter, burst_layout
 
 __all__ = ["ReadChannel", "ReadQueue", "connect_axi_read"]
@@ -55,33 +56,28 @@ class ReadQueue(Component):
         m = Module()
         max_burst = min(MAX_BURST_BEATS, self.depth // 2)
         m.submodules.splitter = splitter = BurstSplitter(self.config, max_burst=max_burst)
-        m.submodules.fifo = fifo = SyncFIFOBuffered(
-            width=Shape.cast(self._beat).width, depth=self.depth
-        )
+        m.submodules.fifo = fifo = StreamFifo(self._beat, depth=self.depth)
         connect(m, flipped(self.port.request), splitter.request)
-
-        m.submodules.output = output = StreamRegister(self._beat)  # block RAM is slow to answer
-        connect(m, output.o, flipped(self.port.data))
+        connect(m, fifo.o, flipped(self.port.data))
 
         room = Signal(range(self.depth + 1), init=self.depth)
         issue, issued, taken = Signal(), Signal(9), Signal()
         m.d.sync += [
             issued.eq(Mux(issue, splitter.burst.p.beats, 0)),
-            taken.eq(fifo.r_rdy & fifo.r_en),
+            taken.eq(self.port.data.valid & self.port.data.ready),
             room.eq(room - issued + taken),
+            # Once there is room there is room until the burst is issued. The next one is valid at
+            # the earliest when `room` knows of that.
+            self.burst.valid.eq(
+                splitter.burst.valid & ~less(room, splitter.burst.p.beats) & ~issue
+            ),
         ]
-        # Once there is room there is room until the burst is issued.
-        fits = splitter.burst.p.beats <= room
-        m.d.sync += self.burst.valid.eq(splitter.burst.valid & fits & ~issue & ~issued.any())
         m.d.comb += [
             self.burst.p.eq(splitter.burst.p),
             issue.eq(self.burst.valid & self.burst.ready),
             splitter.burst.ready.eq(issue),
-            fifo.w_data.eq(self.beat.p),
-            fifo.w_en.eq(self.beat.valid),
-            output.i.p.eq(fifo.r_data),
-            output.i.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(output.i.ready),
+            fifo.i.p.eq(self.beat.p),
+            fifo.i.valid.eq(self.beat.valid),
         ]
         return m
 
@@ -89,8 +85,8 @@ class ReadQueue(Component):
 class ReadChannel(Component):
     """Serve several read ports a burst each in turn, with ``outstanding`` bursts in flight.
 
-    A port is chosen in one cycle and its burst issued in the next or later. Beats are registered
-    on their way to their queue.
+    Who wants to be served is registered, then a port is chosen, then its burst, which is issued in
+    the next cycle or later. Beats are registered on their way to their queue.
 
     Parameters
     ----------
@@ -151,42 +147,45 @@ class ReadChannel(Component):
             width=Shape.cast(entry).width, depth=self.config.outstanding
         )
         issue = Signal(data.StructLayout({"valid": 1, "addr": self.config.address_bits, "len": 8}))
-        free, found, room = Signal(), Signal(), Signal()
-        m.d.sync += room.eq(order.w_rdy)
+        free, found, settled, room = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [room.eq(order.w_rdy), settled.eq(found & ~free)]
         m.d.comb += [
             self.addr.eq(issue.addr),
             self.len.eq(issue.len),
             self.addr_valid.eq(issue.valid),
-            free.eq((~issue.valid | self.addr_ready) & room & ~self.drain & found),
+            free.eq((~issue.valid | self.addr_ready) & room & ~self.drain & settled),
         ]
         with m.If(self.addr_ready):
             m.d.sync += issue.valid.eq(0)
 
-        # In turn: the first port behind the one that was served last.
-        behind, turn = Signal(len(queues)), Signal(len(queues))
-        wanting, after = Signal(len(queues)), Signal(len(queues))
-        chosen = Signal(entry)
-        m.d.comb += [
-            order.w_data.eq(chosen),
-            order.w_en.eq(free),
-            wanting.eq(Cat(queue.burst.valid for queue in queues)),
-            after.eq(wanting & behind),
+        # In turn: the first port behind the one that was served last. That one is still among those
+        # that want when it is served.
+        wanting = Cat(queue.burst.valid for queue in queues)
+        behind, turn, wants = (Signal(len(queues), name=n) for n in ("behind", "turn", "wants"))
+        burst = Signal(burst_layout(self.config))  # of the port whose turn it is
+        port = Signal(entry["port"].shape)
+        others = Signal(len(queues))
+        m.d.comb += others.eq(wants & ~turn)
+        m.d.sync += [
+            wants.eq(Mux((wanting & behind).any(), wanting & behind, wanting)),
+            Value.cast(burst).eq(selected(turn, (Value.cast(q.burst.p) for q in queues))),
+            port.eq(selected(turn, (C(index, len(port)) for index in range(len(queues))))),
         ]
-        later = Mux(after.any(), after, wanting)
         with m.If(~found):
-            m.d.sync += [turn.eq(lowest(later)), found.eq(wanting.any())]
+            m.d.sync += [turn.eq(lowest(others)), found.eq(others.any())]
         with m.Elif(free):
-            m.d.sync += [found.eq(0), issue.valid.eq(1)]
-        for index, queue in enumerate(queues):
-            m.d.comb += queue.burst.ready.eq(turn[index] & free)
-            with m.If(turn[index]):
-                m.d.comb += [chosen.port.eq(index), chosen.last.eq(queue.burst.p.last)]
-                with m.If(free):
-                    m.d.sync += [
-                        behind.eq(~((2 << index) - 1)),
-                        issue.addr.eq(queue.burst.p.addr),
-                        issue.len.eq(queue.burst.p.beats - 1),
-                    ]
+            m.d.sync += [
+                found.eq(0),
+                behind.eq(~((turn << 1) - 1)),
+                issue.valid.eq(1),
+                issue.addr.eq(burst.addr),
+                issue.len.eq(burst.beats - 1),
+            ]
+        m.d.comb += [
+            order.w_data.eq(Cat(port, burst.last)),
+            order.w_en.eq(free),
+            *(queue.burst.ready.eq(turn[index] & free) for index, queue in enumerate(queues)),
+        ]
 
         head, arrives = Signal(entry), Signal()
         error = self.resp[1]  # A3.4.4: SLVERR and DECERR have this bit set

@@ -1,17 +1,18 @@
 """One read port for two engines that never run at the same time."""
 
 from amaranth.hdl import *
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ciuic.abi import OverlayConfig
 
-from .ports import ReadPort
+from ..streams import SkidBuffer
+from .ports import ReadPort, beat_layout
 
 __all__ = ["SharedRead"]
 
 
 class SharedRead(Component):
-    """Let one of two engines use a read port.
+    """Let one of two engines use a read port; its data wait at the engine that they are for.
 
     Members
     -------
@@ -24,6 +25,7 @@ class SharedRead(Component):
     """
 
     def __init__(self, config: OverlayConfig):
+        self.config = config
         port = ReadPort(config)
         super().__init__(
             {"second": In(1), "port_0": In(port), "port_1": In(port), "port": Out(port)}
@@ -34,15 +36,18 @@ class SharedRead(Component):
         m.d.comb += self.port.request.p.eq(
             Mux(self.second, self.port_1.request.p, self.port_0.request.p)
         )
-        for mine, user in ((~self.second, self.port_0), (self.second, self.port_1)):
+        for index, user in enumerate((self.port_0, self.port_1)):
+            mine = self.second == index
+            m.submodules[f"data_{index}"] = data = SkidBuffer(beat_layout(self.config))
+            connect(m, data.o, flipped(user.data))
             m.d.comb += [
                 user.request.ready.eq(mine & self.port.request.ready),
-                user.data.valid.eq(mine & self.port.data.valid),
-                user.data.p.eq(self.port.data.p),
+                data.i.valid.eq(mine & self.port.data.valid),
+                data.i.p.eq(self.port.data.p),
             ]
             with m.If(mine):
                 m.d.comb += [
                     self.port.request.valid.eq(user.request.valid),
-                    self.port.data.ready.eq(user.data.ready),
+                    self.port.data.ready.eq(data.i.ready),
                 ]
         return m

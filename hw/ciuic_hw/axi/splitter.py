@@ -7,7 +7,8 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import OverlayConfig
 
-from .bus import BOUNDARY_BYTES
+from ..arithmetic import less
+from .bus import BOUNDARY_BYTES, MAX_BURST_BEATS
 from .ports import request_layout
 
 __all__ = ["BurstSplitter", "burst_layout"]
@@ -33,7 +34,7 @@ class BurstSplitter(Component):
     config
         The overlay's configuration.
     max_burst
-        Longest burst in beats, at most 256.
+        Longest burst in beats, a power of two of at most 256.
 
     Members
     -------
@@ -48,6 +49,10 @@ class BurstSplitter(Component):
     """
 
     def __init__(self, config: OverlayConfig, *, max_burst: int):
+        if max_burst & (max_burst - 1) or not 1 <= max_burst <= MAX_BURST_BEATS:
+            raise ValueError(
+                f"max_burst must be a power of two of at most {MAX_BURST_BEATS}, not {max_burst!r}"
+            )
         self.config = config
         self.max_burst = max_burst
         super().__init__(
@@ -65,14 +70,18 @@ class BurstSplitter(Component):
         addr = Signal(self.config.address_bits)
         bytes_left = Signal(32)
         tail = Signal(shift)
-        to_boundary = Signal(range(page_beats + 1))
         allowed = Signal(range(self.max_burst + 1))  # by boundary and length
         final = Signal()  # the request ends before that
         rest = Signal(range(self.max_burst + 1))  # its beats then
-        m.d.comb += to_boundary.eq(page_beats - addr[shift : shift + exact_log2(page_beats)])
+        next_addr, next_left = Signal.like(addr), Signal.like(bytes_left)  # behind the burst
+        # In the last part of a page that a burst can fill, the boundary is nearer than its length.
+        beat = addr[shift : shift + exact_log2(page_beats)]
+        inside = exact_log2(self.max_burst)
         m.d.sync += [
-            allowed.eq(Mux(to_boundary < self.max_burst, to_boundary, self.max_burst)),
-            final.eq(bytes_left <= allowed << shift),
+            allowed.eq(self.max_burst - Mux(beat[inside:].all(), beat[:inside], 0)),
+            next_addr.eq(addr + (allowed << shift)),
+            next_left.eq(bytes_left - (allowed << shift)),
+            final.eq(~less(allowed << shift, bytes_left)),
             rest.eq((bytes_left[: len(rest) + shift] + (self.config.bus_bytes - 1)) >> shift),
         ]
 
@@ -99,8 +108,8 @@ class BurstSplitter(Component):
                         burst.p.beats.eq(Mux(final, rest, allowed)),
                         burst.p.tail.eq(tail),
                         burst.p.last.eq(final),
-                        addr.eq(addr + (allowed << shift)),
-                        bytes_left.eq(bytes_left - (allowed << shift)),
+                        addr.eq(next_addr),
+                        bytes_left.eq(next_left),
                     ]
                     m.next = "ALLOW"
                     with m.If(final):

@@ -10,8 +10,8 @@ from ciuic.abi import OverlayConfig
 
 from ..streams import SkidBuffer, delay
 from .bus import BURST_INCR, MAX_BURST_BEATS
-from .ports import WritePort, lowest
-from .splitter import BurstSplitter
+from .ports import WritePort, lowest, selected
+from .splitter import BurstSplitter, burst_layout
 
 __all__ = ["WriteChannel", "connect_axi_write"]
 
@@ -89,14 +89,20 @@ class WriteChannel(Component):
         # Bursts whose answer is still to come.
         m.submodules.order = order = SyncFIFOBuffered(width=port_bits, depth=config.outstanding)
 
-        # AW: choose a burst in one cycle, issue it in the next or later.
-        free, issue, chosen, room = Signal(), Signal(), Signal(), Signal()
+        # AW: choose a burst, look at it, and issue it: a cycle each, or more.
+        free, issue, room = Signal(), Signal(), Signal()
+        chosen, settled = Signal(), Signal()
         wanting, turn = Signal(len(splitters)), Signal(len(splitters))
+        coming = Signal(burst_layout(config))
         new = Signal(burst)
+        bursts = [Value.cast(splitter.burst.p) for splitter in splitters]
         m.d.comb += [
             free.eq((~self.addr_valid | self.addr_ready) & room & ~self.drain),
             wanting.eq(Cat(splitter.burst.valid for splitter in splitters)),
-            issue.eq(free & chosen),
+            issue.eq(free & settled),
+            new.len.eq(coming.beats - 1),
+            new.tail.eq(coming.tail),
+            new.last.eq(coming.last),
             issued.w_data.eq(new),
             issued.w_en.eq(issue),
             order.w_data.eq(new.port),
@@ -104,56 +110,61 @@ class WriteChannel(Component):
         ]
         with m.If(self.addr_ready):
             m.d.sync += self.addr_valid.eq(0)
-        m.d.sync += room.eq(issued.w_rdy & order.w_rdy)
+        numbers = (C(index, port_bits) for index in range(len(splitters)))
+        m.d.sync += [
+            room.eq(issued.w_rdy & order.w_rdy),
+            settled.eq(chosen & ~issue),
+            Value.cast(coming).eq(selected(turn, bursts)),
+            new.port.eq(selected(turn, numbers)),
+        ]
         with m.If(~chosen):
             m.d.sync += [turn.eq(lowest(wanting)), chosen.eq(wanting.any())]
-        with m.Elif(free):
+        with m.Elif(issue):
             m.d.sync += [chosen.eq(0), self.addr_valid.eq(1)]
+        with m.If(issue):
+            m.d.sync += [self.addr.eq(coming.addr), self.len.eq(new.len)]
         for index, splitter in enumerate(splitters):
             m.d.comb += splitter.burst.ready.eq(turn[index] & issue)
-            with m.If(turn[index]):
-                m.d.comb += [
-                    new.port.eq(index),
-                    new.len.eq(splitter.burst.p.beats - 1),
-                    new.tail.eq(splitter.burst.p.tail),
-                    new.last.eq(splitter.burst.p.last),
-                ]
-                with m.If(issue):
-                    m.d.sync += [self.addr.eq(splitter.burst.p.addr), self.len.eq(new.len)]
 
-        # W: move the burst's beats.
-        head = Signal(burst)
-        sent = Signal(8)
-        final = Signal()
-        valid, beat_data = Signal(), Signal(config.bus_bytes * 8)
+        # W: move the burst's beats. What is needed of them is found out a beat ahead.
+        head, new_head = Signal(burst), Signal()
+        m.d.comb += head.eq(issued.r_data)
+        mine = Signal(len(datas))  # whose burst it is, if there is one
+        left = Signal(8)  # beats behind this one
+        final, ends = Signal(), Signal()  # last beat of the burst, and of its request
+        tail = Signal(config.bus_bytes)
+        beat = data.StructLayout(
+            {"data": config.bus_bytes * 8, "strb": config.bus_bytes, "last": 1, "owner": len(datas)}
+        )
+        m.submodules.output = output = SkidBuffer(beat)
         taken = Signal()
-        m.d.comb += [head.eq(issued.r_data), final.eq(sent == head.len)]
-        free_slot = Signal()
-        m.d.comb += free_slot.eq(~self.data_valid | self.data_ready)
-        for index, port in enumerate(datas):
-            mine = issued.r_rdy & (head.port == index)
-            m.d.comb += port.ready.eq(mine & free_slot & ~self.drain)
-            with m.If(mine):
-                m.d.comb += [valid.eq(port.valid | self.drain), beat_data.eq(port.p)]
         m.d.comb += [
-            taken.eq(valid & free_slot),
-            issued.r_en.eq(taken & final),
+            output.i.p.data.eq(selected(mine, (port.p for port in datas))),
+            output.i.p.strb.eq(Mux(self.drain, 0, Mux(final & ends, tail, -1))),
+            output.i.p.last.eq(final),
+            output.i.p.owner.eq(mine),
+            output.i.valid.eq((mine & Cat(port.valid | self.drain for port in datas)).any()),
+            taken.eq(output.i.valid & output.i.ready),
+            new_head.eq(~mine.any() | (taken & final)),
+            issued.r_en.eq(new_head),
+            self.data.eq(output.o.p.data),
+            self.strb.eq(output.o.p.strb),
+            self.last.eq(output.o.p.last),
+            self.data_valid.eq(output.o.valid),
+            output.o.ready.eq(self.data_ready),
         ]
-        owner = Signal(port_bits)
-        with m.If(free_slot):
-            strb = Signal(config.bus_bytes)
-            m.d.comb += strb.eq(
-                Mux(final & head.last, (2 << head.tail) - 1, (1 << config.bus_bytes) - 1)
-            )
+        for index, port in enumerate(datas):
+            m.d.comb += port.ready.eq(mine[index] & output.i.ready & ~self.drain)
+        with m.If(new_head):
             m.d.sync += [
-                owner.eq(head.port),
-                self.data_valid.eq(valid),
-                self.data.eq(beat_data),
-                self.strb.eq(Mux(self.drain, 0, strb)),
-                self.last.eq(final),
+                mine.eq(Mux(issued.r_rdy, 1 << head.port, 0)),
+                left.eq(head.len),
+                final.eq(head.len == 0),
+                ends.eq(head.last),
+                tail.eq((2 << head.tail) - 1),
             ]
-            with m.If(valid):
-                m.d.sync += sent.eq(Mux(final, 0, sent + 1))
+        with m.Elif(taken):
+            m.d.sync += [left.eq(left - 1), final.eq(left == 1)]
 
         # B: tell the port.
         m.d.comb += order.r_en.eq(self.resp_valid)
@@ -169,7 +180,7 @@ class WriteChannel(Component):
             ]
 
         m.d.comb += [
-            self.beat.eq((self.data_valid & self.data_ready) << owner),
+            self.beat.eq(Mux(self.data_valid & self.data_ready, output.o.p.owner, 0)),
             self.waiting.eq(
                 self.data_valid & ~self.data_ready | self.addr_valid & ~self.addr_ready
             ),

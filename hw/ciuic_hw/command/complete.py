@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import COMPLETION, OverlayConfig, Status
 
-from ..axi.ports import WritePort
+from ..axi.ports import WritePort, selected
 from ..layouts import COMPLETION_LAYOUT
 from .dispatch import note_layout
 from .fetch import ring_position
@@ -78,7 +78,9 @@ class Complete(Component):
         words = Signal(COMPLETION.nbytes * 8)
         left = Signal(range(beats + 1))
         seen_read, seen_written = Signal(32), Signal(32)
-        refused = Signal()
+        ports = [getattr(self, name) for name in self.engines]
+        statuses = [port.p.status for port in ports]
+        refused, mine = Signal(), Signal(len(ports))  # or whose answer it is
         final = Signal()  # no further descriptor was submitted
         following = Signal(32)
         m.d.sync += self.note.ready.eq(0)
@@ -90,50 +92,47 @@ class Complete(Component):
         ]
         write = self.write
 
-        def answer(status, busy):
-            """Fill the record and take the note."""
-            m.d.sync += [
-                self.note.ready.eq(1),
-                record.status.eq(status),
-                record.index.eq(self.completed),
-                record.fetched.eq(note.fetched),
-                record.started.eq(note.started),
-                record.finished.eq(self.cycle),
-                record.beats_read.eq(self.beats_read - seen_read),
-                record.beats_written.eq(self.beats_written - seen_written),
-                record.busy.eq(busy),
-                record.tag.eq(note.tag),
-                seen_read.eq(self.beats_read),
-                seen_written.eq(self.beats_written),
-            ]
-            m.next = "REQUEST"
-
         m.d.comb += [write.data.p.eq(words[:bus_bits]), write.data.valid.eq(left != 0)]
         with m.If(write.data.valid & write.data.ready):
             m.d.sync += [words.eq(words >> bus_bits), left.eq(left - 1)]
 
         with m.FSM():
             with m.State("WAIT"):
-                m.d.sync += refused.eq(note.status != Status.PENDING)
+                m.d.sync += [
+                    refused.eq(note.status != Status.PENDING),
+                    *(
+                        mine[number].eq((note.status == Status.PENDING) & (note.engine == number))
+                        for number in range(len(ports))
+                    ),
+                ]
                 with m.If(self.note.valid):
                     m.next = "TAKE"
             with m.State("TAKE"):
-                with m.If(refused):
-                    answer(note.status, 0)
-                for number, name in enumerate(self.engines):
-                    port = getattr(self, name)
-                    mine = ~refused & (note.engine == number)
-                    m.d.comb += port.ready.eq(mine)
-                    with m.If(mine & port.valid):
-                        answer(port.p.status, port.p.busy)
+                # The record follows what there is until the answer is.
+                m.d.sync += [
+                    record.status.eq(Mux(refused, note.status, selected(mine, statuses))),
+                    record.index.eq(self.completed),
+                    record.fetched.eq(note.fetched),
+                    record.started.eq(note.started),
+                    record.finished.eq(self.cycle),
+                    record.beats_read.eq(self.beats_read - seen_read),
+                    record.beats_written.eq(self.beats_written - seen_written),
+                    record.busy.eq(selected(mine, (port.p.busy for port in ports))),
+                    record.tag.eq(note.tag),
+                ]
+                m.d.comb += [port.ready.eq(mine[number]) for number, port in enumerate(ports)]
+                with m.If(refused | (mine & Cat(port.valid for port in ports)).any()):
+                    m.d.sync += self.note.ready.eq(1)
+                    m.next = "REQUEST"
             with m.State("REQUEST"):
                 m.d.comb += [
                     write.request.valid.eq(1),
                     write.request.p.addr.eq(addr),
                     write.request.p.nbytes.eq(COMPLETION.nbytes),
                 ]
+                m.d.sync += words.eq(record)
                 with m.If(write.request.ready):
-                    m.d.sync += [words.eq(record), left.eq(beats)]
+                    m.d.sync += left.eq(beats)
                     m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(write.error):
@@ -141,7 +140,11 @@ class Complete(Component):
                 with m.If((left == 0) & ~write.busy):
                     m.next = "COUNT"
             with m.State("COUNT"):
-                m.d.sync += self.completed.eq(self.completed + 1)
+                m.d.sync += [
+                    self.completed.eq(self.completed + 1),
+                    seen_read.eq(seen_read + record.beats_read),
+                    seen_written.eq(seen_written + record.beats_written),
+                ]
                 m.next = "WAIT"
                 with m.If(record.status != Status.OK):
                     m.d.sync += [self.halted.eq(1), self.code.eq(record.status)]

@@ -98,22 +98,20 @@ class Dispatch(Component):
         started, flying = Signal(32), Signal(32)
         working = Signal.like(engine)
         free, good = Signal(), Signal()
+        idle, turn = Signal(), Signal()  # no engine works; what it waits for is done
         offered = Signal(len(self.engines))
         refused = Signal()
         m.d.comb += [
             good.eq(status == Status.PENDING),
-            free.eq((flying == 0) | (good & (engine == working))),
+            free.eq(idle | (good & (engine == working))),
         ]
-        m.d.sync += flying.eq(started - self.completed)
+        m.d.sync += [
+            flying.eq(started - self.completed),
+            idle.eq(flying == 0),
+            turn.eq((descriptor.after == 0) | (flying < descriptor.after)),
+        ]
         due = Signal()
-        m.d.comb += due.eq(
-            checked
-            & ~taken
-            & self.run
-            & self.note.ready
-            & free
-            & ((descriptor.after == 0) | (flying < descriptor.after))
-        )
+        m.d.comb += due.eq(checked & ~taken & self.run & self.note.ready & free & turn)
         m.d.sync += [
             offered.eq(Mux(taken, 0, offered | Mux(due & good, 1 << engine, 0))),
             refused.eq(due & ~good),

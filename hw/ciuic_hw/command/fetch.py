@@ -73,6 +73,11 @@ class Fetch(Component):
         ]
 
         m.d.comb += beat.ready.eq(1)
+        with m.If(beat.valid):
+            m.d.sync += [
+                words.eq(Cat(words[bus_bits:], beat.p.data)),
+                failed.eq(failed | beat.p.error),
+            ]
         with m.If(out.ready):
             m.d.sync += out.valid.eq(0)
         with m.FSM():
@@ -82,17 +87,11 @@ class Fetch(Component):
                     self.read.request.p.addr.eq(addr),
                     self.read.request.p.nbytes.eq(DESCRIPTOR.nbytes),
                 ]
-                m.d.sync += failed.eq(0)
                 with m.If(self.read.request.valid & self.read.request.ready):
                     m.next = "RECEIVE"
             with m.State("RECEIVE"):
-                with m.If(beat.valid):
-                    m.d.sync += [
-                        words.eq(Cat(words[bus_bits:], beat.p.data)),
-                        failed.eq(failed | beat.p.error),
-                    ]
-                    with m.If(beat.p.last):
-                        m.next = "OFFER"
+                with m.If(beat.valid & beat.p.last):
+                    m.next = "OFFER"
             with m.State("OFFER"):
                 with m.If(~out.valid):
                     m.d.sync += [
@@ -101,6 +100,7 @@ class Fetch(Component):
                         out.p.cycle.eq(self.cycle),
                         out.p.error.eq(failed),
                         index.eq(index + 1),
+                        failed.eq(0),
                     ]
                     m.next = "STEP"
             with m.State("STEP"):

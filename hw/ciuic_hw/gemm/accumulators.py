@@ -7,13 +7,16 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..axi.ports import selected
 from ..streams import delay
 from .activations import SCRATCHPAD_LATENCY
 from .array import array_latency, sum_bits
 from .compute import target_layout
 from .scales import SCALE_LATENCY, SWAP_DELAY, Scales, accumulator_bits
 
-__all__ = ["Accumulators"]
+__all__ = ["FETCH_LATENCY", "Accumulators"]
+
+FETCH_LATENCY = 3  # a register, the memory and its output register
 
 
 class Accumulators(Component):
@@ -40,7 +43,7 @@ class Accumulators(Component):
     read_en, read_bank, read_row : In
         Read a row of a full bank.
     read_data : Out(cols * accumulator_bits)
-        Two cycles after ``read_en``, until the next.
+        `FETCH_LATENCY` cycles after ``read_en``, until the next.
     """
 
     def __init__(self, config: OverlayConfig):
@@ -79,7 +82,7 @@ class Accumulators(Component):
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
         _, sums_target = stages[latency - SCALE_LATENCY]
-        read_valid, read_target = stages[latency - 2]
+        read_valid, read_target = stages[latency - 3]
         add_valid, _ = stages[latency]
         valid, target = stages[latency + 1]
 
@@ -90,12 +93,12 @@ class Accumulators(Component):
             scales.swap.eq(delay(m, self.swap, SWAP_DELAY)),
             scales.slot.eq(delay(m, self.slot, SWAP_DELAY)),
             scales.sums.eq(self.sums),
-            scales.sums_slot.eq(sums_target.slot),
+            scales.sums_slot.eq(stages[latency - SCALE_LATENCY - 1][1].slot),
             scales.w4.eq(sums_target.w4),
         ]
 
-        # A row is read, registered, added to and written: three cycles in which it may come again.
-        # Then the sum is taken from where it is on its way.
+        # A row is read, registered, looked at, added to and written: four cycles in which it may
+        # come again. Then the sum is taken from where it is on its way.
         m.submodules.memory = memory = Memory(
             shape=config.cols * bits,
             depth=2 * config.accumulator_rows,
@@ -103,23 +106,27 @@ class Accumulators(Component):
             attrs={"ram_style": "distributed"} if config.lut_accumulators else {},
         )
         write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
-        sums, older, held, other = (
+        sums, older, other, held, present = (
             Signal(config.cols * bits, name=name, reset_less=True)
-            for name in ("sums", "older", "held", "other")
+            for name in ("sums", "older", "other", "held", "present")
         )
-        again = [Signal(name=f"again_{cycles}") for cycles in (1, 2, 3)]
-        before = [stages[latency - 2 + cycles] for cycles in (1, 2, 3)]
+        again = [Signal(name=f"again_{cycles}") for cycles in (1, 2, 3, 4)]
+        before = [stages[latency - 3 + cycles] for cycles in (1, 2, 3, 4)]
         for same, (was_valid, was) in zip(again, before, strict=True):
             place = Cat(was.row, was.bank) == Cat(read_target.row, read_target.bank)
-            m.d.sync += same.eq(was_valid & place)
-        last_again, on_its_way, zero = Signal(), Signal(), Signal()
+            m.d.sync += same.eq(was_valid & place & ~read_target.first)
+        from_sums, from_other, from_held = Signal(), Signal(), Signal()
+        soon_again, last_again = Signal(), Signal()
         m.d.sync += [
-            last_again.eq(again[0]),
-            on_its_way.eq(again[1] | again[2]),
-            zero.eq(stages[latency - 1][1].first),
+            from_sums.eq(again[1]),
+            from_other.eq(~again[1] & (again[2] | again[3])),
+            from_held.eq(~(again[1] | again[2] | again[3] | stages[latency - 2][1].first)),
+            soon_again.eq(again[0]),
+            last_again.eq(soon_again),
             held.eq(read.data),
-            other.eq(Mux(again[1], sums, older)),
             older.eq(sums),
+            other.eq(Mux(again[2], sums, older)),
+            present.eq(selected((from_sums, from_other, from_held), (sums, other, held))),
         ]
         m.d.comb += [
             read.en.eq(read_valid),
@@ -127,16 +134,16 @@ class Accumulators(Component):
             write.en.eq(valid),
             write.addr.eq(Cat(target.row, target.bank)),
             write.data.eq(sums),
-            drain.en.eq(self.read_en),
-            drain.addr.eq(Cat(self.read_row, self.read_bank)),
+            drain.en.eq(delay(m, self.read_en, 1)),
+            drain.addr.eq(delay(m, Cat(self.read_row, self.read_bank), 1, reset_less=True)),
             self.read_data.eq(delay(m, drain.data, 1, reset_less=True)),
         ]
         with m.If(add_valid):
             for col in range(config.cols):
-                present = Mux(on_its_way, other.word_select(col, bits), held.word_select(col, bits))
-                present = Mux(last_again, sums.word_select(col, bits), present)
-                term = scales.terms.word_select(col, bits)
-                m.d.sync += sums.word_select(col, bits).eq(Mux(zero, 0, present) + term)
+                total, before_, term = (
+                    one.word_select(col, bits) for one in (sums, present, scales.terms)
+                )
+                m.d.sync += total.eq(Mux(last_again, total, before_) + term)
 
         taken, complete = Signal(2), Signal(2)
         m.d.comb += [self.free.eq(~taken), complete.eq((valid & target.last) << target.bank)]

@@ -8,13 +8,14 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..arithmetic import less
 from ..axi.ports import ReadPort
 from ..streams import delay
 from .job import job_layout, scratchpad_words, word_bytes
 
 __all__ = ["SCRATCHPAD_LATENCY", "ActivationLoader", "ActivationScratchpad", "progress_range"]
 
-SCRATCHPAD_LATENCY = 2  # block RAM and its output register
+SCRATCHPAD_LATENCY = 3  # a register, block RAM and its output register
 SLAB_WORDS = 16  # of every row at a time: long enough for bursts, short enough to start early
 
 
@@ -68,12 +69,15 @@ class ActivationScratchpad(Component):
         read = memory.read_port()
         word = delay(m, read.data, 1, reset_less=True)
         block = delay(m, self.read_block, SCRATCHPAD_LATENCY)
-        m.d.comb += [
+        data = delay(m, self.write_data, 1, reset_less=True)
+        m.d.sync += [
             write.addr.eq(Cat(self.write_word, self.write_bank)),
-            write.data.eq(self.write_data.replicate(self.lanes)),
             write.en.eq(self.write_en << self.write_lane),
             read.addr.eq(Cat(self.read_word, self.read_bank)),
             read.en.eq(self.read_en),
+        ]
+        m.d.comb += [
+            write.data.eq(data.replicate(self.lanes)),
             self.read_data.eq(word.word_select(block, self.config.rows * 8)),
         ]
         return m
@@ -162,7 +166,7 @@ class ActivationLoader(Component):
 
         # What a step needs to know is found out in the cycle before it.
         tile_rows = Signal(range(config.accumulator_rows + 1))
-        next_row = Signal(config.address_bits)
+        next_row, end = Signal(config.address_bits), Signal(config.address_bits)
         last_row, last_part, last_tile, last_block = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
             tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
@@ -172,6 +176,7 @@ class ActivationLoader(Component):
             last_part.eq(k_left <= part_bytes),
             last_block.eq(blocks_left == 1),
             next_row.eq(row_addr + job.a_stride),
+            end.eq(next_row),  # of the tile, in the cycle behind its last row
             request.p.addr.eq(row_addr + offset),
             request.p.nbytes.eq(Mux(k_left < part_bytes, k_left, part_bytes)),
         ]
@@ -214,7 +219,6 @@ class ActivationLoader(Component):
                 with m.If(job.sliced):  # a bank for each slice
                     m.d.comb += request.valid.eq(~self._taken.bit_select(bank, 1))
                     with m.If(request.valid & request.ready):
-                        m.d.sync += take(1, 1)
                         m.next = "SLICE"
                 with m.Else():  # the same words of every row
                     m.d.comb += request.valid.eq(1)
@@ -231,16 +235,10 @@ class ActivationLoader(Component):
                         k_left.eq(k_left - slab_bytes),
                     ]
                     with m.If(last_part):
-                        m.d.sync += [
-                            tile_addr.eq(next_row),
-                            bank.eq(~bank),
-                            rows_left.eq(rows_left - job.tile_m),
-                        ]
-                        m.next = "TILE"
-                        with m.If(last_tile):
-                            m.next = "IDLE"
+                        m.next = "TURN"
             with m.State("SLICE"):  # a row that is longer than a bank
                 m.d.sync += [
+                    *take(1, 1),
                     bank.eq(~bank),
                     offset.eq(offset + slice_bytes),
                     k_left.eq(k_left - slice_bytes),
@@ -249,10 +247,16 @@ class ActivationLoader(Component):
                 with m.If(last_part):
                     m.d.sync += [offset.eq(0), k_left.eq(job.k), blocks_left.eq(blocks_left - 1)]
                     with m.If(last_block):
-                        m.d.sync += [tile_addr.eq(next_row), rows_left.eq(rows_left - job.tile_m)]
-                        m.next = "TILE"
-                        with m.If(last_tile):
-                            m.next = "IDLE"
+                        m.next = "TURN"
+            with m.State("TURN"):  # to the next tile
+                m.d.sync += [
+                    tile_addr.eq(end),
+                    bank.eq(bank ^ ~job.sliced),
+                    rows_left.eq(rows_left - job.tile_m),
+                ]
+                m.next = "TILE"
+                with m.If(last_tile):
+                    m.next = "IDLE"
 
     def _receive(self, m):
         """Write beats to the scratchpad, slab after slab."""
@@ -264,14 +268,17 @@ class ActivationLoader(Component):
         row_word = Signal(range(self.words + 1))  # first word of the row
         word = Signal(range(self.words))
         lane = Signal(ceil_log2(self.lanes))
-        row = Signal(range(1, self.config.accumulator_rows + 1), init=1)  # from one on
-        rows, stride = Signal.like(row), Signal.like(row_word)  # of the bank
+        # Of the bank: rows and words of a row.
+        rows, stride = Signal.like(self._rows[0]), Signal.like(row_word)
+        behind = Signal.like(rows)  # rows of the slab behind this one
+        first_row, last_row = Signal(init=1), Signal()
         last_slab = Signal()
         arrives = Signal()
-        settled = Signal(2)  # what is known of the slab holds
+        settled = Signal(3)  # what is known of the slab holds, once the last bit is set
+        slab_ended = Signal()
         m.d.comb += [
-            beat.ready.eq(settled.all()),
-            arrives.eq(beat.valid & settled.all()),
+            beat.ready.eq(settled[-1]),
+            arrives.eq(beat.valid & settled[-1]),
             self.error.eq(arrives & beat.p.error),
         ]
         m.d.sync += [
@@ -281,11 +288,14 @@ class ActivationLoader(Component):
             self.write_lane.eq(lane),
             self.write_data.eq(beat.p.data),
             settled.eq((settled << 1) | 1),
+            slab_ended.eq(arrives & beat.p.last & last_row),
             next_slab.eq(slab_word + SLAB_WORDS),
             rows.eq(self._rows[bank]),
             stride.eq(self._stride[bank]),
-            last_slab.eq(next_slab >= self._stride[bank]),
+            last_slab.eq(~less(next_slab, stride)),
         ]
+        with m.If(first_row):
+            m.d.sync += [behind.eq(rows - 1), last_row.eq(rows == 1)]
         for index, strobe in enumerate(self.release):
             with m.If(strobe):
                 m.d.sync += progress[index].eq(0)
@@ -296,20 +306,23 @@ class ActivationLoader(Component):
                 m.d.sync += [
                     lane.eq(0),
                     word.eq(0),
-                    row.eq(row + 1),
+                    behind.eq(behind - 1),
+                    first_row.eq(0),
+                    last_row.eq(behind == 1),
                     row_word.eq(row_word + stride),
                 ]
-                with m.If(row == rows):
-                    m.d.sync += [
-                        row.eq(1),
-                        row_word.eq(0),
-                        slab_word.eq(next_slab),
-                        progress[bank].eq(next_slab),
-                        settled.eq(0),
-                    ]
-                    with m.If(last_slab):
-                        m.d.sync += [
-                            slab_word.eq(0),
-                            bank.eq(~bank),
-                            self.full.bit_select(bank, 1).eq(1),
-                        ]
+                with m.If(last_row):
+                    m.d.sync += settled.eq(0)
+        with m.If(slab_ended):
+            m.d.sync += [
+                first_row.eq(1),
+                row_word.eq(0),
+                slab_word.eq(next_slab),
+                progress[bank].eq(next_slab),
+            ]
+            with m.If(last_slab):
+                m.d.sync += [
+                    slab_word.eq(0),
+                    bank.eq(~bank),
+                    self.full.bit_select(bank, 1).eq(1),
+                ]

@@ -6,6 +6,8 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..streams import delay
+
 __all__ = ["PeArray", "array_latency", "sum_bits"]
 
 
@@ -13,8 +15,8 @@ PRODUCT_LATENCY = 3  # a multiplier's own registers: at its inputs, within, at i
 
 
 def array_latency(config: OverlayConfig) -> int:
-    """Return the cycles from activations to sums: the products, then log2(rows) for the tree."""
-    return PRODUCT_LATENCY + exact_log2(config.rows)
+    """Return the cycles from activations to sums: a register, products, log2(rows) for the tree."""
+    return 1 + PRODUCT_LATENCY + exact_log2(config.rows)
 
 
 def sum_bits(config: OverlayConfig) -> int:
@@ -77,11 +79,14 @@ class PeArray(Component):
 
     def elaborate(self, platform):
         m = Module()
+        # All inputs are registered, as multipliers lie far apart.
         weights = self._weights(m)
         activations = Signal(self.activations.shape(), reset_less=True)
-        with m.If(self.valid):
-            m.d.sync += activations.eq(self.activations)
-        valid = self._next(m, self.valid, "inputs")
+        valid = delay(m, self.valid, 1)
+        coming = delay(m, self.activations, 1, reset_less=True)
+        with m.If(valid):
+            m.d.sync += activations.eq(coming)
+        valid = self._next(m, valid, "inputs")
         products = self._products(weights, activations)
         for name in ("within", "product"):
             products = self._hold(m, valid, products, name)
@@ -121,18 +126,18 @@ class PeArray(Component):
         config = self.config
         width = config.stream_bytes * 8
         places = config.tile_beats
+        swap, beat = delay(m, self.swap, 1), delay(m, self.beat, 1, reset_less=True)
         unpacked = Cat(
-            Cat(nibble := self.beat.word_select(i, 4), nibble[3].replicate(4))
-            for i in range(width // 4)
+            Cat(nibble := beat.word_select(i, 4), nibble[3].replicate(4)) for i in range(width // 4)
         )
         loaded = []
         for place in range(places):
             shadow = Signal(width, name=f"loaded_{place}", reset_less=True)
-            with m.If(self.load & ~self.w4 & (self.place == place)):
-                m.d.sync += shadow.eq(self.beat)
+            with m.If(delay(m, self.load & ~self.w4 & (self.place == place), 1)):
+                m.d.sync += shadow.eq(beat)
             if config.w4:
                 half = unpacked.word_select(place % 2, width)
-                with m.If(self.load & self.w4 & (self.place == place // 2 * 2)):
+                with m.If(delay(m, self.load & self.w4 & (self.place == place // 2 * 2), 1)):
                     m.d.sync += shadow.eq(half)
             loaded.append(shadow)
 
@@ -147,7 +152,7 @@ class PeArray(Component):
                 weight = Signal(
                     signed(8 if per == 1 else 25), name=f"weight_{row}_{group}", reset_less=True
                 )
-                with m.If(self.swap):
+                with m.If(swap):
                     m.d.sync += weight.eq(parts[0] if per == 1 else (parts[1] << 16) + parts[0])
                 current.append(weight)
             rows.append(current)

@@ -7,6 +7,7 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..arithmetic import less
 from ..streams import delay
 from .activations import progress_range
 from .job import job_layout, scratchpad_words, word_bytes
@@ -32,14 +33,15 @@ def target_layout(config: OverlayConfig) -> data.StructLayout:
 class ComputeSequencer(Component):
     """Walk rows within tiles along K within blocks of N within tiles of M, a row a cycle.
 
-    Nothing waits between two tiles: weights of the next are swapped in with its first row.
+    Nothing waits between two tiles along K: weights of the next are swapped in with its first row.
+    Between two blocks, or slices, two cycles pass in which it is found out what comes next.
 
     Members
     -------
     job : In(stream)
         Jobs.
     bank_full, bank_release : In(2), Out(2)
-        Activation banks. A released one is not full in the cycle after.
+        Activation banks.
     progress_0, progress_1 : In
         Words of every row that are there in a bank that is not full.
     read_en, read_bank, read_word, read_block
@@ -49,7 +51,7 @@ class ComputeSequencer(Component):
     accumulator_free : In(2)
         Accumulator banks that may be written.
     accumulator_take : Out(2)
-        Strobes: the bank is complete once the rows that are under way have arrived.
+        Strobes, a cycle late: the bank is complete once the rows that are under way have arrived.
     issue : Out(1)
         A row goes to the array in this cycle.
     target : Out(target_layout)
@@ -91,7 +93,7 @@ class ComputeSequencer(Component):
         active, finished = Signal(), Signal()
         parity = Signal(init=1)  # of the job that runs
         row = Signal(range(config.accumulator_rows))
-        rows = Signal(range(1, config.accumulator_rows + 1), init=1)  # with this one
+        behind = Signal(range(config.accumulator_rows))  # rows of the tile behind this one
         row_word = Signal(range(self.words + 1))
         word, block = Signal(range(self.words)), Signal(ceil_log2(self.blocks))
         last_word = Signal()  # of a bank
@@ -99,26 +101,35 @@ class ComputeSequencer(Component):
 
         first_row, last_row = Signal(init=1), Signal()
         starting = Signal()
-        word_end, slice_end, there = Signal(), Signal(), Signal()
-        # Whether the words of the next step are there, too: known a cycle late, this one's are.
-        progress = Mux(bank, self.progress_1, self.progress_0)
-        m.d.sync += there.eq(
-            ~self.bank_release.any() & (self.bank_full.bit_select(bank, 1) | (word + 1 < progress))
+        word_end, slice_end = Signal(), Signal()
+        ends, slice_ended, block_ended = Signal(), Signal(), Signal()  # with this row; the last one
+        # Whether the words of two steps ahead are there: known two cycles late, this one's are.
+        reach = Signal(2)
+        m.d.sync += [
+            reach[index].eq(less(word + 2, progress))
+            for index, progress in enumerate((self.progress_0, self.progress_1))
+        ]
+        # All that a row waits for but weights. Within a block it stays so.
+        there, room = Signal(), Signal()
+        may_swap = Signal()  # it is there, and the first one of a tile
+        m.d.comb += room.eq(
+            (active | starting)
+            & self.accumulator_free.bit_select(accumulator, 1)
+            & (self.bank_full | reach).bit_select(bank, 1)
         )
-        # Found out a row ahead. Behind the last row of a tile of M nothing is there for a cycle, in
-        # which the rows of the next become known.
-        more = Mux(last_row, walk.rows == 1, rows + 1 == walk.rows)
-        m.d.sync += last_row.eq(Mux(self.issue, more, rows == walk.rows))
+        coming = room & ~ends & ~slice_ended & ~block_ended
+        m.d.sync += [
+            there.eq(coming),
+            may_swap.eq(coming & Mux(self.issue, last_row, first_row)),
+            slice_ended.eq(walk.step & slice_end),
+            block_ended.eq(walk.step & walk.last_k),
+        ]
         m.d.comb += [
             word_end.eq(block == self.blocks - 1),
             slice_end.eq(job.sliced & word_end & last_word),
-            self.issue.eq(
-                active
-                & (~first_row | self.loaded)
-                & there
-                & self.accumulator_free.bit_select(accumulator, 1)
-            ),
-            self.swap.eq(self.issue & first_row),
+            ends.eq(walk.step & (walk.last_k | slice_end)),
+            self.issue.eq(there & (~first_row | self.loaded)),
+            self.swap.eq(may_swap & self.loaded),
             self.read_en.eq(self.issue),
             self.read_bank.eq(bank),
             self.read_word.eq(word + row_word),
@@ -130,7 +141,11 @@ class ComputeSequencer(Component):
             self.target.w4.eq(job.w4),
             self.target.slot.eq(slot ^ ~first_row),
             walk.step.eq(self.issue & last_row),
-            finished.eq(walk.step & walk.last),
+            finished.eq(block_ended & walk.last_n & walk.last_m),
+            self.accumulator_take.eq(block_ended << accumulator),
+            self.bank_release.eq(
+                (slice_ended | (block_ended & (job.sliced | walk.last_n))) << bank
+            ),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready),
             self.job.ready.eq(~active & ~starting),
@@ -140,38 +155,40 @@ class ComputeSequencer(Component):
         with m.If(self.issue):
             m.d.sync += [
                 row.eq(row + 1),
-                rows.eq(rows + 1),
+                behind.eq(behind - 1),
+                last_row.eq(behind == 1),
                 first_row.eq(0),
                 row_word.eq(row_word + job.row_words),
             ]
         issued, issued_parity = delay(m, self.issue, 1), delay(m, parity, 1)
-        with m.If(issued):
-            m.d.sync += self.busy[issued_parity].eq(self.busy[issued_parity] + 1)
+        for index, mine in enumerate((~issued_parity, issued_parity)):
+            clear = starting & (parity == index)
+            m.d.sync += self.busy[index].eq(Mux(clear, 0, self.busy[index] + (issued & mine)))
         with m.If(walk.step):  # the next tile along K
             m.d.sync += [
                 row.eq(0),
-                rows.eq(1),
                 first_row.eq(1),
                 row_word.eq(0),
                 block.eq(block + 1),
                 word.eq(word + word_end),
-                last_word.eq(word + word_end == self.words - 1),
+                last_word.eq(Mux(word_end, word == self.words - 2, last_word)),
             ]
             with m.If(word_end):
                 m.d.sync += block.eq(0)
-            with m.If(slice_end):
-                m.d.sync += [word.eq(0), last_word.eq(0)]
-            with m.If(walk.last_k):  # the next block of columns
-                m.d.comb += self.accumulator_take.bit_select(accumulator, 1).eq(1)
-                m.d.sync += [accumulator.eq(~accumulator), word.eq(0), last_word.eq(0), block.eq(0)]
-            with m.If(slice_end | (walk.last_k & (job.sliced | walk.last_n))):
-                m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
-                m.d.sync += bank.eq(~bank)
+        with m.If(slice_ended | block_ended):
+            m.d.sync += [word.eq(0), last_word.eq(0), block.eq(0)]
+        m.d.sync += [
+            accumulator.eq(accumulator ^ block_ended),
+            bank.eq(bank ^ self.bank_release.any()),
+        ]
+        # Also while the first row waits, as the rows of a tile of M become known a cycle late.
+        with m.If(Mux(self.issue, last_row, first_row)):
+            m.d.sync += [behind.eq(walk.rows - 1), last_row.eq(walk.rows == 1)]
         with m.If(finished):
             m.d.sync += active.eq(0)
         m.d.sync += starting.eq(walk.start)
         with m.If(starting):
             m.d.sync += active.eq(1)
         with m.If(walk.start):
-            m.d.sync += [parity.eq(~parity), self.busy[~parity].eq(0)]
+            m.d.sync += parity.eq(~parity)
         return m

@@ -3,14 +3,14 @@
 from amaranth.hdl import *
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import ceil_log2
 
 from ciuic.abi import PARAMETERS, OverlayConfig, Status
 
 from ..axi.ports import WritePort, beat_layout
 from ..jobs import outcome
-from .epilogue import result_lanes
-from .job import job_layout
+from .accumulators import FETCH_LATENCY
+from .job import job_layout, result_lanes
 from .output import OutputStage
 from .scales import accumulator_bits
 from .walk import RowWalk
@@ -84,15 +84,20 @@ class Drain(Component):
         """Announce the rows of a bank when it is full, so that no row waits for its address."""
         self._announcing = active = Signal()
         self._announced = announced = Signal(2)  # all rows of the bank
-        bank = Signal()
+        bank, offered = Signal(), Signal()
         request = self.write.request
         m.d.comb += [
-            request.valid.eq(active & ahead.ready & (self.full & ~announced).bit_select(bank, 1)),
+            request.valid.eq(offered),
             request.p.addr.eq(ahead.addr),
             request.p.nbytes.eq(ahead.nbytes),
             ahead.step.eq(request.valid & request.ready),
         ]
-        m.d.sync += announced.eq(announced & ~self.drained)
+        m.d.sync += [
+            announced.eq(announced & ~self.drained),
+            offered.eq(
+                active & ahead.ready & (self.full & ~announced).bit_select(bank, 1) & ~ahead.step
+            ),
+        ]
         with m.If(ahead.step & ahead.last_row):
             m.d.sync += [bank.eq(~bank), announced.bit_select(bank, 1).eq(1)]
             with m.If(ahead.last):
@@ -107,66 +112,87 @@ class Drain(Component):
         bank, row = Signal(), Signal(range(config.accumulator_rows))
 
         # A row waits at the memory's output until the one before it has gone.
-        fetched, fetching, fetch, take = Signal(), Signal(), Signal(), Signal()
+        fetched, fetch, take = Signal(), Signal(), Signal()
+        fetching = Signal(FETCH_LATENCY - 1)
         words = Signal(config.cols * bits)
         left = Signal(range(self.places + 1))
+        some, final = Signal(), Signal()  # left is not zero; it is one
         place = Signal(ceil_log2(self.places))
         step = output.step
         stepped, free = Signal(), Signal()
         shared = Signal()  # parameters may be used until the last row has left `words`
-        ready = Signal()  # parameters are there, and all addresses before the last row goes
-        m.d.sync += ready.eq(
-            walk.ready
-            & ~shared
-            & (~job.parameters | self.parameters_full)
-            & (~walk.last_row | self._announced.bit_select(bank, 1))
-        )
+        # The row is there, its parameters are, and all addresses before the last row goes.
+        ready, has_parameters, announced = Signal(), Signal(), Signal()
+        m.d.sync += [
+            has_parameters.eq(~shared & (~job.parameters | self.parameters_full)),
+            announced.eq(self._announced.bit_select(bank, 1)),
+            ready.eq(
+                (fetched | fetching[-1])
+                & ~take
+                & walk.ready
+                & ~shared
+                & has_parameters
+                & (~walk.last_row | announced)
+            ),
+        ]
         m.d.comb += [
             stepped.eq(step.valid & step.ready),
-            step.valid.eq(left != 0),
+            step.valid.eq(some),
             step.p.sums.eq(words[: lanes * bits]),
             step.p.parameters.eq(self.parameters_lanes),
             step.p.w4.eq(job.w4),
             step.p.has_parameters.eq(job.parameters),
             step.p.requantize.eq(job.requantize),
             step.p.residual.eq(job.residual),
-            step.p.last.eq(left == 1),
+            step.p.last.eq(final),
             self.parameters_place.eq(place),
-            free.eq((left == 0) | ((left == 1) & stepped & ~shared)),
-            take.eq(fetched & walk.ready & free & ready),
+            free.eq(~some | (final & stepped & ~shared)),
+            take.eq(ready & free),
             walk.step.eq(take),
             self.read_bank.eq(bank),
             self.read_row.eq(row),
         ]
+        m.d.sync += self.drained.eq(0)
         with m.If(stepped):
-            m.d.sync += [words.eq(words >> lanes * bits), left.eq(left - 1), place.eq(place + 1)]
-            m.d.comb += self.parameters_release.eq(shared & (left == 1))
-            with m.If(left == 1):
+            m.d.sync += [
+                words.eq(words >> lanes * bits),
+                left.eq(left - 1),
+                some.eq(~final),
+                final.eq(left == 2),
+                place.eq(place + 1),
+            ]
+            m.d.comb += self.parameters_release.eq(shared & final)
+            with m.If(final):
                 m.d.sync += shared.eq(0)
         with m.If(take):
             m.d.sync += [
                 words.eq(self.read_data),
-                left.eq((walk.columns + (lanes - 1)) >> exact_log2(lanes)),
+                left.eq(walk.steps),
+                some.eq(1),
+                final.eq(walk.steps == 1),
                 place.eq(0),
                 fetched.eq(0),
                 shared.eq(job.parameters & walk.last_row),
             ]
             with m.If(walk.last_row):
-                m.d.comb += self.drained.bit_select(bank, 1).eq(1)
-                m.d.sync += [bank.eq(~bank), row.eq(0)]
+                m.d.sync += [
+                    self.drained.bit_select(bank, 1).eq(1),
+                    bank.eq(~bank),
+                    row.eq(0),
+                ]
             with m.Else():
                 m.d.comb += fetch.eq(1)
             with m.If(walk.last):
                 m.d.sync += active.eq(0)
-        with m.Elif(active & ~fetched & ~fetching & self.full.bit_select(bank, 1)):
+        with m.Elif(active & ~fetched & ~fetching.any() & self.full.bit_select(bank, 1)):
             m.d.comb += fetch.eq(1)
         m.d.comb += self.read_en.eq(fetch)
-        m.d.sync += fetching.eq(fetch)
-        with m.If(fetch):
+        m.d.sync += fetching.eq((fetching << 1) | fetch)
+        with m.If(fetching[0]):
             m.d.sync += row.eq(row + 1)
-        with m.If(fetching):
+        with m.If(fetching[-1]):
             m.d.sync += fetched.eq(1)
-        return ~active & (left == 0)
+        return ~active & ~some
 
     def _jobs(self, m, walks, idle, residual_error):
         """Take jobs, and report each when its last write was acknowledged."""

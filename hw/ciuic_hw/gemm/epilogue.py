@@ -9,15 +9,10 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import PARAMETERS, OverlayConfig
 
 from ..axi.ports import ReadPort
-from .job import job_layout
+from .job import job_layout, result_lanes
 from .walk import RowWalk, TileWalk
 
-__all__ = ["ParameterLoader", "ResidualLoader", "result_lanes"]
-
-
-def result_lanes(config: OverlayConfig) -> int:
-    """Return the columns that the output stage takes in a cycle: a beat of INT32 results."""
-    return config.bus_bytes // 4
+__all__ = ["ParameterLoader", "ResidualLoader"]
 
 
 class ParameterLoader(Component):

@@ -12,7 +12,7 @@ from ciuic.abi.numerics import W4_MAX_K
 from ..jobs import hand_out
 from ..layouts import DESCRIPTOR_LAYOUT
 
-__all__ = ["JobPlanner", "job_layout", "word_bytes"]
+__all__ = ["JobPlanner", "job_layout", "result_lanes", "word_bytes"]
 
 
 ADDRESSES = ("a_addr", "w_addr", "o_addr", "p_addr", "r_addr")
@@ -27,6 +27,11 @@ def word_bytes(config: OverlayConfig) -> int:
 def scratchpad_words(config: OverlayConfig) -> int:
     """Return the words of one bank of the activation scratchpad."""
     return config.bank_words * config.rows // word_bytes(config)
+
+
+def result_lanes(config: OverlayConfig) -> int:
+    """Return the columns that the output stage takes in a cycle: a beat of INT32 results."""
+    return config.bus_bytes // 4
 
 
 def job_layout(config: OverlayConfig) -> data.StructLayout:
@@ -44,6 +49,9 @@ def job_layout(config: OverlayConfig) -> data.StructLayout:
             "n_blocks": size_bits,  # tiles along N
             "row_words": k_bits,  # scratchpad words of a row of A
             "tile_m": range(config.accumulator_rows + 1),  # rows of A in a scratchpad bank
+            "one_m": 1,  # a single tile along M
+            "one_k": 1,  # and along K
+            "one_n": 1,  # and along N
             "sliced": 1,  # a single row is longer than a bank
             "w4": 1,
             "parameters": 1,
@@ -86,28 +94,29 @@ class JobPlanner(Component):
             }
         )
 
-    def _refusal(self, m, descriptor):
-        """Return why the engine does not take a descriptor, or PENDING."""
+    def _refusal(self, m, job, descriptor):
+        """Return why the engine does not take a descriptor whose job is known, or PENDING."""
         config = self.config
-        w4 = (descriptor.flags & Flag.W4) != 0
-        parameters = (descriptor.flags & Flag.PARAMETERS) != 0
-        requantize = descriptor.out_format == Format.INT8
-        bad_size = (
-            (descriptor.m == 0)
-            | (descriptor.k == 0)
-            | (descriptor.n == 0)
-            | (descriptor.m > MAX_SIZE)
-            | (descriptor.k > Mux(w4, W4_MAX_K, GEMM_MAX_K))
-            | (descriptor.n > MAX_SIZE)
-        )
+        bad_size, other_format = Signal(), Signal()
+        m.d.sync += [  # as the job's fields are narrower
+            bad_size.eq(
+                (descriptor.m == 0)
+                | (descriptor.k == 0)
+                | (descriptor.n == 0)
+                | (descriptor.m > MAX_SIZE)
+                | (descriptor.k > GEMM_MAX_K)
+                | (descriptor.n > MAX_SIZE)
+            ),
+            other_format.eq(~descriptor.out_format.matches(Format.INT8, Format.INT32)),
+        ]
         bad_format = (
-            (~requantize & (descriptor.out_format != Format.INT32))
-            | (requantize & ~parameters)
-            | (w4 & (not config.w4))
-            | (requantize & (not config.int8_results))
+            other_format
+            | (job.requantize & ~job.parameters)
+            | (job.w4 & (not config.w4))
+            | (job.requantize & (not config.int8_results))
         )
         refused = Signal(8, init=Status.PENDING)
-        with m.If(bad_size):
+        with m.If(bad_size | (job.w4 & (job.k > W4_MAX_K))):
             m.d.comb += refused.eq(Status.BAD_SIZE)
         with m.Elif(bad_format):
             m.d.comb += refused.eq(Status.BAD_FORMAT)
@@ -119,6 +128,7 @@ class JobPlanner(Component):
         descriptor = self.descriptor.p
         job = Signal(job_layout(config))
         start = Signal()
+        refusal = self._refusal(m, job, descriptor)
         handed = hand_out(m, [getattr(self, unit) for unit in self.units], job, start)
         words = scratchpad_words(config)
         # Whether 1, 2, 4 ... rows fit into a bank.
@@ -138,11 +148,11 @@ class JobPlanner(Component):
                         job.parameters.eq((flags & Flag.PARAMETERS) != 0),
                         job.residual.eq((flags & Flag.RESIDUAL) != 0),
                         job.requantize.eq(descriptor.out_format == Format.INT8),
-                        job.refused.eq(self._refusal(m, descriptor)),
                     ]
                     m.next = "BLOCKS"
             with m.State("BLOCKS"):
                 m.d.sync += [
+                    job.refused.eq(refusal),
                     job.k_blocks.eq((job.k + (config.rows - 1)) >> exact_log2(config.rows)),
                     job.n_blocks.eq((job.n + (config.cols - 1)) >> exact_log2(config.cols)),
                     job.row_words.eq(
@@ -154,12 +164,16 @@ class JobPlanner(Component):
                 m.d.sync += [
                     fits[log2].eq(job.row_words << log2 <= words) for log2 in range(len(fits))
                 ]
+                m.d.sync += [job.one_k.eq(job.k_blocks == 1), job.one_n.eq(job.n_blocks == 1)]
                 m.next = "TILES"
             with m.State("TILES"):
                 m.d.sync += [job.tile_m.eq(1), job.sliced.eq(~fits[0])]
                 for log2 in range(1, len(fits)):
                     with m.If(fits[log2]):
                         m.d.sync += job.tile_m.eq(1 << log2)
+                m.next = "LAST"
+            with m.State("LAST"):
+                m.d.sync += job.one_m.eq(job.m <= job.tile_m)
                 m.d.comb += start.eq(1)
                 m.next = "HAND"
             with m.State("HAND"):

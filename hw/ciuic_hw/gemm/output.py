@@ -9,8 +9,8 @@ from ciuic.abi.numerics import INT8_MAX, INT8_MIN, INT32_MAX, W4_SHIFT
 
 from ..axi.ports import beat_layout
 from ..layouts import record_layout
-from ..streams import PipelineFifo, SkidBuffer, delay
-from .epilogue import result_lanes
+from ..streams import PipelineFifo, SkidBuffer, StreamRegister, delay
+from .job import result_lanes
 from .scales import accumulator_bits
 
 __all__ = ["OutputStage"]
@@ -19,6 +19,7 @@ SUM_BITS = 33  # an INT32 sum and an INT32 bias
 FACTOR_BITS = 17  # unsigned, of a multiplier's 18
 BEYOND = 1 << 10  # stands for all larger values: behind the residual they saturate, too
 LATENCY = 15  # of the arithmetic before the residual
+ROOM_LATENCY = 1  # until the drain, far from the FIFO, knows of room in it
 WAITING = 32  # results that wait for the bus or for the residual
 
 
@@ -89,9 +90,11 @@ class OutputStage(Component):
                 "last": 1,
             }
         )
-        m.submodules.results = results = PipelineFifo(result, depth=WAITING, latency=LATENCY)
+        m.submodules.results = results = PipelineFifo(
+            result, depth=WAITING, latency=LATENCY + ROOM_LATENCY
+        )
         m.d.comb += [
-            self.step.ready.eq(results.room),
+            self.step.ready.eq(delay(m, results.room, ROOM_LATENCY)),
             taken.eq(self.step.valid & self.step.ready),
             results.valid.eq(delay(m, taken, LATENCY)),
         ]
@@ -158,68 +161,100 @@ class OutputStage(Component):
     def _pack(self, m, results, taken):
         """Add the residual and fill beats: INT32 fills one at once, INT8 a quarter."""
         lanes, width = self.lanes, self.config.bus_bytes * 8
-        shape = results.o.p.shape()
-        m.submodules.waiting = waiting = SkidBuffer(shape)
+        waiting_layout = data.StructLayout(
+            {"result": results.o.p.shape(), "quarter": 2, "ends": 1, "takes_residual": 1}
+        )
+        m.submodules.waiting = waiting = SkidBuffer(waiting_layout)
         m.submodules.residual = residual = SkidBuffer(beat_layout(self.config))
-        connect(m, results.o, waiting.i)
         connect(m, flipped(self.residual), residual.i)
 
-        here, take, ready = waiting.o.p, Signal(), Signal()
+        # Which part of its beat a result fills, found out before it waits.
         quarter, ends = Signal(2), Signal()
         m.d.comb += [
-            ends.eq(~here.requantize | here.last | (quarter == 3)),
-            take.eq(waiting.o.valid & ready & (~here.residual | residual.o.valid)),
-            waiting.o.ready.eq(take),
-            residual.o.ready.eq(take & here.residual & ends),
-            self.error.eq(residual.o.valid & residual.o.ready & residual.o.p.error),
+            ends.eq(~results.o.p.requantize | results.o.p.last | (quarter == 3)),
+            waiting.i.p.result.eq(results.o.p),
+            waiting.i.p.quarter.eq(quarter),
+            waiting.i.p.ends.eq(ends),
+            waiting.i.p.takes_residual.eq(results.o.p.residual & ends),
+            waiting.i.valid.eq(results.o.valid),
+            results.o.ready.eq(waiting.i.ready),
         ]
-        summed = Signal(
-            data.StructLayout(
-                {
-                    "wide": data.ArrayLayout(32, lanes),
-                    "narrow": data.ArrayLayout(signed(BEYOND.bit_length() + 2), lanes),
-                    "requantize": 1,
-                    "quarter": 2,
-                    "ends": 1,
-                }
-            )
-        )
-        valid, move = Signal(), Signal()
-        m.d.comb += [move.eq(~self.beat.valid | self.beat.ready), ready.eq(~valid | move)]
-        with m.If(ready):
-            m.d.sync += [
-                valid.eq(take),
-                summed.requantize.eq(here.requantize),
-                summed.quarter.eq(quarter),
-                summed.ends.eq(ends),
-            ]
-            addends = Mux(here.residual, residual.o.p.data, 0)
-            small = addends.word_select(quarter, width // 4)
-            for lane, value in enumerate(here["values"]):
-                wide, narrow = addends.word_select(lane, 32), small.word_select(lane, 8)
-                m.d.sync += [
-                    summed.wide[lane].eq(value + wide),
-                    summed.narrow[lane].eq(
-                        value[: len(summed.narrow[lane]) - 1].as_signed() + narrow.as_signed()
-                    ),
-                ]
-        with m.If(take):
+        with m.If(results.o.valid & results.o.ready):
             m.d.sync += quarter.eq(Mux(ends, 0, quarter + 1))
 
+        # The residual beside the result, the sum, and what it becomes in INT8.
+        flags = {"requantize": 1, "quarter": 2, "ends": 1}
+        joined_layout = data.StructLayout(
+            {
+                "values": data.ArrayLayout(signed(32), lanes),
+                "wide": data.ArrayLayout(32, lanes),
+                "narrow": data.ArrayLayout(signed(8), lanes),
+                **flags,
+            }
+        )
+        summed = data.StructLayout(
+            {
+                "wide": data.ArrayLayout(32, lanes),
+                "narrow": data.ArrayLayout(signed(BEYOND.bit_length() + 2), lanes),
+                **flags,
+            }
+        )
+        packable = data.StructLayout({"wide": width, "narrow": width // 4, **flags})
+        m.submodules.joined = joined = StreamRegister(joined_layout)
+        m.submodules.sums = sums = StreamRegister(summed)
+        m.submodules.skid = skid = SkidBuffer(packable)
+        here, take = waiting.o.p, Signal()
+        m.d.comb += [
+            joined.i.valid.eq(waiting.o.valid & (~here.result.residual | residual.o.valid)),
+            take.eq(joined.i.valid & joined.i.ready),
+            waiting.o.ready.eq(take),
+            residual.o.ready.eq(take & here.takes_residual),
+            joined.i.p.requantize.eq(here.result.requantize),
+            joined.i.p.quarter.eq(here.quarter),
+            joined.i.p.ends.eq(here.ends),
+            Value.cast(joined.i.p["values"]).eq(Value.cast(here.result["values"])),
+        ]
+        failed = residual.o.valid & residual.o.ready & residual.o.p.error
+        m.d.sync += self.error.eq(failed)
+        addends = Mux(here.result.residual, residual.o.p.data, 0)
+        m.d.comb += [
+            Value.cast(joined.i.p.wide).eq(addends),
+            Value.cast(joined.i.p.narrow).eq(addends.word_select(here.quarter, width // 4)),
+        ]
+        for one, other in ((joined, sums), (sums, skid)):
+            m.d.comb += [other.i.valid.eq(one.o.valid), one.o.ready.eq(other.i.ready)]
+            m.d.comb += [getattr(other.i.p, name).eq(getattr(one.o.p, name)) for name in flags]
+        terms = joined.o.p
+        for lane, value in enumerate(terms["values"]):
+            small = value[: BEYOND.bit_length() + 1].as_signed()
+            m.d.comb += [
+                sums.i.p.wide[lane].eq(value + terms.wide[lane]),
+                sums.i.p.narrow[lane].eq(small + terms.narrow[lane]),
+            ]
+        m.d.comb += [
+            skid.i.p.wide.eq(sums.o.p.wide),
+            skid.i.p.narrow.eq(Cat(_saturate(value)[:8] for value in sums.o.p.narrow)),
+        ]
+
+        total, move = skid.o.p, skid.o.ready
         packed, merged = Signal(width), Signal(width)
-        bytes_ = Cat(_saturate(value)[:8] for value in summed.narrow)
-        m.d.comb += merged.eq(packed | (bytes_ << (summed.quarter * (width // 4))))
+        m.d.comb += [
+            move.eq(~self.beat.valid | self.beat.ready),
+            merged.eq(packed | (total.narrow << (total.quarter * (width // 4)))),
+        ]
         with m.If(move):
             m.d.sync += [
-                self.beat.valid.eq(valid & summed.ends),
-                self.beat.p.eq(Mux(summed.requantize, merged, summed.wide)),
+                self.beat.valid.eq(skid.o.valid & total.ends),
+                self.beat.p.eq(Mux(total.requantize, merged, total.wide)),
             ]
-            with m.If(valid):
-                m.d.sync += packed.eq(Mux(summed.ends, 0, merged))
+            with m.If(skid.o.valid):
+                m.d.sync += packed.eq(Mux(total.ends, 0, merged))
 
-        inside = Signal(range(LATENCY + WAITING + 8))  # steps that are not packed
-        m.d.sync += inside.eq(inside + taken - (valid & move))
-        m.d.comb += self.empty.eq((inside == 0) & ~self.beat.valid)
+        # Steps that are not packed. One that enters is counted a cycle late, so `entered` is, too.
+        inside = Signal(range(LATENCY + WAITING + 16))
+        entered, gone = delay(m, taken, 1), delay(m, skid.o.valid & move, 1)
+        m.d.sync += inside.eq(inside + entered - gone)
+        m.d.comb += self.empty.eq((inside == 0) & ~entered & ~self.beat.valid)
 
 
 def _saturate(value):

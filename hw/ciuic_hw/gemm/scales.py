@@ -12,7 +12,7 @@ from .array import PRODUCT_LATENCY, sum_bits
 __all__ = ["SCALE_LATENCY", "SWAP_DELAY", "Scales", "accumulator_bits"]
 
 SCALE_LATENCY = PRODUCT_LATENCY + 1
-SWAP_DELAY = 1  # a slot changes this many cycles behind the array's weights
+SWAP_DELAY = 2  # a slot changes this many cycles behind the swap: one behind the weights
 FACTOR_BITS = 18  # of a multiplier; a sum of INT4 products fits
 
 
@@ -34,8 +34,10 @@ class Scales(Component):
         A beat of scales.
     swap, slot : In(1), In(1)
         A tile becomes current; its scales go to this slot.
-    sums, sums_slot, w4 : In
-        From the array; which scales, if any.
+    sums_slot : In(1)
+        Which scales the next sums need.
+    sums, w4 : In
+        From the array; whether they need scales.
     terms : Out(cols * accumulator_bits)
         `SCALE_LATENCY` cycles later.
     """
@@ -86,7 +88,7 @@ class Scales(Component):
         for col, value in enumerate(sums):
             factor = delay(m, value[:FACTOR_BITS].as_signed(), 1, reset_less=True)
             scale = scales.word_select(col, W4_SCALE_BITS).as_signed()
-            scale = delay(m, scale, 1, reset_less=True)
+            scale = delay(m, scale, 2, reset_less=True)  # the second one is the multiplier's
             product = delay(m, factor * scale, PRODUCT_LATENCY - 1, reset_less=True)
             m.d.sync += self.terms.word_select(col, bits).eq(Mux(w4, product, plain[col]))
         return m

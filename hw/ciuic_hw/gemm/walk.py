@@ -6,8 +6,9 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..arithmetic import less
 from ..streams import delay
-from .job import job_layout
+from .job import job_layout, result_lanes
 
 __all__ = ["RowWalk", "TileWalk"]
 
@@ -22,8 +23,10 @@ class TileWalk(Component):
     config
         The overlay's configuration.
     along_k
-        Whether the unit looks at single tiles of K, and may step in every cycle. Other units step
-        at most in every third, and see the next place two cycles later.
+        Whether the unit looks at single tiles of K. It may step in every cycle along K, and see the
+        next place at once; but it must leave out a cycle after ``last_k`` before the next, and two
+        before it looks at ``rows``. Other units step at most in every third, and see the next place
+        two cycles later.
 
     Members
     -------
@@ -37,9 +40,10 @@ class TileWalk(Component):
         Rows of the tile of M.
     columns : Out
         Columns of the block of N.
-    last_n, first_k, last_k, last : Out(1)
+    last_m, last_n, first_k, last_k, last : Out(1)
         Place in the loops; ``last`` is the last place of the job. They are found out a step ahead,
-        so that a unit can decide in the cycle in which it uses them.
+        so that a unit can decide in the cycle in which it uses them; all but ``first_k`` and
+        ``last_k`` still hold in the cycle behind a step.
     """
 
     def __init__(self, config: OverlayConfig, *, along_k: bool):
@@ -57,6 +61,7 @@ class TileWalk(Component):
                 "last_n": Out(1),
                 "first_k": Out(1),
                 "last_k": Out(1),
+                "last_m": Out(1),
                 "last": Out(1),
             }
         )
@@ -68,54 +73,52 @@ class TileWalk(Component):
         rows_left = Signal(job.m.shape())
         blocks_left = Signal(job.n_blocks.shape())
         tiles_left = Signal(job.k_blocks.shape())
-        last_m = Signal()
-        step, start = self.step, self.start
-        if not self.along_k:
-            step, start = delay(m, step, 1), delay(m, start, 1)
+        then_last, rest_rows = Signal(), Signal.like(rows_left)  # behind this tile of M
+        start = self.start if self.along_k else delay(m, self.start, 1)
+        outer = delay(m, self.step & self.last_k, 1)  # the next block of columns
         rest = job.n[: exact_log2(cols)]  # columns of the last block, zero if it is full
         m.d.comb += [
             self.columns.eq(Mux(self.last_n & rest.any(), rest, cols)),
-            self.last.eq(self.last_k & self.last_n & last_m),
+            self.last.eq(self.last_k & self.last_n & self.last_m),
         ]
         if not self.along_k:
             m.d.comb += [self.first_k.eq(1), self.last_k.eq(1)]
-        with m.If(step):
-            if self.along_k:
+        m.d.sync += [
+            then_last.eq(~less(job.tile_m << 1, rows_left)),
+            rest_rows.eq(rows_left - job.tile_m),
+        ]
+        if self.along_k:
+            with m.If(self.step):
                 m.d.sync += [
                     self.first_k.eq(self.last_k),
-                    self.last_k.eq(Mux(self.last_k, job.k_blocks == 1, tiles_left == 2)),
+                    self.last_k.eq(Mux(self.last_k, job.one_k, tiles_left == 2)),
                     tiles_left.eq(Mux(self.last_k, job.k_blocks, tiles_left - 1)),
                 ]
-            with m.If(self.last_k):
+        with m.If(outer):
+            m.d.sync += [
+                self.last_n.eq(Mux(self.last_n, job.one_n, blocks_left == 2)),
+                blocks_left.eq(Mux(self.last_n, job.n_blocks, blocks_left - 1)),
+            ]
+            with m.If(self.last_n):
                 m.d.sync += [
-                    self.last_n.eq(Mux(self.last_n, job.n_blocks == 1, blocks_left == 2)),
-                    blocks_left.eq(Mux(self.last_n, job.n_blocks, blocks_left - 1)),
+                    self.last_m.eq(then_last),
+                    rows_left.eq(rest_rows),
+                    self.rows.eq(Mux(then_last, rest_rows[: len(self.rows)], job.tile_m)),
                 ]
-                with m.If(self.last_n):
-                    left = (rows_left - job.tile_m)[: len(self.rows)]
-                    then_last = Signal()
-                    m.d.comb += then_last.eq(rows_left <= job.tile_m << 1)
-                    m.d.sync += [
-                        last_m.eq(then_last),
-                        rows_left.eq(rows_left - job.tile_m),
-                        self.rows.eq(Mux(then_last, left, job.tile_m)),
-                    ]
         with m.If(start):
-            only = Signal()  # the job has a single tile of M
-            m.d.comb += only.eq(self.job.m <= self.job.tile_m)
             m.d.sync += [
                 job.eq(self.job),
                 rows_left.eq(self.job.m),
                 blocks_left.eq(self.job.n_blocks),
-                last_m.eq(only),
-                self.last_n.eq(self.job.n_blocks == 1),
-                self.rows.eq(Mux(only, self.job.m, self.job.tile_m)),
+                self.last_m.eq(self.job.one_m),
+                self.last_n.eq(self.job.one_n),
+                self.rows.eq(Mux(self.job.one_m, self.job.m, self.job.tile_m)),
             ]
             if self.along_k:
                 m.d.sync += [
                     tiles_left.eq(self.job.k_blocks),
                     self.first_k.eq(1),
-                    self.last_k.eq(self.job.k_blocks == 1),
+                    self.last_k.eq(self.job.one_k),
                 ]
         return m
 
@@ -142,8 +145,8 @@ class RowWalk(Component):
         Where the row's part within the block of columns lies.
     nbytes : Out
         Its bytes: INT8 with ``requantize``, else INT32.
-    columns : Out
-        As in `TileWalk`.
+    steps : Out
+        Steps of `result_lanes` columns that the row takes.
     last_row, last : Out(1)
         Last row of the block; last row of the job.
     """
@@ -162,7 +165,7 @@ class RowWalk(Component):
                 "current": Out(job),
                 "addr": Out(config.address_bits),
                 "nbytes": Out(range(config.cols * 4 + 1)),
-                "columns": Out(range(config.cols + 1)),
+                "steps": Out(range(config.cols // result_lanes(config) + 1)),
                 "last_row": Out(1),
                 "last": Out(1),
             }
@@ -173,36 +176,40 @@ class RowWalk(Component):
         config = self.config
         m.submodules.walk = walk = TileWalk(config, along_k=False)
         job = walk.current
+        lanes = result_lanes(config)
         stride = getattr(job, self.stride)
-        row = Signal(range(config.accumulator_rows))
+        row = Signal(range(1, config.accumulator_rows + 1), init=1)  # from one on
+        stepped = delay(m, self.step, 1)  # what holds of the row still does
         tile_addr, row_addr = Signal(config.address_bits), Signal(config.address_bits)
         offset = Signal(config.address_bits)  # of the block in a row
         settling = Signal()
+        block_bytes = Signal(range(config.cols * 4 + 1))
         next_row, next_offset = Signal(config.address_bits), Signal(config.address_bits)
         m.d.comb += [
             walk.start.eq(self.start),
             walk.job.eq(self.job),
             walk.step.eq(self.step & self.last_row),
             self.current.eq(job),
-            self.columns.eq(walk.columns),
         ]
         m.d.sync += [
             settling.eq(self.step | self.start),
             self.ready.eq(~(self.step | self.start | settling)),
+            self.steps.eq((walk.columns + (lanes - 1)) >> exact_log2(lanes)),
             self.nbytes.eq(Mux(job.requantize, walk.columns, walk.columns << 2)),
-            self.last_row.eq(row + 1 == walk.rows),
-            self.last.eq((row + 1 == walk.rows) & walk.last),
+            self.last_row.eq(row == walk.rows),
+            self.last.eq((row == walk.rows) & walk.last),
             self.addr.eq(row_addr + offset),
             next_row.eq(row_addr + stride),
-            next_offset.eq(offset + Mux(job.requantize, config.cols, config.cols * 4)),
+            block_bytes.eq(Mux(job.requantize, config.cols, config.cols * 4)),
+            next_offset.eq(offset + block_bytes),
         ]
-        with m.If(self.step):
+        with m.If(stepped):
             m.d.sync += [row_addr.eq(next_row), row.eq(row + 1)]
             with m.If(self.last_row):
-                m.d.sync += [row.eq(0), row_addr.eq(tile_addr), offset.eq(next_offset)]
+                m.d.sync += [row.eq(1), row_addr.eq(tile_addr), offset.eq(next_offset)]
                 with m.If(walk.last_n):
                     m.d.sync += [row_addr.eq(next_row), tile_addr.eq(next_row), offset.eq(0)]
         with m.If(self.start):
             base = getattr(self.job, self.address)
-            m.d.sync += [row_addr.eq(base), tile_addr.eq(base), offset.eq(0), row.eq(0)]
+            m.d.sync += [row_addr.eq(base), tile_addr.eq(base), offset.eq(0), row.eq(1)]
         return m

@@ -164,15 +164,16 @@ class WeightFeeder(Component):
         tiles_left = Signal(range(W4_GROUP // config.rows + 1))  # of the group
         place, next_place = (Signal(range(config.tile_beats)) for _ in range(2))
         last, starting = Signal(), Signal()
+        turning = Signal()  # the walk goes on to the next block: a tile of one beat has to wait
         step = Signal(range(3))
         valid, take, weights = Signal(), Signal(), Signal()
 
         m.d.comb += [
-            valid.eq(Cat(port.valid for port in ports).all()),
-            take.eq(active & valid & waiting.i.ready),
+            valid.eq(Cat(*(port.valid for port in ports), active, ~turning).all()),
+            take.eq(valid & waiting.i.ready),
             weights.eq(take & (scales_left == 0)),
             step.eq(Mux(job.w4, 2, 1)),
-            waiting.i.valid.eq(active & valid),
+            waiting.i.valid.eq(valid),
             waiting.i.p.beat.eq(Cat(port.p.data for port in ports)),
             waiting.i.p.place.eq(place),
             waiting.i.p.scales.eq(scales_left != 0),
@@ -191,6 +192,8 @@ class WeightFeeder(Component):
             last.eq(next_place + step >= config.tile_beats),
             starting.eq(walk.start),
         ]
+        if config.tile_beats == 1:
+            m.d.sync += turning.eq(walk.step & walk.last_k)
         for port in ports:
             m.d.comb += port.ready.eq(take)
 

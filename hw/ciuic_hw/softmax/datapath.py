@@ -3,19 +3,21 @@
 from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from ..attention.ports import LanesPort
 from ..axi.ports import beat_layout
-from ..streams import PipelineFifo, StreamRegister
+from ..streams import PipelineFifo, SkidBuffer, delay
 from .exponential import ExponentialStage
 from .gearbox import Gearbox
 from .layouts import (
     EXPONENTIAL,
     RECIPROCAL,
     RESULT_FORMATS,
+    ROWS_WAITING,
     SCORE,
     SCORE_FORMATS,
+    result_beat_layout,
     result_row_layout,
     row_layout,
     score_bytes_layout,
@@ -25,8 +27,8 @@ from .normalize import WIDE, NormalizeStage
 
 __all__ = ["SoftmaxDatapath"]
 
-FIFO_LATENCY = 3  # cycles from an entry's arrival to its departure
-ROWS_WAITING = 64  # rows between two stages: enough for rows of one word
+FIFO_LATENCY = 5  # cycles from an entry's arrival to its departure
+ROOM_LATENCY = 1  # cycles from a FIFO that has room to a stage that knows
 RESULTS_WAITING = 32  # words of results
 
 
@@ -46,9 +48,7 @@ class SoftmaxDatapath(wiring.Component):
     i : In(stream)
         See `beat_layout`: the valid scores of the same rows, from a fresh beat on.
     o : Out(stream)
-        Beats of results, all of each row: ``data``; ``final`` at the last beat of a row.
-    row_ended : Out(result_row_layout)
-        The row whose last beat is at ``o``.
+        See `result_beat_layout`: results, all of each row.
     row_begin : Out(1)
         Strobe: results of one more row are under way.
     active : Out(1)
@@ -59,14 +59,12 @@ class SoftmaxDatapath(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        beat = data.StructLayout({"data": 8 * config.bus_bytes, "final": 1})
         super().__init__(
             {
                 "row": In(stream.Signature(row_layout(config))),
                 "score_bytes": In(stream.Signature(score_bytes_layout(config))),
                 "i": In(stream.Signature(beat_layout(config))),
-                "o": Out(stream.Signature(beat)),
-                "row_ended": Out(result_row_layout(config)),
+                "o": Out(stream.Signature(result_beat_layout(config))),
                 "row_begin": Out(1),
                 "active": Out(1),
                 **({"borrower": In(LanesPort(config))} if config.attention else {}),
@@ -78,9 +76,7 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.maximum = maximum = MaximumStage(self.config)
         m.submodules.exponential = exponential = ExponentialStage(self.config)
         m.submodules.normalize = normalize = NormalizeStage(self.config)
-        m.submodules.row = row = StreamRegister(row_layout(self.config))
-        wiring.connect(m, wiring.flipped(self.row), row.i)
-        wiring.connect(m, row.o, maximum.row)
+        wiring.connect(m, wiring.flipped(self.row), maximum.row)
         m.d.comb += [self.active.eq(exponential.taken), self.row_begin.eq(normalize.row_begin)]
         if self.config.attention:
             wiring.connect(m, wiring.flipped(self.borrower), exponential.borrower)
@@ -91,60 +87,70 @@ class SoftmaxDatapath(wiring.Component):
         return m
 
     def _unpack(self, m, maximum):
-        """Feed beats to the first stage; return whether a beat of its row was refused.
+        """Feed words to the first stage; return whether a beat of its row was refused.
 
-        The gearbox ends the next row at the earliest when the last word of this one is taken, and
-        the first beat of the next row comes at the earliest when this one ends.
+        Before the skid buffer: the gearbox ends the next row at the earliest when the last word of
+        this one is taken, and the first beat of the next row comes at the earliest when this one
+        ends.
         """
         lanes, bus_bytes = self.config.lanes, self.config.bus_bytes
         sizes = [one.nbytes for one in SCORE_FORMATS]
         m.submodules.unpack = unpack = Gearbox(
             [(bus_bytes, size * lanes) for size in sizes], max_bytes=self.config.max_row * 4
         )
+        word = data.StructLayout({"data": unpack.o.payload.data.shape(), "error": 1})
+        m.submodules.words = words = SkidBuffer(word)
+        error = Signal()
         m.d.comb += [
-            unpack.enable.eq(self.score_bytes.valid),
-            unpack.last_byte.eq(self.score_bytes.payload.last),
-            unpack.mode.eq(self.score_bytes.payload.mode),
-            self.score_bytes.ready.eq(unpack.row_end),
+            unpack.row.payload.last_byte.eq(self.score_bytes.payload.last_byte),
+            unpack.row.payload.mode.eq(self.score_bytes.payload.mode),
+            unpack.row.valid.eq(self.score_bytes.valid),
+            self.score_bytes.ready.eq(unpack.row.ready),
             unpack.i.payload.eq(self.i.payload.data),
             unpack.i.valid.eq(self.i.valid),
             self.i.ready.eq(unpack.i.ready),
-            maximum.i.valid.eq(unpack.o.valid),
-            unpack.o.ready.eq(maximum.i.ready),
+            words.i.payload.data.eq(unpack.o.payload.data),
+            words.i.payload.error.eq(error),
+            words.i.valid.eq(unpack.o.valid),
+            unpack.o.ready.eq(words.i.ready),
+            maximum.i.valid.eq(words.o.valid),
+            words.o.ready.eq(maximum.i.ready),
         ]
         with m.Switch(maximum.row.payload.mode):
             for mode, size in enumerate(sizes):
                 with m.Case(mode):
                     for lane in range(lanes):
-                        score = unpack.o.payload.data.word_select(lane, 8 * size)
+                        score = words.o.payload.data.word_select(lane, 8 * size)
                         m.d.comb += maximum.i.payload[lane].eq(score.as_signed())
 
         beat = self.i.payload
-        inside, refused, error = Signal(), Signal(), Signal()
+        inside, refused = Signal(), Signal()
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [inside.eq(~beat.last), refused.eq(beat.error | (inside & refused))]
         with m.If(unpack.row_end):
             m.d.sync += error.eq(refused)
-        return error
+        return words.o.payload.error
 
     def _join_maximum(self, m, maximum, error, exponential):
         words = self.config.max_row // self.config.lanes
         overlap = maximum.latency + 2 * FIFO_LATENCY
         m.submodules.scores = scores = PipelineFifo(
-            data.ArrayLayout(SCORE, self.config.lanes), depth=words + overlap, latency=0
+            data.ArrayLayout(SCORE, self.config.lanes),
+            depth=_memory(words + overlap),
+            latency=ROOM_LATENCY,
         )
         m.submodules.maxima = maxima = PipelineFifo(
-            SCORE, depth=ROWS_WAITING, latency=maximum.latency
+            SCORE, depth=ROWS_WAITING, latency=ROOM_LATENCY + maximum.latency
         )
         m.submodules.rows = rows = PipelineFifo(
-            row_layout(self.config), depth=ROWS_WAITING, latency=0
+            row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         wiring.connect(m, scores.o, exponential.i)
         wiring.connect(m, maxima.o, exponential.maximum)
         wiring.connect(m, rows.o, exponential.row)
         row = Signal(row_layout(self.config))
         m.d.comb += [
-            maximum.room.eq(scores.room & maxima.room & rows.room),
+            maximum.room.eq(_room(m, scores, maxima, rows)),
             scores.valid.eq(maximum.taken),
             scores.payload.eq(maximum.i.payload),
             maxima.valid.eq(maximum.valid),
@@ -161,20 +167,20 @@ class SoftmaxDatapath(wiring.Component):
         overlap = exponential.row_latency + 2 * FIFO_LATENCY
         m.submodules.exponentials = exponentials = PipelineFifo(
             data.ArrayLayout(EXPONENTIAL, self.config.lanes),
-            depth=words + overlap,
-            latency=exponential.word_latency,
+            depth=_memory(words + overlap),
+            latency=ROOM_LATENCY + exponential.word_latency,
         )
         m.submodules.reciprocals = reciprocals = PipelineFifo(
-            RECIPROCAL, depth=ROWS_WAITING, latency=exponential.row_latency
+            RECIPROCAL, depth=ROWS_WAITING, latency=ROOM_LATENCY + exponential.row_latency
         )
         m.submodules.result_rows = rows = PipelineFifo(
-            result_row_layout(self.config), depth=ROWS_WAITING, latency=0
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         wiring.connect(m, exponentials.o, normalize.i)
         wiring.connect(m, reciprocals.o, normalize.reciprocal)
         wiring.connect(m, rows.o, normalize.row)
         m.d.comb += [
-            exponential.room.eq(exponentials.room & reciprocals.room & rows.room),
+            exponential.room.eq(_room(m, exponentials, reciprocals, rows)),
             exponentials.valid.eq(exponential.word_valid),
             exponentials.payload.eq(exponential.word),
             reciprocals.valid.eq(exponential.reciprocal_valid),
@@ -188,31 +194,45 @@ class SoftmaxDatapath(wiring.Component):
         lanes, bus_bytes = self.config.lanes, self.config.bus_bytes
         sizes = [one.nbytes for one in RESULT_FORMATS]
         m.submodules.results = results = PipelineFifo(
-            WIDE * lanes, depth=RESULTS_WAITING, latency=normalize.latency
+            WIDE * lanes, depth=RESULTS_WAITING, latency=ROOM_LATENCY + normalize.latency
         )
         m.submodules.leaving = rows = PipelineFifo(
-            result_row_layout(self.config), depth=ROWS_WAITING, latency=0
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         m.submodules.pack = pack = Gearbox(
-            [(size * lanes, bus_bytes) for size in sizes], max_bytes=self.config.max_row * 2
+            [(size * lanes, bus_bytes) for size in sizes],
+            max_bytes=self.config.max_row * 2,
+            tag=result_row_layout(self.config),
         )
         wiring.connect(m, results.o, pack.i)
-        wiring.connect(m, pack.o, wiring.flipped(self.o))
         words = Array(Cat(one[: 8 * size] for one in normalize.word) for size in sizes)
         last_bytes = Array(
             (rows.o.payload.limit << exact_log2(size)) | (size - 1) for size in sizes
         )
         m.d.comb += [
-            normalize.room.eq(results.room & rows.room),
+            normalize.room.eq(_room(m, results, rows)),
             results.valid.eq(normalize.valid),
             results.payload.eq(words[normalize.narrow]),
             rows.valid.eq(normalize.row_begin),
             rows.payload.eq(normalize.row.payload),
-            pack.enable.eq(rows.o.valid),
-            pack.mode.eq(rows.o.payload.narrow),
-            pack.last_byte.eq(last_bytes[rows.o.payload.narrow]),
-            rows.o.ready.eq(pack.row_end),
+            pack.row.valid.eq(rows.o.valid),
+            pack.row.payload.mode.eq(rows.o.payload.narrow),
+            pack.row.payload.last_byte.eq(last_bytes[rows.o.payload.narrow]),
+            pack.row.payload.tag.eq(rows.o.payload),
+            rows.o.ready.eq(pack.row.ready),
+            self.o.valid.eq(pack.o.valid),
+            self.o.payload.data.eq(pack.o.payload.data),
+            self.o.payload.final.eq(pack.o.payload.final),
+            self.o.payload.row.eq(pack.o.payload.tag),
+            pack.o.ready.eq(self.o.ready),
         ]
-        # Good until the last beat of this row is taken, see `_unpack`.
-        with m.If(pack.row_end):
-            m.d.sync += self.row_ended.eq(rows.o.payload)
+
+
+def _room(m, *fifos):
+    """Return whether all FIFOs have room, `ROOM_LATENCY` cycles later."""
+    return delay(m, Cat(fifo.room for fifo in fifos).all(), ROOM_LATENCY)
+
+
+def _memory(entries):
+    """Return a depth of a FIFO that makes its block RAM a single bank, without logic behind it."""
+    return 1 << ceil_log2(entries)

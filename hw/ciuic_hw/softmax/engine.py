@@ -7,8 +7,7 @@ from amaranth.lib.wiring import In, Out
 from ciuic.abi import OverlayConfig
 
 from ..attention.ports import LanesPort
-from ..axi.ports import EngineSignature, ReadPort, beat_layout
-from ..streams import SkidBuffer
+from ..axi.ports import EngineSignature, ReadPort
 from .datapath import SoftmaxDatapath
 from .reader import RowReader
 from .writer import RowWriter
@@ -55,9 +54,7 @@ class SoftmaxEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.descriptor), reader.descriptor)
         wiring.connect(m, reader.request, wiring.flipped(self.read.request))
         wiring.connect(m, reader.lengths, wiring.flipped(self.read_lengths))
-        m.submodules.beats = beats = SkidBuffer(beat_layout(self.config))
-        wiring.connect(m, wiring.flipped(self.read.data), beats.i)
-        wiring.connect(m, beats.o, datapath.i)
+        wiring.connect(m, wiring.flipped(self.read.data), datapath.i)
         wiring.connect(m, reader.score_bytes, datapath.score_bytes)
         wiring.connect(m, reader.row, datapath.row)
         wiring.connect(m, reader.job, writer.job)
@@ -68,7 +65,6 @@ class SoftmaxEngine(wiring.Component):
             wiring.connect(m, wiring.flipped(self.borrower), datapath.borrower)
         m.d.comb += [
             writer.row_begin.eq(datapath.row_begin),
-            writer.row.eq(datapath.row_ended),
             self.active.eq(datapath.active),
         ]
         return m

@@ -22,6 +22,10 @@ SHIFT = range(numerics.MAX_SHIFT + 1)
 class ExponentialLane(wiring.Component):
     """One exponential a cycle, in two halves that may also be used by themselves.
 
+    Parameters
+    ----------
+    config : ciuic.abi.OverlayConfig
+
     Members
     -------
     score, maximum : In(signed(32))
@@ -45,7 +49,8 @@ class ExponentialLane(wiring.Component):
     exponent_latency = 9
     latency = exponent_latency + Interpolator.latency
 
-    def __init__(self):
+    def __init__(self, config):
+        self.config = config
         super().__init__(
             {
                 "score": In(SCORE),
@@ -76,7 +81,9 @@ class ExponentialLane(wiring.Component):
             exponent.eq(Mux(self.apart, self.position, self.exponent)),
         ]
         halvings = exponent[numerics.EXPONENT_FRACTION :]
-        table = Interpolator(numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1)
+        table = Interpolator(
+            self.config, numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1
+        )
         m.submodules.exp2 = table
         far = delay(m, halvings >= numerics.EXPONENT_LIMIT, table.latency)
         m.d.comb += [
@@ -244,18 +251,18 @@ class ExponentialStage(wiring.Component):
         m = Module()
         lanes = self.config.lanes
         row = self.row.payload
-        m.submodules.words = words = RowWords(lanes=lanes, max_row=self.config.max_row)
+        m.submodules.words = words = RowWords(config=self.config)
         m.d.comb += [
-            words.last.eq(row.result.last),
-            self.taken.eq(self.i.valid & self.row.valid & self.maximum.valid & self.room),
-            self.i.ready.eq(self.taken),
+            words.row.eq(row.result),
+            self.i.ready.eq(self.row.valid & self.maximum.valid & self.room),
+            self.taken.eq(self.i.valid & self.i.ready),
             self.row_end.eq(self.taken & words.final),
             self.row.ready.eq(self.row_end),
             self.maximum.ready.eq(self.row_end),
             words.step.eq(self.taken),
         ]
         for index in range(lanes):
-            m.submodules[f"lane_{index}"] = lane = ExponentialLane()
+            m.submodules[f"lane_{index}"] = lane = ExponentialLane(self.config)
             m.d.comb += [
                 lane.score.eq(self.i.payload[index]),
                 lane.maximum.eq(self.maximum.payload),

@@ -5,6 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from ..arithmetic import less
+
 __all__ = ["Gearbox"]
 
 
@@ -20,83 +22,150 @@ class Gearbox(wiring.Component):
         For each mode the bytes of a word at the input and at the output, powers of two.
     max_bytes
         Bytes of the longest row.
+    tag
+        Shape of what goes with a row from one side to the other.
 
     Members
     -------
-    mode : In
-        Constant while a row passes.
-    enable : In(1)
-        ``mode`` and ``last_byte`` are those of the current row.
-    last_byte : In(range(max_bytes))
-        Bytes of the current row, less one.
+    row : In(stream)
+        ``mode`` and ``last_byte`` (bytes less one) of each row, and its ``tag``.
     row_end : Out(1)
-        Strobe: the next cycle belongs to the next row.
+        Strobe: the last chunk of the row is on its way.
     i : In(stream)
     o : Out(stream)
-        ``data``; ``final`` at the last word of a row.
+        ``data`` and the row's ``tag``; ``final`` at the last word of a row.
 
     Latency
     -------
-    Two cycles.
+    Two cycles from a word of a row that is known for a cycle.
     """
 
-    def __init__(self, modes, *, max_bytes):
+    def __init__(self, modes, *, max_bytes, tag=0):
         self.modes = tuple(modes)
-        output = data.StructLayout({"data": 8 * max(o for _, o in self.modes), "final": 1})
+        row = {"mode": range(max(2, len(self.modes))), "last_byte": range(max_bytes), "tag": tag}
+        word = {"data": 8 * max(o for _, o in self.modes), "final": 1, "tag": tag}
         super().__init__(
             {
-                "mode": In(range(max(2, len(self.modes)))),
-                "enable": In(1, init=1),
-                "last_byte": In(range(max_bytes)),
+                "row": In(stream.Signature(data.StructLayout(row))),
                 "row_end": Out(1),
                 "i": In(stream.Signature(8 * max(i for i, _ in self.modes))),
-                "o": Out(stream.Signature(output)),
+                "o": Out(stream.Signature(data.StructLayout(word))),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        held = Signal.like(self.i.payload)
+        held = Signal(self.i.payload.shape(), reset_less=True)
         held_valid = Signal()
-        chunk = Signal.like(self.last_byte)  # position in the row, in units of the smaller word
-        final = Signal()
-        input_end = Signal()
-        output_end = Signal()
-        move = Signal()
+        mode = Signal.like(self.row.payload.mode)
+        active = Signal()  # `mode`, `last` and `tag` are those of a row
+        last = Signal.like(self.row.payload.last_byte)  # number of the row's last chunk
+        tag = Signal.like(self.row.payload.tag)
+        chunk = Signal.like(last)  # number of the chunk in the row, of the size of the smaller word
+        following = Signal.like(last, init=1)
+        # What the chunk ends, found out a chunk ahead.
+        final, input_end, output_end = Signal(), Signal(), Signal()
+        free, move = Signal(), Signal()
         m.d.comb += [
-            move.eq(held_valid & self.enable & (~self.o.valid | self.o.ready)),
+            free.eq(~self.o.valid | self.o.ready),
+            move.eq(held_valid & active & free),
             self.row_end.eq(move & final),
             self.i.ready.eq(~held_valid | (move & input_end)),
         ]
         with m.If(move):
             m.d.sync += [
-                chunk.eq(Mux(final, 0, chunk + 1)),
                 self.o.valid.eq(output_end),
                 self.o.payload.final.eq(final),
+                self.o.payload.tag.eq(tag),
             ]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
 
-        with m.Switch(self.mode):
-            for mode, (input_bytes, output_bytes) in enumerate(self.modes):
+        coming = self._coming(m, ~active | self.row_end)
+        with m.If(~active | self.row_end):
+            m.d.sync += [
+                active.eq(coming.valid),
+                mode.eq(coming.mode),
+                last.eq(coming.last),
+                tag.eq(coming.tag),
+                chunk.eq(0),
+                following.eq(1),
+                final.eq(coming.single),
+            ]
+            self._ends(m, coming.mode, coming.single, C(0, 1), input_end, output_end)
+        with m.Elif(move):
+            then_final = ~less(following, last)
+            m.d.sync += [
+                chunk.eq(following),
+                following.eq(following + 1),
+                final.eq(then_final),
+            ]
+            self._ends(m, mode, then_final, following, input_end, output_end)
+
+        rest = Signal.like(held)
+        with m.Switch(mode):
+            for number, (input_bytes, output_bytes) in enumerate(self.modes):
                 nbytes = min(input_bytes, output_bytes)
-                in_bits = exact_log2(input_bytes // nbytes)
                 out_bits = exact_log2(output_bytes // nbytes)
-                with m.Case(mode):
-                    m.d.comb += [
-                        final.eq(chunk == self.last_byte >> exact_log2(nbytes)),
-                        input_end.eq(chunk[:in_bits].all() | final),
-                        output_end.eq(chunk[:out_bits].all() | final),
-                    ]
-                    with m.If(move):
-                        m.d.sync += held.eq(held >> 8 * nbytes)
+                with m.Case(number):
+                    m.d.comb += rest.eq(held >> 8 * nbytes)
+                    # Before the chunk moves it does not matter what is in its place.
                     for place in range(1 << out_bits):
-                        with m.If(move & (chunk[:out_bits] == place)):
+                        with m.If(free & (chunk[:out_bits] == place)):
                             target = self.o.payload.data.word_select(place, 8 * nbytes)
                             m.d.sync += target.eq(held[: 8 * nbytes])
-
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [held.eq(self.i.payload), held_valid.eq(1)]
-        with m.Elif(self.i.ready):
-            m.d.sync += held_valid.eq(0)
+        # What is loaded need not be valid, so that this does not hang on `i.valid` and `i.ready`.
+        with m.If(~held_valid | move):
+            m.d.sync += held.eq(Mux(~held_valid | input_end, self.i.payload, rest))
+        with m.If(self.i.ready):
+            m.d.sync += held_valid.eq(self.i.valid)
         return m
+
+    def _coming(self, m, taken):
+        """Return the row that comes next, and whether it is a single chunk.
+
+        It comes in the second cycle after the last one is taken, at the earliest: nothing hangs on
+        when that is.
+        """
+        row = self.row.payload
+        coming = Signal(
+            data.StructLayout(
+                {
+                    "valid": 1,
+                    "mode": row.mode.shape(),
+                    "last": row.last_byte.shape(),
+                    "tag": row.tag.shape(),
+                    "single": 1,
+                }
+            )
+        )
+        last = Signal.like(row.last_byte)
+        with m.Switch(row.mode):
+            for number, sizes in enumerate(self.modes):
+                with m.Case(number):
+                    m.d.comb += last.eq(row.last_byte >> exact_log2(min(sizes)))
+        m.d.comb += self.row.ready.eq(~coming.valid)
+        m.d.sync += coming.valid.eq(Mux(coming.valid, ~taken, self.row.valid))
+        with m.If(~coming.valid):
+            m.d.sync += [
+                coming.mode.eq(row.mode),
+                coming.last.eq(last),
+                coming.tag.eq(row.tag),
+                coming.single.eq(last == 0),
+            ]
+        return coming
+
+    def _ends(self, m, mode, final, chunk, input_end, output_end):
+        """Register whether a chunk ends a word of the input, and one of the output."""
+        with m.Switch(mode):
+            for number, (input_bytes, output_bytes) in enumerate(self.modes):
+                nbytes = min(input_bytes, output_bytes)
+                with m.Case(number):
+                    for end, word_bytes in ((input_end, input_bytes), (output_end, output_bytes)):
+                        bits = exact_log2(word_bytes // nbytes)
+                        m.d.sync += end.eq(_all_ones(chunk, bits) | final)
+
+
+def _all_ones(value, bits):
+    """Return whether the low bits of a value are all set; so they are where there are none."""
+    return Cat(value[index] if index < len(value) else C(0, 1) for index in range(bits)).all()

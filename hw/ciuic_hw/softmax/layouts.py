@@ -11,8 +11,10 @@ __all__ = [
     "EXPONENTIAL",
     "RECIPROCAL",
     "RESULT_FORMATS",
+    "ROWS_WAITING",
     "SCORE",
     "SCORE_FORMATS",
+    "result_beat_layout",
     "result_row_layout",
     "row_layout",
     "score_bytes_layout",
@@ -22,6 +24,8 @@ __all__ = [
 
 SCORE_FORMATS = (Format.INT32, Format.INT16, Format.INT8)
 RESULT_FORMATS = (Format.Q0_16, Format.Q0_8)
+
+ROWS_WAITING = 64  # rows between two stages: enough for rows of one word
 
 SCORE = signed(32)
 
@@ -37,11 +41,26 @@ RECIPROCAL = data.StructLayout({"inverse": numerics.RECIPROCAL_FRACTION, "norm":
 def result_row_layout(config: OverlayConfig) -> data.StructLayout:
     """Return what the end of the engine must know of a row.
 
-    ``last`` is its valid elements and ``limit`` all its elements, each less one; ``narrow`` is the
-    index of the results' format in `RESULT_FORMATS`; ``error``: the memory refused a part of it.
+    ``last`` is its valid elements and ``limit`` all its elements, each less one; whether they are a
+    single word of ``lanes`` elements say ``short`` and ``single``. ``narrow`` is the index of the
+    results' format in `RESULT_FORMATS`; ``error``: the memory refused a part of it.
     """
     return data.StructLayout(
-        {"last": range(config.max_row), "limit": range(config.max_row), "narrow": 1, "error": 1}
+        {
+            "last": range(config.max_row),
+            "limit": range(config.max_row),
+            "short": 1,
+            "single": 1,
+            "narrow": 1,
+            "error": 1,
+        }
+    )
+
+
+def result_beat_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return a beat of results, the ``row`` they are of, and whether it is its ``final`` beat."""
+    return data.StructLayout(
+        {"data": 8 * config.bus_bytes, "final": 1, "row": result_row_layout(config)}
     )
 
 
@@ -64,11 +83,14 @@ def row_layout(config: OverlayConfig) -> data.StructLayout:
 
 
 def score_bytes_layout(config: OverlayConfig) -> data.StructLayout:
-    """Return the bytes of a row that is read, less one, and the index of its scores' format."""
+    """Return the index of a row's scores' format, and the bytes that are read, less one.
+
+    It is what a `Gearbox` must know of a row.
+    """
     return data.StructLayout(
         {
-            "last": range(config.max_row << exact_log2(SCORE_FORMATS[0].nbytes)),
             "mode": range(len(SCORE_FORMATS)),
+            "last_byte": range(config.max_row << exact_log2(SCORE_FORMATS[0].nbytes)),
         }
     )
 

@@ -7,6 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi import numerics
 
+from ..arithmetic import less
 from ..streams import delay
 from .layouts import SCORE, row_layout
 from .rows import RowWords
@@ -61,12 +62,14 @@ class MaximumStage(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         row = self.row.payload
-        m.submodules.words = words = RowWords(lanes=self.lanes, max_row=self.config.max_row)
+        may = Signal()
+        m.submodules.words = words = RowWords(config=self.config)
         m.d.comb += [
-            words.last.eq(row.result.last),
+            words.row.eq(row.result),
             words.step.eq(self.taken),
-            self.taken.eq(self.room & self.row.valid & (self.i.valid | row.empty)),
-            self.i.ready.eq(self.taken & ~row.empty),
+            may.eq(self.room & self.row.valid),
+            self.taken.eq(may & (self.i.valid | row.empty)),
+            self.i.ready.eq(may & ~row.empty),
             self.row_end.eq(self.taken & words.final),
             self.row.ready.eq(self.row_end),
         ]
@@ -79,17 +82,20 @@ class MaximumStage(wiring.Component):
         ]
         while len(candidates) > 1:  # compared in one cycle, chosen in the next
             candidates = [
-                delay(m, Mux(delay(m, one > other, 1), delay(m, one, 1), delay(m, other, 1)), 1)
+                delay(
+                    m, Mux(delay(m, less(other, one), 1), delay(m, one, 1), delay(m, other, 1)), 1
+                )
                 for one, other in zip(candidates[::2], candidates[1::2], strict=True)
             ]
         depth = self.latency - 1
         taken = delay(m, self.taken, depth)
         final = delay(m, self.row_end, depth)
 
-        running = Signal(SCORE, init=numerics.INT32_MIN)
-        largest = Signal(SCORE)
-        m.d.comb += largest.eq(Mux(candidates[0] > running, candidates[0], running))
+        running, largest = Signal(SCORE), Signal(SCORE)
+        fresh = Signal(init=1)  # what comes is of another row than `running`
+        larger = fresh | less(running, candidates[0])
+        m.d.comb += largest.eq(Mux(larger, candidates[0], running))
         m.d.sync += [self.valid.eq(final), self.maximum.eq(largest)]
         with m.If(taken):
-            m.d.sync += running.eq(Mux(final, numerics.INT32_MIN, largest))
+            m.d.sync += [running.eq(largest), fresh.eq(final)]
         return m

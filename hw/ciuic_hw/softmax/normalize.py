@@ -124,11 +124,11 @@ class Rounding(wiring.Component):
         reached = [self._add(remainder, one) for one in sums]
         with m.If(taken):
             m.d.sync += remainder.eq(Mux(final, half, reached[-1]))
-        units = [C(0, 1), *(delay(m, one[-1], 1) for one in reached)]
+        units = [C(0, 1), *(one[-1] for one in reached)]
         for lane in range(self.lanes):
             result = Signal(WIDE + 1)
-            carried = units[lane] ^ units[lane + 1]
-            m.d.comb += result.eq(delay(m, whole[lane], depth) + carried)
+            carried = delay(m, units[lane] ^ units[lane + 1], 1)
+            m.d.comb += result.eq(delay(m, whole[lane], depth - 1) + carried)
             beyond = result[WIDE] | (narrow & result[NARROW])
             m.d.sync += self.o[lane].eq(Mux(beyond, -1, result))
         return m
@@ -138,23 +138,25 @@ class Rounding(wiring.Component):
         return (one + other)[: PART_BITS + 1]
 
     def _split(self, m, probability):
-        """Return, a cycle on, a probability's whole units and what is left, of PART_BITS."""
+        """Return a probability's whole units, two cycles on, and, one on, its part below a unit."""
         snap = exact_log2(numerics.SNAP_8)
-        whole = Signal(WIDE + 1)
+        whole, up = Signal(WIDE + 1), Signal()
         part = Signal(PART_BITS + 1)
         close = probability[snap:PART_BITS]
         with m.If(~self.narrow):
             wide_part = numerics.PROBABILITY_FRACTION - WIDE
             m.d.sync += [
                 whole.eq(probability[wide_part:]),
+                up.eq(0),
                 part.eq(probability[:wide_part] << (PART_BITS - wide_part)),
             ]
         with m.Else():
             m.d.sync += [
-                whole.eq(probability[PART_BITS:] + close.all()),
+                whole.eq(probability[PART_BITS:]),
+                up.eq(close.all()),
                 part.eq(Mux(close.all() | ~close.any(), 0, probability[:PART_BITS])),
             ]
-        return whole, part
+        return delay(m, (whole + up)[: len(whole)], 1), part
 
 
 class NormalizeStage(wiring.Component):
@@ -206,22 +208,19 @@ class NormalizeStage(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = self.config.lanes
-        m.submodules.words = words = RowWords(lanes=lanes, max_row=self.config.max_row, padded=True)
-        masked = ~words.valid[0]
-        taken = Signal()
-        begun = Signal()
+        m.submodules.words = words = RowWords(config=self.config, padded=True)
+        masked = words.beyond
+        may, taken = Signal(), Signal()
         m.d.comb += [
-            words.last.eq(self.row.payload.last),
-            words.limit.eq(self.row.payload.limit),
-            taken.eq(self.room & self.row.valid & self.reciprocal.valid & (self.i.valid | masked)),
-            self.i.ready.eq(taken & ~masked),
+            words.row.eq(self.row.payload),
+            may.eq(self.room & self.row.valid & self.reciprocal.valid),
+            taken.eq(may & (self.i.valid | masked)),
+            self.i.ready.eq(may & ~masked),
             self.row.ready.eq(taken & words.final),
             self.reciprocal.ready.eq(taken & words.final),
             words.step.eq(taken),
-            self.row_begin.eq(taken & ~begun),
+            self.row_begin.eq(taken & words.first),
         ]
-        with m.If(taken):
-            m.d.sync += begun.eq(~words.final)
 
         m.submodules.rounding = rounding = Rounding(self.config)
         for index in range(lanes):

@@ -2,15 +2,16 @@
 
 from amaranth.hdl import *
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from ciuic.abi import Flag, Status, numerics
 from ciuic.abi.descriptors import MAX_SIZE
 
+from ..arithmetic import less
 from ..axi.ports import ReadPort, request_layout
 from ..layouts import DESCRIPTOR_LAYOUT
+from ..streams import PipelineFifo, SkidBuffer
 from .gearbox import Gearbox
 from .layouts import (
     RESULT_FORMATS,
@@ -72,8 +73,12 @@ class RowReader(wiring.Component):
         m.submodules.lengths = lengths = RowLengths(config.max_row)
         descriptor = Signal(DESCRIPTOR_LAYOUT)
         start, walking = Signal(), Signal()
-        limit = descriptor.n - 1
-        causal = (descriptor.flags & Flag.CAUSAL).any()
+        # What is the same for all rows; known a cycle after the descriptor is.
+        limit = Signal(range(config.max_row))
+        first = Signal.like(limit)
+        row_offset, whole = descriptor.row_offset, descriptor.n - 1
+        causal = (descriptor.flags & Flag.CAUSAL).any() & less(row_offset, descriptor.n)
+        m.d.sync += [limit.eq(whole), first.eq(Mux(causal, row_offset, whole))]
         m.d.comb += [
             addresses.start.eq(start),
             addresses.base.eq(descriptor.a_addr),
@@ -81,9 +86,7 @@ class RowReader(wiring.Component):
             addresses.rows.eq(descriptor.m),
             lengths.start.eq(start),
             lengths.limit.eq(limit),
-            lengths.first.eq(
-                Mux(causal & (descriptor.row_offset < limit), descriptor.row_offset, limit)
-            ),
+            lengths.first.eq(first),
             lengths.listed.eq((descriptor.flags & Flag.LENGTHS).any()),
         ]
         status = self._check(m, descriptor)
@@ -93,10 +96,12 @@ class RowReader(wiring.Component):
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.descriptor.ready.eq(1)
+                m.d.sync += descriptor.eq(self.descriptor.payload)
                 with m.If(self.descriptor.valid):
-                    m.d.sync += descriptor.eq(self.descriptor.payload)
                     m.next = "CHECK"
             with m.State("CHECK"):
+                m.next = "JOB"
+            with m.State("JOB"):
                 m.d.comb += self.job.valid.eq(1)
                 with m.If(self.job.ready):
                     m.next = "TAKE"
@@ -116,21 +121,30 @@ class RowReader(wiring.Component):
     def _check(self, m, descriptor):
         """Offer the job; return why the descriptor cannot be run, `Status.OK` if it can."""
         status = Signal(Status)
-        size = (
-            (descriptor.m != 0)
-            & (descriptor.m <= MAX_SIZE)
-            & (descriptor.n != 0)
-            & (descriptor.n <= self.config.max_row)
-        )
-        formats = _is_one_of(descriptor.in_format, SCORE_FORMATS) & _is_one_of(
-            descriptor.out_format, RESULT_FORMATS
-        )
-        scale = (descriptor.multiplier >> (numerics.MULTIPLIER_BITS - 1) == 1) & (
-            descriptor.shift <= numerics.MAX_SHIFT
-        )
-        with m.If(~size):
+        narrow = Signal()
+        wrong_size, wrong_format = Signal(4), Signal(4)
+        m.d.sync += [
+            narrow.eq(_mode(descriptor.out_format, RESULT_FORMATS)),
+            wrong_size.eq(
+                Cat(
+                    descriptor.m == 0,
+                    descriptor.m > MAX_SIZE,
+                    descriptor.n == 0,
+                    descriptor.n > self.config.max_row,
+                )
+            ),
+            wrong_format.eq(
+                Cat(
+                    ~_is_one_of(descriptor.in_format, SCORE_FORMATS),
+                    ~_is_one_of(descriptor.out_format, RESULT_FORMATS),
+                    descriptor.multiplier >> (numerics.MULTIPLIER_BITS - 1) != 1,
+                    descriptor.shift > numerics.MAX_SHIFT,
+                )
+            ),
+        ]
+        with m.If(wrong_size.any()):
             m.d.comb += status.eq(Status.BAD_SIZE)
-        with m.Elif(~(formats & scale)):
+        with m.Elif(wrong_format.any()):
             m.d.comb += status.eq(Status.BAD_FORMAT)
         with m.Else():
             m.d.comb += status.eq(Status.OK)
@@ -138,16 +152,19 @@ class RowReader(wiring.Component):
             self.job.payload.addr.eq(descriptor.o_addr),
             self.job.payload.stride.eq(descriptor.o_stride),
             self.job.payload.rows.eq(descriptor.m),
-            self.job.payload.nbytes.eq(
-                _nbytes(descriptor.n, RESULT_FORMATS, _mode(descriptor.out_format, RESULT_FORMATS))
-            ),
+            self.job.payload.nbytes.eq(_nbytes(descriptor.n, RESULT_FORMATS, narrow)),
             self.job.payload.status.eq(status),
         ]
         return status
 
     def _lengths(self, m, descriptor, lengths, start):
         """Read the lengths of the rows; return whether the memory refused some of them."""
-        nbytes = descriptor.m << exact_log2(LENGTH_BITS // 8)
+        nbytes = Signal(range((MAX_SIZE + 1) * LENGTH_BITS // 8))
+        last_byte = Signal.like(nbytes)
+        m.d.sync += [
+            nbytes.eq(descriptor.m << exact_log2(LENGTH_BITS // 8)),
+            last_byte.eq(nbytes - 1),
+        ]
         m.submodules.unpack = unpack = Gearbox(
             [(self.config.bus_bytes, LENGTH_BITS // 8)], max_bytes=(MAX_SIZE + 1) * LENGTH_BITS // 8
         )
@@ -155,7 +172,8 @@ class RowReader(wiring.Component):
         m.d.comb += [
             read.request.payload.addr.eq(descriptor.p_addr),
             read.request.payload.nbytes.eq(nbytes),
-            unpack.last_byte.eq(nbytes - 1),
+            unpack.row.payload.last_byte.eq(last_byte),
+            unpack.row.valid.eq(read.request.valid & read.request.ready),
             unpack.i.payload.eq(read.data.payload.data),
             unpack.i.valid.eq(read.data.valid),
             read.data.ready.eq(unpack.i.ready),
@@ -163,57 +181,72 @@ class RowReader(wiring.Component):
             lengths.i.valid.eq(unpack.o.valid),
             unpack.o.ready.eq(lengths.i.ready),
         ]
-        error = Signal()
+        error, refused = Signal(), Signal()
+        m.d.sync += refused.eq(read.data.valid & read.data.ready & read.data.payload.error)
         with m.If(start):
             m.d.sync += error.eq(0)
-        with m.Elif(read.data.valid & read.data.ready & read.data.payload.error):
+        with m.Elif(refused):
             m.d.sync += error.eq(1)
         return error
 
     def _rows(self, m, descriptor, addresses, lengths, walking, error):
         """Request one row after the other and tell the stages of it."""
         config = self.config
-        m.submodules.score_bytes = score_bytes = SyncFIFOBuffered(
-            width=len(Value.cast(self.score_bytes.payload)), depth=ROWS_AHEAD
+        # Rows are allowed, decided on, described, and stored with a request: a cycle each. It takes
+        # until the last is stored to know whether there is room for the next one's request.
+        m.submodules.score_bytes = score_bytes = PipelineFifo(
+            self.score_bytes.payload.shape(), depth=ROWS_AHEAD, latency=2
         )
-        m.submodules.rows = rows = SyncFIFOBuffered(
-            width=len(Value.cast(self.row.payload)), depth=ROWS_AHEAD
+        m.submodules.rows = rows = PipelineFifo(
+            self.row.payload.shape(), depth=ROWS_AHEAD, latency=2
         )
-        for fifo, port in ((score_bytes, self.score_bytes), (rows, self.row)):
-            m.d.comb += [
-                Value.cast(port.payload).eq(fifo.r_data),
-                port.valid.eq(fifo.r_rdy),
-                fifo.r_en.eq(port.ready),
-            ]
+        wiring.connect(m, score_bytes.o, wiring.flipped(self.score_bytes))
+        wiring.connect(m, rows.o, wiring.flipped(self.row))
+        m.submodules.requests = requests = SkidBuffer(self.request.payload.shape())
+        wiring.connect(m, requests.o, wiring.flipped(self.request))
 
         length = lengths.o.payload
-        mode = _mode(descriptor.in_format, SCORE_FORMATS)
-        nbytes = _nbytes(length.last + 1, SCORE_FORMATS, mode)
+        mode = Signal.like(self.row.payload.mode)
         row = Signal(row_layout(config))
-        bytes_read = Signal(score_bytes_layout(config))
-        ready, step = Signal(), Signal()
+        element = _nbytes(1, SCORE_FORMATS, mode)
+        allowed, described, step = Signal(), Signal(), Signal()
+        nbytes, addr = Signal(32), Signal.like(addresses.addr)
+        last_byte = Signal.like(self.score_bytes.payload.last_byte)
+        lane_bits = exact_log2(config.lanes)
         m.d.comb += [
-            ready.eq(walking & lengths.o.valid & rows.w_rdy & score_bytes.w_rdy),
-            self.request.payload.addr.eq(addresses.addr),
-            self.request.payload.nbytes.eq(nbytes),
-            self.request.valid.eq(ready & ~length.empty),
-            step.eq(ready & (self.request.ready | length.empty)),
-            addresses.step.eq(step),
+            step.eq(allowed & lengths.o.valid),
+            addresses.step.eq(described),
             lengths.o.ready.eq(step),
+        ]
+        m.d.sync += [
+            allowed.eq(
+                walking & rows.room & score_bytes.room & requests.i.ready & ~step & ~described
+            ),
+            mode.eq(_mode(descriptor.in_format, SCORE_FORMATS)),
+            described.eq(step),
+            addr.eq(addresses.addr),
+            nbytes.eq(_nbytes(length.last + 1, SCORE_FORMATS, mode)),
+            last_byte.eq(_nbytes(length.last, SCORE_FORMATS, mode) | (element - 1)),
             row.result.last.eq(length.last),
             row.result.limit.eq(lengths.limit),
+            row.result.short.eq(length.last >> lane_bits == 0),
+            row.result.single.eq(lengths.limit >> lane_bits == 0),
             row.result.narrow.eq(_mode(descriptor.out_format, RESULT_FORMATS)),
             row.result.error.eq(error),
             row.empty.eq(length.empty),
             row.mode.eq(mode),
             row.multiplier.eq(descriptor.multiplier),
             row.shift.eq(descriptor.shift),
-            rows.w_data.eq(row),
-            rows.w_en.eq(step),
-            bytes_read.last.eq(nbytes - 1),
-            bytes_read.mode.eq(mode),
-            score_bytes.w_data.eq(bytes_read),
-            score_bytes.w_en.eq(step & ~length.empty),
+        ]
+        m.d.comb += [
+            requests.i.payload.addr.eq(addr),
+            requests.i.payload.nbytes.eq(nbytes),
+            requests.i.valid.eq(described & ~row.empty),
+            rows.payload.eq(row),
+            rows.valid.eq(described),
+            score_bytes.payload.last_byte.eq(last_byte),
+            score_bytes.payload.mode.eq(row.mode),
+            score_bytes.valid.eq(described & ~row.empty),
         ]
 
 

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ciuic.abi import numerics
 
+from ..arithmetic import highest
 from ..streams import delay
 from .layouts import RECIPROCAL, sum_bits
 from .table import Interpolator
@@ -32,19 +33,20 @@ class Reciprocal(wiring.Component):
     latency = 2 + Interpolator.latency
 
     def __init__(self, config):
+        self.config = config
         super().__init__({"total": In(sum_bits(config.max_row)), "o": Out(RECIPROCAL)})
 
     def elaborate(self, platform):
         m = Module()
         norm = Signal.like(self.o.norm)
-        for power, bit in enumerate(self.total[numerics.SUM_FRACTION :]):
-            with m.If(bit):
-                m.d.comb += norm.eq(power)
+        m.d.comb += norm.eq(highest(self.total[numerics.SUM_FRACTION :])[1])
         norm_1 = delay(m, norm, 1)
         total_1 = delay(m, self.total[numerics.SUM_FRACTION - FRACTION_BITS :], 1)
         fraction = delay(m, (total_1 >> norm_1)[:FRACTION_BITS], 1)
 
-        table = Interpolator(numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION)
+        table = Interpolator(
+            self.config, numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION
+        )
         m.submodules.reciprocal = table
         m.d.comb += [
             table.position.eq(fraction),

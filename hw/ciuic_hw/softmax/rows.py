@@ -7,6 +7,10 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi.descriptors import MAX_SIZE
 
+from ..arithmetic import less
+from ..streams import SkidBuffer, StreamRegister
+from .layouts import result_row_layout
+
 __all__ = ["RowAddresses", "RowLengths", "RowWords", "length_layout"]
 
 LENGTH_BITS = 32  # of a length in memory
@@ -50,24 +54,45 @@ class RowLengths(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         reach = Signal.like(self.first)
-        step, known, shorter = Signal(), Signal(), Signal()
-        length = self.i.payload
+        step, known = Signal(), Signal()
+        before_limit = Signal.like(reach)
+        grows = Signal()  # the row after the next has more elements
+        # A length beyond the longest row is as good as that of the longest.
+        length = data.StructLayout({"low": len(reach), "beyond": 1})
+        m.submodules.length = length = StreamRegister(length)
+        m.submodules.known = clipped = SkidBuffer(self.o.payload.shape())
+        low, beyond = length.o.payload.low, length.o.payload.beyond
+        empty = (low == 0) & ~beyond
+        listed = clipped.o.payload
         m.d.comb += [
+            length.i.payload.low.eq(self.i.payload),
+            length.i.payload.beyond.eq(self.i.payload[len(reach) :].any()),
+            length.i.valid.eq(self.i.valid),
+            self.i.ready.eq(length.i.ready),
+            clipped.i.payload.empty.eq(empty),
+            clipped.i.payload.last.eq(Mux(beyond, -1, Mux(empty, 0, low - 1))),
+            clipped.i.valid.eq(length.o.valid),
+            length.o.ready.eq(clipped.i.ready),
             step.eq(~self.o.valid | self.o.ready),
-            known.eq(self.i.valid | ~self.listed),
-            self.i.ready.eq(step & self.listed),
-            shorter.eq(self.listed & (length <= reach)),
+            known.eq(clipped.o.valid | ~self.listed),
+            clipped.o.ready.eq(step & self.listed),
         ]
+        m.d.sync += before_limit.eq(self.limit - 1)
         with m.If(self.start):
-            m.d.sync += [reach.eq(self.first), self.o.valid.eq(0)]
+            m.d.sync += [
+                reach.eq(self.first),
+                grows.eq(self.first != self.limit),
+                self.o.valid.eq(0),
+            ]
         with m.Elif(step):
+            shorter = self.listed & less(listed.last, reach)
             m.d.sync += [
                 self.o.valid.eq(known),
-                self.o.payload.empty.eq(shorter & (length == 0)),
-                self.o.payload.last.eq(Mux(shorter, Mux(length == 0, 0, length - 1), reach)),
+                self.o.payload.empty.eq(self.listed & listed.empty),
+                self.o.payload.last.eq(Mux(shorter, listed.last, reach)),
             ]
-            with m.If(known & (reach != self.limit)):
-                m.d.sync += reach.eq(reach + 1)
+            with m.If(known & grows):
+                m.d.sync += [reach.eq(reach + 1), grows.eq(reach != before_limit)]
         return m
 
 
@@ -83,42 +108,54 @@ class RowWords(wiring.Component):
 
     Members
     -------
-    last, limit : In(range(max_row))
-        As in `result_row_layout`, constant while the row's words pass.
+    row : In(result_row_layout)
+        The row, constant while its words pass.
     step : In(1)
         Strobe: the word was taken, go on to the next.
-    final : Out(1)
-        The word is the last of its row.
+    first, final : Out(1)
+        The word is the first, or the last, of its row.
+    beyond : Out(1)
+        No element of the word is valid.
     valid : Out(lanes)
         Elements of the word that are valid.
     """
 
-    def __init__(self, *, lanes, max_row, padded=False):
-        self.lanes = lanes
-        self.max_row = max_row
+    def __init__(self, *, config, padded=False):
+        self.lanes = config.lanes
+        self.max_row = config.max_row
         self.padded = padded
         super().__init__(
             {
-                "last": In(range(max_row)),
-                "limit": In(range(max_row)),
+                "row": In(result_row_layout(config)),
                 "step": In(1),
+                "first": Out(1, init=1),
                 "final": Out(1),
-                "valid": Out(lanes),
+                "beyond": Out(1),
+                "valid": Out(config.lanes),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        index = Signal(range(max(self.max_row // self.lanes, 2)))
+        row = self.row
+        following = Signal(range(max(self.max_row // self.lanes, 2)), init=1)
         lane_bits = exact_log2(self.lanes)
-        last_word = self.last >> lane_bits
-        end = self.limit >> lane_bits if self.padded else last_word
-        m.d.comb += self.final.eq(index == end)
+        # The last word with valid elements, and the last: known a word ahead but for the first.
+        tail, later_tail, later_final = Signal(), Signal(), Signal()
+        m.d.comb += tail.eq(Mux(self.first, row.short, later_tail))
+        single, end = (row.single, row.limit) if self.padded else (row.short, row.last)
+        m.d.comb += self.final.eq(Mux(self.first, single, later_final))
         for lane in range(self.lanes):
-            inside = lane <= self.last[:lane_bits]
-            m.d.comb += self.valid[lane].eq((index < last_word) | ((index == last_word) & inside))
+            inside = lane <= row.last[:lane_bits]
+            m.d.comb += self.valid[lane].eq(~self.beyond & (~tail | inside))
         with m.If(self.step):
-            m.d.sync += index.eq(Mux(self.final, 0, index + 1))
+            m.d.sync += [
+                self.first.eq(self.final),
+                following.eq(Mux(self.final, 1, following + 1)),
+                later_tail.eq(following == row.last >> lane_bits),
+                later_final.eq(following == end >> lane_bits),
+                self.beyond.eq((self.beyond | tail) & ~self.final),
+            ]
         return m
 
 
@@ -132,7 +169,7 @@ class RowAddresses(wiring.Component):
     base, stride : In
         Address of the first row, bytes from row to row.
     rows : In
-        Number of rows.
+        Number of rows, at least one.
     step : In(1)
         Strobe: go on to the next row.
     addr : Out
@@ -157,9 +194,19 @@ class RowAddresses(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         left = Signal.like(self.rows)
-        m.d.comb += self.done.eq(left == 0)
+        last = Signal()
         with m.If(self.start):
-            m.d.sync += [left.eq(self.rows), self.addr.eq(self.base)]
+            m.d.sync += [
+                left.eq(self.rows),
+                last.eq(self.rows == 1),
+                self.done.eq(0),
+                self.addr.eq(self.base),
+            ]
         with m.Elif(self.step):
-            m.d.sync += [left.eq(left - 1), self.addr.eq(self.addr + self.stride)]
+            m.d.sync += [
+                left.eq(left - 1),
+                last.eq(left == 2),
+                self.done.eq(last),
+                self.addr.eq(self.addr + self.stride),
+            ]
         return m

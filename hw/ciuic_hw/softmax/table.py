@@ -11,12 +11,21 @@ from ..streams import delay
 
 __all__ = ["Interpolator"]
 
+# Vivado and Yosys know `rom_style`. To Yosys "distributed" means LUT RAM, which it does not use for
+# what is never written, so it is told to make logic by an attribute that it looks at before.
+STYLES = {
+    "bram": {"rom_style": "block"},
+    "lut": {"rom_style": "distributed", "ram_block": "logic"},
+}
+
 
 class Interpolator(wiring.Component):
     """Interpolate a falling function, a value a cycle.
 
     Parameters
     ----------
+    config : ciuic.abi.OverlayConfig
+        ``softmax_tables`` says what the table is made of; the latency is the same.
     table
         From `ciuic.abi.numerics`: (value, decrease to the next) for each entry.
     value_bits
@@ -34,7 +43,8 @@ class Interpolator(wiring.Component):
 
     latency = 7
 
-    def __init__(self, table, *, value_bits):
+    def __init__(self, config, table, *, value_bits):
+        self.style = STYLES[config.softmax_tables]
         self.table = table
         self.entry = data.StructLayout({"value": value_bits, "slope": numerics.SLOPE_BITS})
         super().__init__(
@@ -47,7 +57,9 @@ class Interpolator(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         init = [{"value": value, "slope": slope} for value, slope in self.table]
-        m.submodules.table = memory = Memory(shape=self.entry, depth=len(self.table), init=init)
+        m.submodules.table = memory = Memory(
+            shape=self.entry, depth=len(self.table), init=init, attrs=self.style
+        )
         read = memory.read_port()
         # Block RAM is slow to answer: its output register comes before the multiplier.
         entry = self.entry(delay(m, Value.cast(read.data), 1, reset_less=True))

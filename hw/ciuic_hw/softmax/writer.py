@@ -1,7 +1,7 @@
 """The tail of the softmax engine: rows of results to memory, and the answer to each descriptor."""
 
 from amaranth.hdl import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -10,7 +10,8 @@ from ciuic.abi import Status
 from ciuic.abi.descriptors import MAX_SIZE
 
 from ..axi.ports import EngineSignature, WritePort
-from .layouts import result_row_layout, write_job_layout
+from ..streams import delay
+from .layouts import ROWS_WAITING, result_beat_layout, write_job_layout
 from .rows import RowAddresses
 
 __all__ = ["RowWriter"]
@@ -28,9 +29,7 @@ class RowWriter(wiring.Component):
     row_begin : In(1)
         Strobe: results of one more row are under way.
     i : In(stream)
-        Beats of results, ``final`` at the last beat of a row.
-    row : In(result_row_layout)
-        The row whose last beat is at ``i``.
+        See `result_beat_layout`.
     write : Out(WritePort)
         Memory.
     done : Out(stream)
@@ -39,13 +38,11 @@ class RowWriter(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        beat = data.StructLayout({"data": 8 * config.bus_bytes, "final": 1})
         super().__init__(
             {
                 "job": In(stream.Signature(write_job_layout(config))),
                 "row_begin": In(1),
-                "i": In(stream.Signature(beat)),
-                "row": In(result_row_layout(config)),
+                "i": In(stream.Signature(result_beat_layout(config))),
                 "write": Out(WritePort(config)),
                 "done": EngineSignature(config).members["done"],
             }
@@ -58,80 +55,101 @@ class RowWriter(wiring.Component):
         )
         m.submodules.addresses = addresses = RowAddresses(self.config)
         job = Signal(write_job_layout(self.config))
-        left = Signal(range(MAX_SIZE + 1))  # rows that are not completely handed over
-        begun = Signal(range(MAX_SIZE + 1))  # rows whose results come and that were not requested
-        start, requested, row_written = Signal(), Signal(), Signal()
+        # Rows that are not completely handed over: whether there are some, whether it is one.
+        left = Signal(range(MAX_SIZE + 1))
+        more, last = Signal(), Signal()
+        # Rows whose results come, not requested: how many, and whether there are some.
+        begun, some = Signal(range(2 * ROWS_WAITING)), Signal()
+        take, start, requested, row_written = Signal(), Signal(), Signal(), Signal()
+        stride, nbytes, refused = Signal(32), Signal(32), Signal(Status)  # of the job that runs
         request = self.write.request
         m.d.comb += [
             jobs.w_data.eq(self.job.payload),
             jobs.w_en.eq(self.job.valid),
             self.job.ready.eq(jobs.w_rdy),
             job.eq(jobs.r_data),
+            jobs.r_en.eq(take),
+            start.eq(take & (job.status == Status.OK)),
             addresses.start.eq(start),
             addresses.base.eq(job.addr),
-            addresses.stride.eq(job.stride),
+            addresses.stride.eq(stride),
             addresses.rows.eq(job.rows),
             addresses.step.eq(requested),
             request.payload.addr.eq(addresses.addr),
-            request.payload.nbytes.eq(job.nbytes),
+            request.payload.nbytes.eq(nbytes),
             # A request without data would keep the write channel from other engines.
-            request.valid.eq(begun.any() & ~addresses.done),
+            request.valid.eq(some & ~addresses.done),
             requested.eq(request.valid & request.ready),
             self.write.data.payload.eq(self.i.payload.data),
             # Beats of the next job wait until this one is complete.
-            self.write.data.valid.eq(self.i.valid & left.any()),
-            self.i.ready.eq(self.write.data.ready & left.any()),
+            self.write.data.valid.eq(self.i.valid & more),
+            self.i.ready.eq(self.write.data.ready & more),
             row_written.eq(self.i.valid & self.i.ready & self.i.payload.final),
         ]
-        m.d.sync += begun.eq(begun + self.row_begin - requested)
+        begins = delay(m, self.row_begin, 1)
+        m.d.sync += [
+            begun.eq(begun + begins - requested),
+            some.eq(begins | begun[1:].any() | (some & ~requested)),
+        ]
         with m.If(start):
-            m.d.sync += left.eq(job.rows)
+            m.d.sync += [left.eq(job.rows), more.eq(1), last.eq(job.rows == 1)]
         with m.Elif(row_written):
-            m.d.sync += left.eq(left - 1)
-        status = self._status(m, start, row_written)
-        self._count(m, start, row_written)
+            m.d.sync += [left.eq(left - 1), more.eq(~last), last.eq(left == 2)]
+        with m.If(take):
+            m.d.sync += [stride.eq(job.stride), nbytes.eq(job.nbytes), refused.eq(job.status)]
+        status = self._status(m, start, refused, row_written)
+        busy = self._count(m, start, row_written)
 
+        with m.If(self.done.ready):
+            m.d.sync += self.done.valid.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                with m.If(jobs.r_rdy):
-                    m.d.comb += start.eq(job.status == Status.OK)
-                    m.d.sync += self.done.payload.status.eq(job.status)
+                m.d.comb += take.eq(jobs.r_rdy)
+                with m.If(take):
                     m.next = "RUN"
-                    with m.If(job.status != Status.OK):
-                        m.d.sync += self.done.payload.busy.eq(0)
-                        m.next = "DONE"
             with m.State("RUN"):
-                with m.If(addresses.done & ~left.any() & ~self.write.busy):
-                    m.d.sync += self.done.payload.status.eq(status)
-                    m.next = "DONE"
-            with m.State("DONE"):
-                m.d.comb += self.done.valid.eq(1)
-                with m.If(self.done.ready):
-                    m.d.comb += jobs.r_en.eq(1)
+                with m.If(addresses.done & ~more & ~self.write.busy):
+                    m.next = "END"
+            with m.State("END"):  # the next job begins while this one is reported
+                with m.If(~self.done.valid):
+                    m.d.comb += take.eq(jobs.r_rdy)
+                    m.d.sync += [
+                        self.done.valid.eq(1),
+                        self.done.payload.status.eq(status),
+                        self.done.payload.busy.eq(Mux(refused == Status.OK, busy, 0)),
+                    ]
                     m.next = "IDLE"
+                    with m.If(take):
+                        m.next = "RUN"
         return m
 
-    def _status(self, m, start, row_written):
-        """Return the status that the memory's answers make, those of this cycle included."""
-        seen_read, seen_write = Signal(), Signal()
+    def _status(self, m, start, refused, row_written):
+        """Return why a job is refused, or what the memory's answers to it make."""
+        seen_read, seen_write, status = Signal(), Signal(), Signal(Status)
         with m.If(start):
             m.d.sync += [seen_read.eq(0), seen_write.eq(0)]
         with m.Else():
             m.d.sync += [
-                seen_read.eq(seen_read | (row_written & self.row.error)),
+                seen_read.eq(seen_read | (row_written & self.i.payload.row.error)),
                 seen_write.eq(seen_write | self.write.error),
             ]
-        return Mux(
-            seen_read,
-            Status.READ_ERROR,
-            Mux(seen_write | self.write.error, Status.WRITE_ERROR, Status.OK),
-        )
+        with m.If(refused != Status.OK):
+            m.d.comb += status.eq(refused)
+        with m.Elif(seen_read):
+            m.d.comb += status.eq(Status.READ_ERROR)
+        with m.Elif(seen_write):
+            m.d.comb += status.eq(Status.WRITE_ERROR)
+        with m.Else():
+            m.d.comb += status.eq(Status.OK)
+        return status
 
     def _count(self, m, start, row_written):
-        """Count the words that the lanes took for the rows written."""
-        busy = self.done.payload.busy
-        words = (self.row.last >> exact_log2(self.config.lanes)) + 1
+        """Return the words that the lanes took for the rows written."""
+        busy = Signal(32)
+        words = delay(m, (self.i.payload.row.last >> exact_log2(self.config.lanes)) + 1, 1)
+        written = delay(m, row_written, 1)
         with m.If(start):
             m.d.sync += busy.eq(0)
-        with m.Elif(row_written):
+        with m.Elif(written):
             m.d.sync += busy.eq(busy + words)
+        return busy

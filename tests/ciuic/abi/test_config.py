@@ -47,6 +47,7 @@ def test_all_named_configurations_take_int4_weights() -> None:
         ({"bus_bytes": 4}, "bus_bytes must be 8 or 16, not 4"),
         ({"address_bits": 65}, "address_bits must be from 32 to 64, not 65"),
         ({"lanes": 3}, "lanes must be 2, 4, 8 or 16, not 3"),
+        ({"softmax_tables": "rom"}, "softmax_tables must be 'bram' or 'lut', not 'rom'"),
         ({"outstanding": 3}, "outstanding must be a power of two up to 64, not 3"),
         ({"max_row": 8}, "max_row must be a power of two of at least 16, not 8"),
     ],

@@ -1,0 +1,26 @@
+"""Arithmetic in few levels of logic."""
+
+from amaranth.hdl import C, Cat, Mux, Value
+
+__all__ = ["highest", "less"]
+
+
+def less(one: Value, other: Value) -> Value:
+    """Return whether one value is less than another.
+
+    It is the sign of their difference, so a single carry chain; synthesis makes of a comparison a
+    chain and several levels of logic behind it.
+    """
+    return (one - other)[-1]
+
+
+def highest(value: Value) -> tuple[Value, Value]:
+    """Return whether a bit of a value is set, and which is the highest that is.
+
+    Halves are looked at side by side, so it takes a level of logic for each doubling of the bits.
+    """
+    if len(value) == 1:
+        return value, C(0, 0)
+    half = 1 << (len(value) - 1).bit_length() - 1
+    (low, low_place), (high, high_place) = highest(value[:half]), highest(value[half:])
+    return low | high, Cat(Mux(high, high_place, low_place), high)
