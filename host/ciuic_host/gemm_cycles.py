@@ -27,10 +27,10 @@ MAX_BURST = 256  # beats
 REQUEST = 3  # cycles between two requests of a port
 ROW = 4  # between two rows of results
 BURST = 3  # cycles between two bursts of a request
-DISPATCH = 18  # from a descriptor to the first address
-READ = 8  # from an address to its beat in the engine, the memory's own cycles left out
+DISPATCH = 22  # from a descriptor to the first address
+READ = 11  # from an address to its beat in the engine, the memory's own cycles left out
 PLAN = 8  # from the end of a job until the one after the next is taken
-DRAIN = 24  # from a full bank to the first beat of results
+DRAIN = 34  # from a full bank to the first beat of results
 REPORT = 1  # from the last beat of results to the report, the memory's own cycles left out
 LONG = 48  # blocks of columns from which on cycles are extrapolated
 UNKNOWN = math.inf
@@ -418,7 +418,7 @@ class _Engine:
             self.tile = next(self.tiles, None)
 
     def _drain(self, tile: Tile) -> None:
-        latency = self.config.rows.bit_length() + 10
+        latency = self.config.rows.bit_length() + 13
         full = self.start + tile.rows + latency
         begin = max(full, self.drained)
         pace = max(tile.row_steps, tile.row_beats * self.timing.beat, ROW)
