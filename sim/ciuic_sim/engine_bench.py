@@ -79,6 +79,7 @@ class EngineBench(Bench):
         self._reads = [_ReadSide(self, name, idle, backpressure) for name in reads]
         self._status = data.StructLayout({"status": 8, "busy": 32})
         dut.write__busy.value = 0
+        dut.write__acknowledged.value = 0
         dut.write__error.value = 0
         cocotb.start_soon(self._serve_writes())
 
@@ -138,9 +139,11 @@ class EngineBench(Bench):
             await self.cycles(self.latency + 1)
             self._writes.popleft()
             self.dut.write__error.value = int(error)
+            self.dut.write__acknowledged.value = 1
             self.dut.write__busy.value = int(bool(self._writes))
             await RisingEdge(self.dut.clk)
             self.dut.write__error.value = 0
+            self.dut.write__acknowledged.value = 0
 
     async def _store(self, request: dict[str, int]) -> bool:
         width = self.config.bus_bytes

@@ -149,9 +149,10 @@ class Memory:
                     requests.append([request.addr, request.nbytes])
                 if ready and given:
                     self._store(requests, answers, word, now)
-                error = False
-                if answers and answers[0][0] <= now:
+                error, answered = False, bool(answers) and answers[0][0] <= now
+                if answered:
                     error = answers.popleft()[1]
+                ctx.set(port.acknowledged, answered)
                 ctx.set(port.error, error)
                 ctx.set(port.busy, bool(requests or answers))
                 ctx.set(port.data.ready, rng.random() >= pause)

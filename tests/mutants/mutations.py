@@ -148,7 +148,12 @@ MUTATIONS = (
     Mutation("softmax/table.py", "product + half", "product", SOFTMAX),
     Mutation("softmax/writer.py", "self.i.valid & more", "self.i.valid", SOFTMAX),
     Mutation("softmax/writer.py", "busy.eq(busy + words)", "busy.eq(busy + 1)", SOFTMAX),
-    Mutation("softmax/writer.py", "~more & ~self.write.busy", "~more", SOFTMAX),
+    Mutation("softmax/writer.py", "~more & ~reporting", "~more", SOFTMAX),
+    Mutation("softmax/writer.py", "own.eq(open_ - acknowledged)", "own.eq(0)", SOFTMAX),
+    Mutation(
+        "softmax/writer.py", "write_error.eq(later_error | error)", "write_error.eq(0)", SOFTMAX
+    ),
+    Mutation("axi/write.py", "answer & answered.last", "answer", OVERLAY),
     Mutation(
         "streams.py",
         "self.depth - self.latency - MARGIN)",

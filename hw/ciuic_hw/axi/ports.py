@@ -86,8 +86,10 @@ class WritePort(Signature):
         bus_bytes * 8 bits.
     busy : In(1)
         A request has not been acknowledged to its last byte.
+    acknowledged : In(1)
+        Strobe: the oldest request has been, to its last byte.
     error : In(1)
-        Strobe: the memory refused a write.
+        Strobe: the memory refused a write of the oldest request that is not acknowledged.
     """
 
     def __init__(self, config: OverlayConfig):
@@ -96,6 +98,7 @@ class WritePort(Signature):
                 "request": Out(stream.Signature(request_layout(config))),
                 "data": Out(stream.Signature(config.bus_bytes * 8)),
                 "busy": In(1),
+                "acknowledged": In(1),
                 "error": In(1),
             }
         )

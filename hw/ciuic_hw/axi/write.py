@@ -87,7 +87,10 @@ class WriteChannel(Component):
         )
         m.submodules.issued = issued = SyncFIFOBuffered(width=Shape.cast(burst).width, depth=4)
         # Bursts whose answer is still to come.
-        m.submodules.order = order = SyncFIFOBuffered(width=port_bits, depth=config.outstanding)
+        owner = data.StructLayout({"port": port_bits, "last": 1})
+        m.submodules.order = order = SyncFIFOBuffered(
+            width=Shape.cast(owner).width, depth=config.outstanding
+        )
 
         # AW: choose a burst, look at it, and issue it: a cycle each, or more.
         free, issue, room = Signal(), Signal(), Signal()
@@ -105,7 +108,7 @@ class WriteChannel(Component):
             new.last.eq(coming.last),
             issued.w_data.eq(new),
             issued.w_en.eq(issue),
-            order.w_data.eq(new.port),
+            order.w_data.eq(Cat(new.port, new.last)),
             order.w_en.eq(issue),
         ]
         with m.If(self.addr_ready):
@@ -168,14 +171,16 @@ class WriteChannel(Component):
 
         # B: tell the port.
         m.d.comb += order.r_en.eq(self.resp_valid)
+        answered = owner(order.r_data)
         for index, (name, splitter) in enumerate(zip(self.names, splitters, strict=True)):
             port = getattr(self, name)
             owed = Signal(range(config.outstanding + 8), name=f"{name}_owed")
             owes = delay(m, issue & turn[index], 1)
-            answer = self.resp_valid & order.r_rdy & (order.r_data == index)
+            answer = self.resp_valid & order.r_rdy & (answered.port == index)
             m.d.sync += owed.eq(owed + owes - answer)
             m.d.comb += [
                 port.busy.eq(~splitter.request.ready | splitter.burst.valid | owes | owed.any()),
+                port.acknowledged.eq(answer & answered.last),
                 port.error.eq(answer & self.resp[1]),  # A3.4.4: SLVERR, DECERR
             ]
 

@@ -97,51 +97,77 @@ class RowWriter(wiring.Component):
             m.d.sync += [left.eq(left - 1), more.eq(~last), last.eq(left == 2)]
         with m.If(take):
             m.d.sync += [stride.eq(job.stride), nbytes.eq(job.nbytes), refused.eq(job.status)]
-        status = self._status(m, start, refused, row_written)
         busy = self._count(m, start, row_written)
+        read_error = Signal()
+        with m.If(start):
+            m.d.sync += read_error.eq(0)
+        with m.Elif(row_written):
+            m.d.sync += read_error.eq(read_error | self.i.payload.row.error)
 
-        with m.If(self.done.ready):
-            m.d.sync += self.done.valid.eq(0)
+        end, reporting = Signal(), Signal()
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += take.eq(jobs.r_rdy)
                 with m.If(take):
                     m.next = "RUN"
             with m.State("RUN"):
-                with m.If(addresses.done & ~more & ~self.write.busy):
+                with m.If(addresses.done & ~more & ~reporting):
                     m.next = "END"
-            with m.State("END"):  # the next job begins while this one is reported
-                with m.If(~self.done.valid):
-                    m.d.comb += take.eq(jobs.r_rdy)
-                    m.d.sync += [
-                        self.done.valid.eq(1),
-                        self.done.payload.status.eq(status),
-                        self.done.payload.busy.eq(Mux(refused == Status.OK, busy, 0)),
-                    ]
-                    m.next = "IDLE"
-                    with m.If(take):
-                        m.next = "RUN"
+            with m.State("END"):  # `busy` counts the last row; the next job begins
+                m.d.comb += [end.eq(1), take.eq(jobs.r_rdy)]
+                m.next = "IDLE"
+                with m.If(take):
+                    m.next = "RUN"
+        self._report(m, end, reporting, requested, refused, read_error, busy)
         return m
 
-    def _status(self, m, start, refused, row_written):
-        """Return why a job is refused, or what the memory's answers to it make."""
-        seen_read, seen_write, status = Signal(), Signal(), Signal(Status)
-        with m.If(start):
-            m.d.sync += [seen_read.eq(0), seen_write.eq(0)]
+    def _report(self, m, end, reporting, requested, refused, read_error, busy):
+        """Answer to the job that ends once its requests are acknowledged; the next runs meanwhile.
+
+        Answers come in order. So those that were open when a job ended are its own, and so is a
+        refusal until they are all there.
+        """
+        open_ = Signal(range(self.config.outstanding + 16))  # requests without acknowledgement
+        own, owed = Signal.like(open_), Signal()  # those of the job that is reported; some are left
+        acknowledged, error = self.write.acknowledged, self.write.error
+        read, words = Signal(), Signal.like(busy)
+        status, reason = Signal(Status), Signal(Status)
+        write_error, later_error = Signal(), Signal()  # of the job that is reported, that runs
+        m.d.sync += open_.eq(open_ + requested - acknowledged)
+        with m.If(end):
+            m.d.sync += [write_error.eq(later_error | error), later_error.eq(0)]
+        with m.Elif(reporting & own.any()):
+            m.d.sync += write_error.eq(write_error | error)
         with m.Else():
+            m.d.sync += later_error.eq(later_error | error)
+        with m.If(end):
             m.d.sync += [
-                seen_read.eq(seen_read | (row_written & self.i.payload.row.error)),
-                seen_write.eq(seen_write | self.write.error),
+                reporting.eq(1),
+                own.eq(open_ - acknowledged),
+                owed.eq(1),
+                reason.eq(refused),
+                read.eq(read_error & (refused == Status.OK)),
+                words.eq(Mux(refused == Status.OK, busy, 0)),
             ]
-        with m.If(refused != Status.OK):
-            m.d.comb += status.eq(refused)
-        with m.Elif(seen_read):
+        with m.If(self.done.ready):
+            m.d.sync += self.done.valid.eq(0)
+        with m.If(reporting):
+            m.d.sync += [own.eq(Mux(own.any(), own - acknowledged, 0)), owed.eq(own.any())]
+            with m.If(~owed & ~self.done.valid):
+                m.d.sync += [
+                    reporting.eq(0),
+                    self.done.valid.eq(1),
+                    self.done.payload.status.eq(status),
+                    self.done.payload.busy.eq(words),
+                ]
+        with m.If(reason != Status.OK):
+            m.d.comb += status.eq(reason)
+        with m.Elif(read):
             m.d.comb += status.eq(Status.READ_ERROR)
-        with m.Elif(seen_write):
+        with m.Elif(write_error):
             m.d.comb += status.eq(Status.WRITE_ERROR)
         with m.Else():
             m.d.comb += status.eq(Status.OK)
-        return status
 
     def _count(self, m, start, row_written):
         """Return the words that the lanes took for the rows written."""
