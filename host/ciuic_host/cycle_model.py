@@ -24,20 +24,21 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 12  # around the beats of a record
-SOFTMAX = 98  # around the stages of a softmax
+SOFTMAX = 81  # around the stages of a softmax
 SOFTMAX_READ = 4  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
-SOFTMAX_ROW = 4  # between the requests of two rows, of scores and of results
-SOFTMAX_NEXT = 11  # around the acknowledgement of a softmax's last row, before the next one's first
+SOFTMAX_ROW = 6  # between the requests of the scores of two rows
+SOFTMAX_RESULT = 4  # between those of the results of two rows
+SOFTMAX_NEXT = 12  # from a softmax's last row to the next one's first
 ATTENTION = 72  # around the stages of an attention
 ATTENTION_PHASE = 2  # between two phases of an attention
 ATTENTION_ROWS = 4  # between the requests of two queries, and between two blocks of columns
 ATTENTION_ROW_GAP = 3  # for each query of a job that follows none, beside its beats
 ATTENTION_REST = 7  # between two blocks of scores on the lanes
 ATTENTION_LANES = 55  # from the last scores of a block to its first probabilities in the array
-LENGTHS = 14  # around the latency of the lengths of rows
+LENGTHS = 18  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
-COPY = 17  # around the beats of a copy
+COPY = 20  # around the beats of a copy
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,8 @@ def softmax(
     """Return the work of a softmax; only the ``lengths`` (rows,) valid elements are read.
 
     A row passes three stages one after the other: it comes in, it is exponentiated, it goes out.
-    Rows follow one another, those of the next descriptor too; but its results wait until the
-    memory has acknowledged the last ones, and its own record and the descriptors to come take
-    beats. With ``listed`` the lengths are read first.
+    Rows follow one another, those of the next descriptor too; but its own record and the
+    descriptors to come take beats. With ``listed`` the lengths are read first.
     """
     rows = lengths.size
     beats = -(-lengths * in_format.nbytes // config.bus_bytes)
@@ -112,7 +112,7 @@ def softmax(
     arrived = _leave(requested, np.maximum(beats * beat, steps))
     exponentiated = _leave(arrived, steps)
     words = _blocks(cols, config.lanes)
-    gone = _leave(exponentiated, np.full(rows, max(row_written * beat, words, SOFTMAX_ROW)))
+    gone = _leave(exponentiated, np.full(rows, max(row_written * beat, words, SOFTMAX_RESULT)))
     start = SOFTMAX + SOFTMAX_TREE * (config.lanes.bit_length() - 1)
     start += timing.write_latency + (SOFTMAX_READ + timing.read_latency if read else 0)
     lengths_read = _blocks(LENGTH_BYTES * rows, config.bus_bytes) if listed else 0
@@ -121,9 +121,7 @@ def softmax(
     following = max(
         (read + lengths_read + DESCRIPTOR.nbytes // config.bus_bytes) * beat,
         rows * SOFTMAX_ROW,
-        max((written + COMPLETION.nbytes // config.bus_bytes) * beat, rows * words)
-        + timing.write_latency
-        + SOFTMAX_NEXT,
+        max((written + COMPLETION.nbytes // config.bus_bytes) * beat, rows * words) + SOFTMAX_NEXT,
     )
     return Work(
         round(start + float(gone[-1])),
