@@ -118,7 +118,7 @@ def test_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err.endswith("ciuic: error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ProcessLookupError):
