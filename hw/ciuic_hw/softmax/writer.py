@@ -127,7 +127,7 @@ class RowWriter(wiring.Component):
         Answers come in order. So those that were open when a job ended are its own, and so is a
         refusal until they are all there.
         """
-        open_ = Signal(range(self.config.outstanding + 16))  # requests without acknowledgement
+        open_ = Signal(range(2 * MAX_SIZE + 2))  # requests without acknowledgement, of two jobs
         own, owed = Signal.like(open_), Signal()  # those of the job that is reported; some are left
         acknowledged, error = self.write.acknowledged, self.write.error
         read, words = Signal(), Signal.like(busy)
