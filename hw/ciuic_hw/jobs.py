@@ -4,7 +4,7 @@ from amaranth.hdl import *
 
 from ciuic.abi import Status
 
-__all__ = ["hand_out", "outcome"]
+__all__ = ["hand_out", "outcome", "status_of"]
 
 
 def hand_out(m, ports, job, start):
@@ -42,12 +42,20 @@ def outcome(m, refused, *, read_error, write_error, reported):
     reported : Signal(1)
         Strobe: its report is taken. An error in this very cycle counts for the next job.
     """
-    failed_read, failed_write, status = Signal(), Signal(), Signal(8)
+    failed_read, failed_write = Signal(), Signal()
     m.d.sync += [
         failed_read.eq(read_error | (failed_read & ~reported)),
         failed_write.eq(write_error | (failed_write & ~reported)),
     ]
-    with m.If(refused != Status.PENDING):
+    return status_of(
+        m, Mux(refused == Status.PENDING, Status.OK, refused), failed_read, failed_write
+    )
+
+
+def status_of(m, refused, failed_read, failed_write):
+    """Return the `Status` of a job: why it is refused, `Status.OK` if it is not, comes first."""
+    status = Signal(8)
+    with m.If(refused != Status.OK):
         m.d.comb += status.eq(refused)
     with m.Elif(failed_read):
         m.d.comb += status.eq(Status.READ_ERROR)

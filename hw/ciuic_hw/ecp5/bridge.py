@@ -8,6 +8,7 @@ from amaranth.utils import exact_log2
 from ciuic.abi import serial
 
 from ..axi.bus import BURST_INCR, Axi4, Axi4Lite
+from ..axi.offer import offer
 
 __all__ = ["SerialBridge"]
 
@@ -79,21 +80,6 @@ class SerialBridge(Component):
                 getattr(self.memory, f"{channel}burst").eq(BURST_INCR),
             ]
 
-        def ask(channels, *, then):
-            """Offer a request on channels of the addressed bus until all of them took it."""
-            taken = [Signal(name=f"taken_{channel}") for channel in channels]
-            now = [Signal(name=f"now_{channel}") for channel in channels]
-            for channel, before, after in zip(channels, taken, now, strict=True):
-                ready = before
-                for bus, chosen in buses:
-                    m.d.comb += getattr(bus, f"{channel}valid").eq(chosen & ~before)
-                    ready |= chosen & getattr(bus, f"{channel}ready")
-                m.d.comb += after.eq(ready)
-                m.d.sync += before.eq(after)
-            with m.If(Cat(now).all()):
-                m.d.sync += [one.eq(0) for one in taken]
-                m.next = then
-
         with m.FSM():
             with m.State("COMMAND"):
                 m.d.comb += self.i.ready.eq(1)
@@ -113,7 +99,7 @@ class SerialBridge(Component):
                 with m.If(self.i.valid & (left == 0)):
                     m.next = "WRITE"
             with m.State("WRITE"):
-                ask(("aw", "w"), then="WRITTEN")
+                offer(m, buses, ("aw", "w"), then="WRITTEN")
             with m.State("WRITTEN"):
                 for bus, chosen in buses:
                     with m.If(chosen):
@@ -122,7 +108,7 @@ class SerialBridge(Component):
                         with m.If(bus.bvalid):
                             m.next = "ANSWER"
             with m.State("READ"):
-                ask(("ar",), then="GOT")
+                offer(m, buses, ("ar",), then="GOT")
             with m.State("GOT"):
                 for bus, chosen in buses:
                     data = bus.rdata if bus is self.registers else bus.rdata.word_select(place, 32)

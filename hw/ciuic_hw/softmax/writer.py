@@ -10,6 +10,7 @@ from ciuic.abi import Status
 from ciuic.abi.descriptors import MAX_SIZE
 
 from ..axi.ports import EngineSignature, WritePort
+from ..jobs import status_of
 from ..streams import delay
 from .layouts import ROWS_WAITING, result_beat_layout, write_job_layout
 from .rows import RowAddresses
@@ -131,24 +132,25 @@ class RowWriter(wiring.Component):
         own, owed = Signal.like(open_), Signal()  # those of the job that is reported; some are left
         acknowledged, error = self.write.acknowledged, self.write.error
         read, words = Signal(), Signal.like(busy)
-        status, reason = Signal(Status), Signal(Status)
+        reason = Signal(Status)
         write_error, later_error = Signal(), Signal()  # of the job that is reported, that runs
+        status = status_of(m, reason, read, write_error)
         m.d.sync += open_.eq(open_ + requested - acknowledged)
-        with m.If(end):
-            m.d.sync += [write_error.eq(later_error | error), later_error.eq(0)]
-        with m.Elif(reporting & own.any()):
-            m.d.sync += write_error.eq(write_error | error)
-        with m.Else():
-            m.d.sync += later_error.eq(later_error | error)
         with m.If(end):
             m.d.sync += [
                 reporting.eq(1),
+                write_error.eq(later_error | error),
+                later_error.eq(0),
                 own.eq(open_ - acknowledged),
                 owed.eq(1),
                 reason.eq(refused),
                 read.eq(read_error & (refused == Status.OK)),
                 words.eq(Mux(refused == Status.OK, busy, 0)),
             ]
+        with m.Elif(reporting & own.any()):
+            m.d.sync += write_error.eq(write_error | error)
+        with m.Else():
+            m.d.sync += later_error.eq(later_error | error)
         with m.If(self.done.ready):
             m.d.sync += self.done.valid.eq(0)
         with m.If(reporting):
@@ -160,14 +162,6 @@ class RowWriter(wiring.Component):
                     self.done.payload.status.eq(status),
                     self.done.payload.busy.eq(words),
                 ]
-        with m.If(reason != Status.OK):
-            m.d.comb += status.eq(reason)
-        with m.Elif(read):
-            m.d.comb += status.eq(Status.READ_ERROR)
-        with m.Elif(write_error):
-            m.d.comb += status.eq(Status.WRITE_ERROR)
-        with m.Else():
-            m.d.comb += status.eq(Status.OK)
 
     def _count(self, m, start, row_written):
         """Return the words that the lanes took for the rows written."""

@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 from ciuic.abi import Region
 
 from ..axi.bus import Axi4Lite
+from ..axi.offer import offer
 from .axi3 import BURST_FIXED, BURST_WRAP, DECERR, Axi3
 
 __all__ = ["ID_BITS", "ControlBridge"]
@@ -108,23 +109,12 @@ class ControlBridge(Component):
                 error.eq(0),
             ]
 
+        buses = [(getattr(self, name), here) for name, here in chosen.items()]
+
         def ask(channels, *, then, outside):
-            """Offer a request on channels of the chosen block until all of them took it."""
-            taken = {channel: Signal(name=f"taken_{channel}") for channel in channels}
-            now = {channel: Signal(name=f"now_{channel}") for channel in channels}
-            for channel in channels:
-                ready = 0
-                for name, here in chosen.items():
-                    lite = getattr(self, name)
-                    m.d.comb += getattr(lite, f"{channel}valid").eq(here & ~taken[channel])
-                    ready |= here & getattr(lite, f"{channel}ready")
-                m.d.comb += now[channel].eq(taken[channel] | ready)
-                m.d.sync += taken[channel].eq(now[channel])
-            with m.If(Cat(now.values()).all()):
-                m.d.sync += [one.eq(0) for one in taken.values()]
-                m.next = then
+            """Offer a request to the chosen block; where there is none, answer for it."""
+            offer(m, buses, channels, then=then)
             with m.If(~anywhere):
-                m.d.sync += [one.eq(0) for one in taken.values()]
                 m.d.sync += [answer.eq(DECERR), word.eq(0)]
                 m.next = outside
 
@@ -146,8 +136,7 @@ class ControlBridge(Component):
             with m.State("WRITE"):
                 ask(("aw", "w"), then="WRITTEN", outside="COUNT")
             with m.State("WRITTEN"):
-                for name, here in chosen.items():
-                    lite = getattr(self, name)
+                for lite, here in buses:
                     with m.If(here):
                         m.d.comb += lite.bready.eq(1)
                         m.d.sync += answer.eq(lite.bresp)
@@ -165,8 +154,7 @@ class ControlBridge(Component):
             with m.State("READ"):
                 ask(("ar",), then="GOT", outside="DELIVER")
             with m.State("GOT"):
-                for name, here in chosen.items():
-                    lite = getattr(self, name)
+                for lite, here in buses:
                     with m.If(here):
                         m.d.comb += lite.rready.eq(1)
                         m.d.sync += [answer.eq(lite.rresp), word.eq(lite.rdata)]

@@ -284,7 +284,7 @@ def test_threads_may_share_a_device(cpu: CpuDevice) -> None:
 def test_threads_of_the_cpu_are_one_unless_set() -> None:
     with CpuDevice() as device:
         if device.threads is None:
-            pytest.skip("numpy has no OpenBLAS of its own here")
+            pytest.skip("needs a numpy with OpenBLAS, as PyPI has: python -m pip install numpy")
         assert device.threads == 1
         device.threads = 2
         assert device.threads == 2

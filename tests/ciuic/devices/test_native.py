@@ -144,7 +144,7 @@ def test_a_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native.load.cache_clear()
     if native.load(FORMS["plain"]).library is None:
-        pytest.skip(native.HOW_TO_GET)
+        pytest.skip(f"needs a C compiler: {native.HOW_TO_GET}")
     (library,) = (tmp_path / "ciuic" / "cpu-kernels").iterdir()
     monkeypatch.setattr(native, "_compile", None)
     native.load.cache_clear()
