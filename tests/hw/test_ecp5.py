@@ -23,13 +23,16 @@ from ciuic_hw.ecp5.uart import UartReceiver, UartTransmitter
 from ciuic_sim.watched import WatchedOverlay
 
 from ciuic import reference
-from ciuic.abi import CONFIGS, DESCRIPTOR, Format, Opcode, registers, serial
+from ciuic.abi import DESCRIPTOR, Format, Opcode, OverlayConfig, registers, serial
 from ciuic.reference import pack_weights
 
 from .channels import Channel, simulate
 
 pytestmark = pytest.mark.rtl
 
+SMALL = OverlayConfig(
+    name="small", rows=4, cols=4, activation_words=32, accumulator_rows=16, max_row=64
+)  # Amaranth's simulator is slow
 BUS = 8
 PAUSES = [0.0, 0.3, 0.8]
 
@@ -242,7 +245,7 @@ def check_handshake(valid: list[int], ready: list[int], addr: list[int]) -> set[
 
 
 def test_the_overlay_computes_over_the_serial_line(rng: random.Random) -> None:
-    transport = WatchedOverlay(CONFIGS["tiny"], pause=0.2, seed=rng.getrandbits(32))
+    transport = WatchedOverlay(SMALL, pause=0.2, seed=rng.getrandbits(32))
     transport.send(b"?" + bytes(serial.REQUEST_BYTES))
     assert transport.read(registers.MAGIC.offset) == registers.MAGIC_VALUE
     behind = serial.MEMORY_BYTES
@@ -253,7 +256,7 @@ def test_the_overlay_computes_over_the_serial_line(rng: random.Random) -> None:
     m, k, n = 3, 16, 8
     activations = numbers.integers(-128, 128, (m, k), dtype=np.int8)
     weights = numbers.integers(-128, 128, (k, n), dtype=np.int8)
-    packed = pack_weights(weights, CONFIGS["tiny"]).reshape(-1)
+    packed = pack_weights(weights, SMALL).reshape(-1)
     a, w, o = (transport.allocate(nbytes) for nbytes in (m * k, packed.nbytes, m * n * 4))
     a.array[:] = activations.reshape(-1).view(np.uint8)
     w.array[:] = packed
@@ -288,7 +291,7 @@ def test_pins_lead_to_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     divisor = 4
     monkeypatch.setattr(Ecp5Top, "_clocks", lambda self, m: None)
     monkeypatch.setattr(serial, "BAUD", CRYSTAL_HZ // divisor)
-    dut = Ecp5Top(CONFIGS["tiny"])
+    dut = Ecp5Top(SMALL)
     simulator = Simulator(dut)
     simulator.add_clock(1 / CRYSTAL_HZ, domain="line")
     simulator.add_clock(0.7 / CRYSTAL_HZ, domain="sync")
