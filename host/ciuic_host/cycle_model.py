@@ -24,8 +24,8 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 12  # around the beats of a record
-SOFTMAX = 81  # around the stages of a softmax
-SOFTMAX_READ = 4  # around the latency of its scores
+SOFTMAX = 77  # around the stages of a softmax
+SOFTMAX_READ = 8  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 6  # between the requests of the scores of two rows
 SOFTMAX_RESULT = 4  # between those of the results of two rows
