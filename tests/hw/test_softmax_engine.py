@@ -264,12 +264,16 @@ def test_neighbouring_descriptors_equal_the_golden_model(pause: float) -> None:
         ("a_addr", 0, Status.READ_ERROR),
         ("a_addr", 2, Status.READ_ERROR),
         ("p_addr", 0, Status.READ_ERROR),
-        ("o_addr", 2, Status.WRITE_ERROR),
+        ("o_addr", 0, Status.WRITE_ERROR),  # answered while later rows are written
+        ("o_addr", 7, Status.WRITE_ERROR),  # answered while the next job is
     ],
 )
 def test_an_error_belongs_to_its_descriptor_alone(field: str, row: int, status: Status) -> None:
     rng = np.random.default_rng(3)
-    cases = [Case(bell(rng, 3, 9, np.int8), 0.05, lengths=(first, 9, 4)) for first in (9, 5, 0, 9)]
+    cases = [
+        Case(bell(rng, 8, 9, np.int8), 0.05, lengths=(first, 9, 4, 9, 9, 1, 9, 9))
+        for first in (9, 5, 0, 9)
+    ]
     for guilty in (0, 1):
         fields = cases[guilty].fields(guilty)
         stride = {"a_addr": "a_stride", "o_addr": "o_stride"}.get(field)
