@@ -262,7 +262,7 @@ def test_neighbouring_descriptors_equal_the_golden_model(pause: float) -> None:
     ("field", "row", "status"),
     [
         ("a_addr", 0, Status.READ_ERROR),
-        ("a_addr", 2, Status.READ_ERROR),
+        ("a_addr", 7, Status.READ_ERROR),  # a row without elements follows
         ("p_addr", 0, Status.READ_ERROR),
         ("o_addr", 0, Status.WRITE_ERROR),  # answered while later rows are written
         ("o_addr", 7, Status.WRITE_ERROR),  # answered while the next job is
