@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PORT = 7967  # of PYNQ.remote
 CALL_SECONDS = 10.0
 SLOWEST_BYTES_PER_SECOND = 250_000  # of a connection that is worth waiting for
+# Connects to nothing. While there is a channel, closing another does not shut gRPC's core down,
+# which waits up to ten seconds (iomgr's deadline) for what a connection that was lost left behind.
+_KEEPS_CORE = grpc.insecure_channel("localhost")
 
 
 class Deadline(
