@@ -1,8 +1,8 @@
 """Arithmetic in few levels of logic."""
 
-from amaranth.hdl import C, Cat, Mux, Value
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
-__all__ = ["highest", "less"]
+__all__ = ["count", "highest", "less"]
 
 
 def less(one: Value, other: Value) -> Value:
@@ -12,6 +12,20 @@ def less(one: Value, other: Value) -> Value:
     chain and several levels of logic behind it.
     """
     return (one - other)[-1]
+
+
+def count(m: Module, step: Value, clear: Value, bits: int, *, name: str) -> Value:
+    """Return a register that counts the cycles of a strobe, right from the second one behind it.
+
+    Its upper half sees the carry of the lower one a cycle late, so either is a short carry chain.
+    """
+    half = bits // 2
+    low, high = Signal(half + 1, name=f"{name}_low"), Signal(bits - half, name=f"{name}_high")
+    with m.If(clear):
+        m.d.sync += [low.eq(0), high.eq(0)]
+    with m.Else():
+        m.d.sync += [low.eq(low[:half] + step), high.eq(high + low[half])]
+    return Cat(low[:half], high)
 
 
 def highest(value: Value) -> tuple[Value, Value]:

@@ -146,7 +146,7 @@ class AttentionEngine(Component):
             values.target.eq(sequencer.value_target),
             values.sums.eq(array.sums),
             feeder.swap.eq(sequencer.swap),
-            sequencer.loaded.eq(feeder.loaded),
+            sequencer.loaded_next.eq(feeder.loaded_next),
             sequencer.free.eq(array.free),
             sequencer.queries_full.eq(queries.full),
             queries.release.eq(sequencer.queries_release),

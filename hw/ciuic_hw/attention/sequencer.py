@@ -7,6 +7,7 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
+from ..arithmetic import count
 from ..gemm.compute import target_layout
 from ..gemm.job import scratchpad_words
 from ..streams import delay
@@ -44,8 +45,8 @@ class AttentionSequencer(Component):
         Banks of the scratchpad.
     probabilities_full, probabilities_release : In(2), Out(2)
         Banks of probabilities.
-    loaded, swap : In(1), Out(1)
-        Tiles.
+    loaded_next, swap : In(1), Out(1)
+        A tile is there in the next cycle; it is needed now.
     free, take : In(2), Out(2)
         Banks of the accumulators.
     issue, values : Out(1)
@@ -69,7 +70,7 @@ class AttentionSequencer(Component):
                 "queries_release": Out(2),
                 "probabilities_full": In(2),
                 "probabilities_release": Out(2),
-                "loaded": In(1),
+                "loaded_next": In(1),
                 "swap": Out(1),
                 "free": In(2),
                 "take": Out(2),
@@ -96,7 +97,8 @@ class AttentionSequencer(Component):
         place = Signal(range(config.attention_rows))
         first_row, last_row = Signal(init=1), Signal()
         first_tile, last_tile = Signal(init=1), Signal()
-        may, there, phase_ends = Signal(), Signal(), Signal()
+        may, there, there_next, phase_ends = Signal(), Signal(), Signal(), Signal()
+        first_next = Mux(self.issue, last_row, first_row)  # the next row is the first of a tile
 
         # Found out ahead: nothing that a phase waits for goes away before it ends, and what is the
         # same for a phase is known when it can begin.
@@ -111,11 +113,13 @@ class AttentionSequencer(Component):
                     self.queries_full.bit_select(parity, 1) & self.free.bit_select(scores_bank, 1),
                 )
             ),
-            there.eq(may & active & walk.ready & ~phase_ends),
+            there.eq(there_next),
+            # Registers, as much looks at them.
+            self.issue.eq(there_next & (~first_next | self.loaded_next)),
+            self.swap.eq(there_next & first_next & self.loaded_next),
         ]
         m.d.comb += [
-            self.issue.eq(there & (~first_row | self.loaded)),
-            self.swap.eq(self.issue & first_row),
+            there_next.eq(may & active & walk.ready & ~phase_ends),
             phase_ends.eq(self.issue & last_row & last_tile),
             self.values.eq(walk.values),
             self.bank.eq(Mux(walk.values, values_bank, parity)),
@@ -166,10 +170,10 @@ class AttentionSequencer(Component):
             m.d.sync += [job.eq(self.job.p), active.eq(1), parity.eq(~parity)]
         issued = delay(m, self.issue, 1)
         for index in range(2):
-            with m.If(walk.start & (parity != index)):
-                m.d.sync += self.busy[index].eq(0)
-            with m.Elif(issued & (parity == index)):
-                m.d.sync += self.busy[index].eq(self.busy[index] + 1)
+            clear = walk.start & (parity != index)
+            m.d.comb += self.busy[index].eq(
+                count(m, issued & (parity == index), clear, 32, name=f"busy_{index}")
+            )
         return m
 
     @staticmethod

@@ -108,8 +108,8 @@ class TileFeeder(Component):
         Beats of one port.
     load, place, beat : Out
         To the array, see `PeArray`.
-    loaded, swap : Out(1), In(1)
-        The array's second set holds a whole tile; it becomes current now.
+    loaded_next, swap : Out(1), In(1)
+        In the next cycle the array's second set holds a whole tile; it becomes current now.
     error : Out(1)
         Strobe: the memory refused a read.
     """
@@ -123,7 +123,7 @@ class TileFeeder(Component):
                 "load": Out(1),
                 "place": Out(range(config.tile_beats)),
                 "beat": Out(config.stream_bytes * 8),
-                "loaded": Out(1),
+                "loaded_next": Out(1),
                 "swap": In(1),
                 "error": Out(1),
             }
@@ -148,15 +148,16 @@ class TileFeeder(Component):
             m.d.comb += port.ready.eq(take)
 
         out = waiting.o
+        loaded, last = Signal(), Signal(init=config.tile_beats == 1)  # the beat completes a tile
+        next_place = Mux(last, 0, self.place + 1)
+        m.d.sync += loaded.eq(self.loaded_next)
         m.d.comb += [
-            out.ready.eq(~self.loaded | self.swap),
+            out.ready.eq(~loaded | self.swap),
+            self.loaded_next.eq(Mux(out.ready, out.valid & last, 1)),
             self.load.eq(out.valid & out.ready),
             self.beat.eq(out.p.beat),
             self.error.eq(self.load & out.p.error),
         ]
-        with m.If(out.ready):
-            m.d.sync += self.loaded.eq(0)
         with m.If(self.load):
-            last = self.place == config.tile_beats - 1
-            m.d.sync += [self.place.eq(Mux(last, 0, self.place + 1)), self.loaded.eq(last)]
+            m.d.sync += [self.place.eq(next_place), last.eq(next_place == config.tile_beats - 1)]
         return m

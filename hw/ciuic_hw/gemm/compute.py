@@ -7,7 +7,7 @@ from amaranth.utils import ceil_log2
 
 from ciuic.abi import OverlayConfig
 
-from ..arithmetic import less
+from ..arithmetic import count, less
 from ..streams import delay
 from .activations import progress_range
 from .job import job_layout, scratchpad_words, word_bytes
@@ -46,8 +46,8 @@ class ComputeSequencer(Component):
         Words of every row that are there in a bank that is not full.
     read_en, read_bank, read_word, read_block
         To the activation scratchpad.
-    loaded, swap : In(1), Out(1)
-        Weights of the next tile.
+    loaded_next, swap : In(1), Out(1)
+        Weights of the next tile: they are there in the next cycle; they are needed now.
     accumulator_free : In(2)
         Accumulator banks that may be written.
     accumulator_take : Out(2)
@@ -75,7 +75,7 @@ class ComputeSequencer(Component):
                 "read_bank": Out(1),
                 "read_word": Out(range(self.words)),
                 "read_block": Out(ceil_log2(self.blocks)),
-                "loaded": In(1),
+                "loaded_next": In(1),
                 "swap": Out(1),
                 "accumulator_free": In(2),
                 "accumulator_take": Out(2),
@@ -110,8 +110,8 @@ class ComputeSequencer(Component):
             for index, progress in enumerate((self.progress_0, self.progress_1))
         ]
         # All that a row waits for but weights. Within a block it stays so.
-        there, room = Signal(), Signal()
-        may_swap = Signal()  # it is there, and the first one of a tile
+        room = Signal()
+        first_next = Mux(self.issue, last_row, first_row)  # the next row is the first of a tile
         m.d.comb += room.eq(
             (active | starting)
             & self.accumulator_free.bit_select(accumulator, 1)
@@ -119,8 +119,9 @@ class ComputeSequencer(Component):
         )
         coming = room & ~ends & ~slice_ended & ~block_ended
         m.d.sync += [
-            there.eq(coming),
-            may_swap.eq(coming & Mux(self.issue, last_row, first_row)),
+            # Registers, as much looks at them.
+            self.issue.eq(coming & (~first_next | self.loaded_next)),
+            self.swap.eq(coming & first_next & self.loaded_next),
             slice_ended.eq(walk.step & slice_end),
             block_ended.eq(walk.step & walk.last_k),
         ]
@@ -128,8 +129,6 @@ class ComputeSequencer(Component):
             word_end.eq(block == self.blocks - 1),
             slice_end.eq(job.sliced & word_end & last_word),
             ends.eq(walk.step & (walk.last_k | slice_end)),
-            self.issue.eq(there & (~first_row | self.loaded)),
-            self.swap.eq(may_swap & self.loaded),
             self.read_en.eq(self.issue),
             self.read_bank.eq(bank),
             self.read_word.eq(word + row_word),
@@ -163,7 +162,9 @@ class ComputeSequencer(Component):
         issued, issued_parity = delay(m, self.issue, 1), delay(m, parity, 1)
         for index, mine in enumerate((~issued_parity, issued_parity)):
             clear = starting & (parity == index)
-            m.d.sync += self.busy[index].eq(Mux(clear, 0, self.busy[index] + (issued & mine)))
+            m.d.comb += self.busy[index].eq(
+                count(m, issued & mine, clear, 32, name=f"busy_{index}")
+            )
         with m.If(walk.step):  # the next tile along K
             m.d.sync += [
                 row.eq(0),
@@ -182,7 +183,7 @@ class ComputeSequencer(Component):
             bank.eq(bank ^ self.bank_release.any()),
         ]
         # Also while the first row waits, as the rows of a tile of M become known a cycle late.
-        with m.If(Mux(self.issue, last_row, first_row)):
+        with m.If(first_next):
             m.d.sync += [behind.eq(walk.rows - 1), last_row.eq(walk.rows == 1)]
         with m.If(finished):
             m.d.sync += active.eq(0)

@@ -136,7 +136,7 @@ class GemmEngine(Component):
             array.valid.eq(late["issue"]),
             array.activations.eq(scratchpad.read_data),
             feeder.swap.eq(compute.swap),
-            compute.loaded.eq(feeder.loaded),
+            compute.loaded_next.eq(feeder.loaded_next),
             compute.accumulator_free.eq(accumulators.free),
             accumulators.issue.eq(lent["add"]),
             accumulators.target.eq(lent["target"]),

@@ -116,8 +116,8 @@ class WeightFeeder(Component):
         The beat holds INT4 weights; its place in the tile.
     beat : Out(stream_bytes * 8)
         Its data.
-    loaded : Out(1)
-        The array's second set holds a whole tile.
+    loaded_next : Out(1)
+        In the next cycle the array's second set holds a whole tile.
     swap : In(1)
         It becomes current now; a beat of the next tile may pass in the same cycle.
     error : Out(1)
@@ -136,7 +136,7 @@ class WeightFeeder(Component):
                 "w4": Out(1),
                 "place": Out(range(config.tile_beats)),
                 "beat": Out(config.stream_bytes * 8),
-                "loaded": Out(1),
+                "loaded_next": Out(1),
                 "swap": In(1),
                 "error": Out(1),
             }
@@ -218,14 +218,15 @@ class WeightFeeder(Component):
 
         # To the array while its second set is not whole, or becomes current.
         out = waiting.o
+        loaded = Signal()
+        m.d.sync += loaded.eq(self.loaded_next)
         m.d.comb += [
-            out.ready.eq(~self.loaded | self.swap),
+            out.ready.eq(~loaded | self.swap),
+            self.loaded_next.eq(Mux(out.ready, out.valid & out.p.last, 1)),
             self.load_weights.eq(out.valid & out.ready & ~out.p.scales),
             self.load_scales.eq(out.valid & out.ready & out.p.scales),
             self.w4.eq(out.p.w4),
             self.place.eq(out.p.place),
             self.beat.eq(out.p.beat),
         ]
-        with m.If(out.ready):
-            m.d.sync += self.loaded.eq(out.valid & out.p.last)
         return m
