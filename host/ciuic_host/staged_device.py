@@ -1,0 +1,61 @@
+"""Accounting for the one buffer in which the operands and results of all tasks of a board cross."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from ciuic.devices import Device, DeviceArray
+from ciuic.devices.array import Shape
+from ciuic.errors import OutOfMemory
+
+from .overlay import Overlay
+
+
+class StagedDevice(Device):
+    """A device whose tasks have their operands in `Overlay`'s buffer.
+
+    Attributes
+    ----------
+    statistics
+        Among its counters ``arena_bytes``: the most that the buffer took.
+    """
+
+    def _open_staging(self, overlay: Overlay) -> None:
+        self._staging_bytes = 0  # counted as used
+        self._staging_lock = threading.Lock()
+        overlay.count_staging(self._claim_staging)
+
+    def _result(
+        self, op: str, inputs: Sequence[DeviceArray], shape: Shape, attributes: dict[str, Any]
+    ) -> DeviceArray:
+        """Count what the task's operands and results cross in; it serves all other tasks too."""
+        wanted = self.staging_bytes(op, [array.shape for array in inputs])
+        more = wanted - self._staging_bytes
+        if more > 0:
+            self._charge(more)
+            self._count_staging(wanted, more)
+        return super()._result(op, inputs, shape, attributes)
+
+    def _claim_staging(self, nbytes: int) -> None:
+        """Count the buffer, which is about to grow; on the queue thread."""
+        more = nbytes - self._staging_bytes
+        if more > 0:  # than any task was known to need
+            if not self._take(more):
+                available = self.capacity_bytes - self.used_bytes
+                raise OutOfMemory(
+                    self.uri, wanted=more, available=available, capacity=self.capacity_bytes
+                )
+            self._count_staging(nbytes, more)
+        counters = self.statistics.counters
+        counters["arena_bytes"] = max(nbytes, counters.get("arena_bytes", 0))
+
+    def _count_staging(self, nbytes: int, taken: int) -> None:
+        """Have ``nbytes`` counted; ``taken`` more were, some of them by another thread as well."""
+        with self._staging_lock:
+            before = self._staging_bytes
+            self._staging_bytes = max(before, nbytes)
+            spare = taken - (self._staging_bytes - before)
+        if spare:
+            self._freed.append(spare)
