@@ -31,11 +31,23 @@ def test_a_failure_shows_the_end_of_the_output(tmp_path: Path) -> None:
     assert lines[1:] == [str(number) for number in range(99 - processes.LOG_LINES, 99)]
 
 
+def test_the_output_can_be_read_while_the_program_runs(tmp_path: Path) -> None:
+    code = "import pathlib; print('far', flush=True); print(pathlib.Path('log').read_text()[:3])"
+    assert processes.run(python(code), folder=tmp_path, log="log") == "far\nfar\n"
+    assert (tmp_path / "log").read_text() == "far\nfar\n"
+
+
 def test_all_run_and_in_parallel(tmp_path: Path) -> None:
-    nap = "import time, pathlib; time.sleep(0.5); pathlib.Path('{}').touch()"
-    start = time.monotonic()
-    processes.run_all([python(nap.format(name)) for name in "ab"], folder=tmp_path)
-    assert time.monotonic() - start < 0.95
+    meet = """
+import pathlib, sys, time
+mine, other = map(pathlib.Path, sys.argv[1:])
+mine.touch()
+until = time.monotonic() + 60
+while not other.exists():
+    assert time.monotonic() < until, "the other program was not started"
+    time.sleep(0.01)
+"""
+    processes.run_all([[*python(meet), *names] for names in ("ab", "ba")], folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 

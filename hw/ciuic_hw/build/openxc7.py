@@ -163,8 +163,7 @@ def _route(folder: Path, chipdb: Path, wanted_hz: float, seed: int) -> Clock:
         *("--chipdb", str(chipdb), "--json", "overlay.json", "--fasm", "overlay.fasm"),
         *("--freq", f"{wanted_hz / 1e6:.3f}", "--timing-allow-fail", "--seed", str(seed)),
     ]
-    log = processes.run(["nextpnr-xilinx", *options], folder=folder)
-    (folder / "nextpnr.log").write_text(log)
+    log = processes.run(["nextpnr-xilinx", *options], folder=folder, log="nextpnr.log")
     return timing(log, wanted_hz)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,25 +31,29 @@ def run(
     folder: Path,
     environment: Mapping[str, str] | None = None,
     name: str | None = None,
+    log: str | None = None,
 ) -> str:
     """Run a program in a folder and return its output, standard error included.
 
-    ``name`` is what an error calls it; the first word of the command if None.
+    ``name`` is what an error calls it; the first word of the command if None. The output goes to
+    the file ``log`` of the folder as it comes, for whoever wants to see how far a long step is.
     """
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        raise BuildFailed(command, done.returncode, done.stdout, name=name)
-    return done.stdout
+    file = (folder / log).open("wb+") if log else tempfile.TemporaryFile()
+    with file as output:
+        code = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+        output.seek(0)
+        said = output.read().decode(errors="replace")
+    if code:
+        raise BuildFailed(command, code, said, name=name)
+    return said
 
 
 def run_all(commands: Sequence[Sequence[str]], *, folder: Path) -> None:

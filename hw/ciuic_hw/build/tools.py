@@ -31,8 +31,7 @@ def yosys(script: str, *, folder: Path) -> None:
 def nextpnr(options: Sequence[str], *, folder: Path) -> None:
     """Run nextpnr-ecp5; file names are relative to ``folder``. Raises as `yosys` does."""
     command = _command(NEXTPNR, "run_nextpnr_ecp5", "ciuic build", "build")
-    log = processes.run([*command, *options], folder=folder, name="nextpnr-ecp5")
-    (folder / "nextpnr.log").write_text(log)
+    processes.run([*command, *options], folder=folder, name="nextpnr-ecp5", log="nextpnr.log")
 
 
 def ecppack(options: Sequence[str], *, folder: Path) -> None:
