@@ -9,7 +9,7 @@ finds the same places.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -27,16 +27,27 @@ class Places:
 
     def __init__(self, alignment: int) -> None:
         self.alignment = alignment
-        self._taken: list[tuple[int, int]] = []  # offset and bytes, by offset
+        self._sizes: dict[int, int] = {}  # of what is taken, by offset
+        self._gaps: list[tuple[int, int]] = []  # offset and bytes, by offset
+        self._end = 0  # of what is taken
 
     def __len__(self) -> int:
-        return len(self._taken)
+        return len(self._sizes)
 
     def take(self, nbytes: int) -> int:
         """Return the offset of a place; its bytes are no other's until it is given back."""
         size = self.size(nbytes)
-        offset = tightest_gap(self._taken, size)
-        insort(self._taken, (offset, size))
+        index = self._tightest(size)
+        if index is None:
+            offset = self._end
+            self._end += size
+        else:
+            offset, length = self._gaps[index]
+            if length == size:
+                del self._gaps[index]
+            else:
+                self._gaps[index] = (offset + size, length - size)
+        self._sizes[offset] = size
         return offset
 
     def give(self, offset: int) -> None:
@@ -47,10 +58,19 @@ class Places:
         ValueError
             If none that is taken begins there.
         """
-        index = bisect_left(self._taken, (offset, 0))
-        if index == len(self._taken) or self._taken[index][0] != offset:
+        if offset not in self._sizes:
             raise ValueError(f"offset must be that of a place that is taken, not {offset!r}")
-        del self._taken[index]
+        gaps, start, stop = self._gaps, offset, offset + self._sizes.pop(offset)
+        index = bisect_left(gaps, (offset, 0))
+        if index < len(gaps) and gaps[index][0] == stop:
+            stop += gaps.pop(index)[1]
+        if index and sum(gaps[index - 1]) == start:
+            index -= 1
+            start = gaps.pop(index)[0]
+        if stop == self._end:
+            self._end = start
+        else:
+            gaps.insert(index, (start, stop - start))
 
     def size(self, nbytes: int) -> int:
         """Return the bytes that a place for so many takes: whole units, one at least."""
@@ -69,29 +89,23 @@ class Places:
         offset of the result, those of the values between, and where the last of all ends
         """
         offset = self.take(nbytes)
-        end = offset + self.size(nbytes)
+        end = offset + self._sizes[offset]
         if not between:
             return offset, [], end
         sizes = [self.size(one) for one in between]
-        start = tightest_gap(self._taken, sum(sizes))
+        index = self._tightest(sum(sizes))
+        start = self._end if index is None else self._gaps[index][0]
         offsets = list(accumulate(sizes[:-1], initial=start))
         # They are not taken: the next task may have them.
         return offset, offsets, max(end, start + sum(sizes))
 
-
-def tightest_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
-    """Return the start of the smallest gap of ``size`` bytes, else the end of all.
-
-    ``taken`` are pairs of offset and bytes, by offset; they may overlap.
-    """
-    end, best, found = 0, None, 0
-    for offset, length in taken:
-        gap = offset - end
-        if gap >= size and (best is None or gap < best):
-            best, found = gap, end
-        if offset + length > end:
-            end = offset + length
-    return end if best is None else found
+    def _tightest(self, size: int) -> int | None:
+        """Return which gap of ``size`` bytes or more is the smallest; None if there is none."""
+        best, found = 0, None
+        for index, (_, length) in enumerate(self._gaps):
+            if length >= size and (found is None or length < best):
+                best, found = length, index
+        return found
 
 
 def grown(end: int) -> int:

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ciuic.devices.places import tightest_gap
-
 ALIGNMENT = 64  # bytes: arrays begin on a cache line
 
 
@@ -62,11 +60,22 @@ def plan_arena(lifetimes: Sequence[Lifetime], *, alignment: int = ALIGNMENT) -> 
             for other in placed
             if lifetimes[other].first <= one.last and one.first <= lifetimes[other].last
         ]
-        offsets[index] = tightest_gap([(offsets[i], sizes[i]) for i in beside], sizes[index])
+        offsets[index] = _tightest([(offsets[i], sizes[i]) for i in beside], sizes[index])
         placed.append(index)
         placed.sort(key=offsets.__getitem__)
     ends = (offset + size for offset, size in zip(offsets, sizes, strict=True))
     return Arena(offsets=tuple(offsets), nbytes=max(ends, default=0))
+
+
+def _tightest(taken: Sequence[tuple[int, int]], size: int) -> int:
+    """Return the start of the smallest gap between taken ranges, else the end of all."""
+    end, best, found = 0, None, 0
+    for offset, length in taken:
+        gap = offset - end
+        if gap >= size and (best is None or gap < best):
+            best, found = gap, end
+        end = max(end, offset + length)
+    return end if best is None else found
 
 
 def most_alive(lifetimes: Sequence[Lifetime], *, alignment: int = ALIGNMENT) -> int:

@@ -22,6 +22,11 @@ class StagedDevice(Device):
         Among its counters ``arena_bytes``: the most that the buffer took.
     """
 
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of those in use that are the buffer's; it stays for later tasks."""
+        return self._staging_bytes
+
     def _open_staging(self, overlay: Overlay) -> None:
         self._staging_bytes = 0  # counted as used
         self._staging_lock = threading.Lock()

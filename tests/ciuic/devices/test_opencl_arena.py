@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -327,3 +328,28 @@ def test_an_arena_that_cannot_grow_is_lost(
     for array in (before.output, device.adopt(normal(1, 2, 3))):
         with pytest.raises(DeviceError, match=r"^opencl:0: the arena of .* could not grow"):
             array.numpy()
+
+
+def test_places_are_taken_in_the_order_of_the_queue(
+    device: OpenclDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is between in one thread's task must not be another's result by the time it runs."""
+    x, weight = normal(1, 40, WIDTH), quantize_columns(normal(2, WIDTH, WIDTH))
+    array, held = device.adopt(x), device.hold(weight)
+    want = device.submit("linear", [array, held]).wait().numpy()
+    enqueue, begun = device._enqueue, threading.Event()
+
+    def late(op: str, *arguments: Any) -> Any:
+        if op == "linear":
+            begun.set()
+            time.sleep(0.3)  # between finding places and coming into the queue
+        return enqueue(op, *arguments)
+
+    monkeypatch.setattr(device, "_enqueue", late)
+    with ThreadPoolExecutor(1) as pool:
+        linear = pool.submit(device.submit, "linear", [array, held])
+        assert begun.wait(10)
+        sums = [device.submit("add", [array, array]).output for _ in range(4)]
+        np.testing.assert_array_equal(linear.result(10).wait().numpy(), want)
+    for one in sums:
+        np.testing.assert_array_equal(one.numpy(), 2 * x)

@@ -105,7 +105,7 @@ def test_memory_is_what_a_loaded_model_holds(quantize: str, place: str) -> None:
         real = {on.uri: on.used_bytes - before.get(on.uri, 0) for on in runtime.manager.devices}
         assert sum(held(plan, "kv_cache").values()) == cache.nbytes
         for on in runtime.manager.devices:
-            staged = getattr(on, "_staging_bytes", 0)  # by another test perhaps, and kept
+            staged = getattr(on, "staged_bytes", 0)  # by another test perhaps, and kept
             assert held(plan, "staging").get(on.uri, 0) <= staged
             real[on.uri] -= staged
         assert real == {
