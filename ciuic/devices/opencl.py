@@ -222,6 +222,7 @@ class OpenclDevice(DeepseekKernels, Launching, ArenaDevice):
         self._cl_queue.finish()
         self._dropped.clear()
         self._arena.drop()
+        self._forget_arena()
         self._pool.stop_holding()
 
     # Launching.

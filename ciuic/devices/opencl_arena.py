@@ -272,8 +272,11 @@ class ArenaDevice(Device):
                 nothing = DeviceArray(Storage(self, 0), (), DTYPES[0])
                 dropped = self._enqueue("free", lambda *_: self._arena.drop(), (), nothing, {})
                 self._await(dropped)
-                self._freed.append(self._arena_bytes)
-                self._arena_bytes = self._arena_top = 0
+                self._forget_arena()
+
+    def _forget_arena(self) -> None:
+        self._freed.append(self._arena_bytes)
+        self._arena_bytes = self._arena_top = 0
 
     def _settle_given(self) -> None:
         while self._given:

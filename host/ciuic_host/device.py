@@ -242,6 +242,7 @@ class FpgaDevice(StagedDevice):
         """Kernels have finished when they return."""
 
     def _close(self) -> None:
+        self._forget_staging()
         self.overlay.close()
 
     # Kernels.

@@ -64,3 +64,8 @@ class StagedDevice(Device):
             spare = taken - (self._staging_bytes - before)
         if spare:
             self._freed.append(spare)
+
+    def _forget_staging(self) -> None:
+        """Count the buffer no longer; for ``_close``."""
+        self._freed.append(self._staging_bytes)
+        self._staging_bytes = 0

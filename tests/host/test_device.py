@@ -358,6 +358,9 @@ def test_operands_of_all_tasks_cross_in_one_buffer(
         emulated.synchronize()
         assert emulated.used_bytes == before + staged
     assert staged > 1 << 16
+    emulated.evict(weight)
+    emulated.close()
+    assert emulated.used_bytes == 0
 
 
 def test_a_buffer_for_operands_beyond_the_cap_is_refused(

@@ -297,6 +297,8 @@ def test_an_empty_arena_makes_room_for_others(device: OpenclDevice) -> None:
     device.capacity_bytes = 1 << 20
     x = device.adopt(normal(1, 64, 64))
     np.testing.assert_array_equal(device.submit("add", [x, x]).wait().numpy(), 2 * x.numpy())
+    device.close()
+    assert device.used_bytes == 0  # though a result is held
 
 
 def test_a_result_too_large_for_a_buffer_is_refused_with_figures(
