@@ -244,6 +244,10 @@ class Overlay:
         """
         self._staging.claim = claim
 
+    def release_staging(self) -> None:
+        """Give that buffer back until a call needs it again."""
+        self._staging.close()
+
     # --- weights ------------------------------------------------------------------------------
 
     def load_weights(self, weights: npt.NDArray[np.int8]) -> WeightHandle:

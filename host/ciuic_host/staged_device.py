@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ciuic.devices import Device, DeviceArray
-from ciuic.devices.array import Shape
+from ciuic.devices.array import Shape, Storage
+from ciuic.devices.base import DTYPES
 from ciuic.errors import OutOfMemory
 
 from .overlay import Overlay
@@ -30,6 +31,8 @@ class StagedDevice(Device):
     def _open_staging(self, overlay: Overlay) -> None:
         self._staging_bytes = 0  # counted as used
         self._staging_lock = threading.Lock()
+        self._growth_lock = threading.Lock()  # held while the buffer is to grow
+        self._overlay = overlay
         overlay.count_staging(self._claim_staging)
 
     def _result(
@@ -37,10 +40,11 @@ class StagedDevice(Device):
     ) -> DeviceArray:
         """Count what the task's operands and results cross in; it serves all other tasks too."""
         wanted = self.staging_bytes(op, [array.shape for array in inputs])
-        more = wanted - self._staging_bytes
-        if more > 0:
-            self._charge(more)
-            self._count_staging(wanted, more)
+        if wanted > self._staging_bytes:
+            with self._growth_lock:
+                more = max(0, wanted - self._staging_bytes)
+                self._charge(more)
+                self._count_staging(wanted, more)
         return super()._result(op, inputs, shape, attributes)
 
     def _claim_staging(self, nbytes: int) -> None:
@@ -65,7 +69,22 @@ class StagedDevice(Device):
         if spare:
             self._freed.append(spare)
 
+    def _trim(self) -> None:
+        """Give the buffer back, unless it is for its growth that room is wanted."""
+        if not self._growth_lock.acquire(blocking=False):
+            return
+        try:
+            nothing = DeviceArray(Storage(self, 0), (), DTYPES[0])
+            self._await(self._enqueue("free", self._release_staging, (), nothing, {}))
+        finally:
+            self._growth_lock.release()
+
+    def _release_staging(self, *_: Any) -> None:
+        self._overlay.release_staging()
+        self._forget_staging()
+
     def _forget_staging(self) -> None:
-        """Count the buffer no longer; for ``_close``."""
-        self._freed.append(self._staging_bytes)
-        self._staging_bytes = 0
+        """Count the buffer no longer; on the queue thread."""
+        with self._staging_lock:
+            freed, self._staging_bytes = self._staging_bytes, 0
+        self._freed.append(freed)
