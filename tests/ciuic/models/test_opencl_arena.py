@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,28 @@ def test_a_run_reports_the_arena_of_each_device(
     assert arenas["fpga:emulated?config=sim"] > 0
     for row in report["memory"]:
         assert row["arena_bytes"] <= row["peak_bytes"] <= row["capacity_bytes"]
+
+
+def test_a_run_within_what_the_plan_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """All of the model, and as little as will do with its weights streaming."""
+    options = ["--prompt", "Once upon", "--raw", "--max-tokens", "8", "--place", "*=opencl:0"]
+
+    def run(*more: str) -> tuple[int, str, str]:
+        return main(["run", *options, "--quantize", "int8", "--json", *more]), *capsys.readouterr()
+
+    _, written, _ = run()
+    want = json.loads(written)["token_ids"]
+    refused, _, why = run("--cap", "opencl:0=1000000")
+    assert refused
+    (whole, least) = (
+        re.search(pattern, why) for pattern in (r"must hold ([\d,]+)", r"all of it with ([\d,]+)")
+    )
+    assert whole
+    assert least
+    for cap in (int(one[1].replace(",", "")) for one in (whole, least)):
+        code, written, why = run("--cap", f"opencl:0={cap}")
+        assert code == 0, why
+        report = json.loads(written)
+        (memory,) = [row for row in report["memory"] if row["device"] == "opencl:0"]
+        assert report["token_ids"] == want
+        assert 0 < memory["arena_bytes"] < memory["peak_bytes"] <= memory["capacity_bytes"] == cap
