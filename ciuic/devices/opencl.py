@@ -1,7 +1,8 @@
 """The OpenCL device: a GPU, or a processor that stands in for one.
 
-Weights stay on the device; activations pass from operator to operator without leaving it. The
-integers of INT8 layers are those of the CPU; floating-point results may differ in the last digits.
+Weights stay on the device; activations pass from operator to operator without leaving it, through
+one arena (`opencl_arena`). The integers of INT8 layers are those of the CPU; floating-point results
+may differ in the last digits.
 """
 
 from __future__ import annotations
