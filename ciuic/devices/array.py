@@ -100,34 +100,57 @@ class DeviceArray:
 class Event:
     """The completion of one task.
 
+    Parameters
+    ----------
+    output
+        What the task makes.
+    signal
+        Of the task, if another event has it already.
+
     Attributes
     ----------
     output : DeviceArray
-    done : bool
-        Whether the task has ended, well or badly.
     """
 
-    __slots__ = ("_lock", "done", "output")
+    __slots__ = ("_signal", "output")
 
-    def __init__(self, output: DeviceArray) -> None:
+    def __init__(self, output: DeviceArray, signal: _Signal | None = None) -> None:
         self.output = output
-        self.done = False
-        self._lock = threading.Lock()  # held until the task is done
-        self._lock.acquire()
+        self._signal = signal or _Signal()
+
+    @property
+    def done(self) -> bool:
+        """Whether the task has ended, well or badly."""
+        return self._signal.done
 
     def set(self) -> None:
         """Mark the task as ended; called once, by the device."""
-        self.done = True
-        self._lock.release()
+        self._signal.done = True
+        self._signal.lock.release()
 
     def wait(self) -> DeviceArray:
         """Wait for the task; return its result or raise what made it fail."""
-        if not self.done:
-            with self._lock:
+        if not self._signal.done:
+            with self._signal.lock:
                 pass
         if self.output.storage.error is not None:
             raise self.output.storage.error
         return self.output
+
+    def handing(self, output: DeviceArray) -> Event:
+        """Return the same completion with another handle of the result."""
+        return Event(output, self._signal)
+
+
+class _Signal:
+    """Whether a task has ended."""
+
+    __slots__ = ("done", "lock")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.lock = threading.Lock()  # held until the task is done
+        self.lock.acquire()
 
 
 class Task(NamedTuple):

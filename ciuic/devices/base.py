@@ -18,7 +18,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Literal
@@ -40,7 +40,7 @@ from ciuic.tensor import CiuicTensor
 from .accounting import Accounting
 from .array import DeviceArray, Event, Shape, Storage, Task, give_back
 from .failure import History
-from .roofline import Estimate, Roofline
+from .planning import Planning
 from .slots import Slots, SlotStorage
 from .statistics import Observer, Span, Statistics, TaskRecord, watched
 
@@ -54,7 +54,7 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
 _HOUSEKEEPING = ("free", "slots", "synchronize", "zeros")  # that are no work of a model
 
 
-class Device(Slots, Accounting, ABC):
+class Device(Slots, Accounting, Planning, ABC):
     """A device that is open.
 
     Parameters
@@ -88,7 +88,6 @@ class Device(Slots, Accounting, ABC):
     emulated: bool
     host_memory: bool = False
     arrays_on_host: bool = False
-    roofline: Roofline
     _drops = False  # whether ``_drop`` must see data that nobody uses any more
 
     def __init__(self, uri: str, capacity_bytes: int) -> None:
@@ -212,33 +211,6 @@ class Device(Slots, Accounting, ABC):
         """Return the bytes that a weight takes on this device."""
         return self._weight_bytes(weight)
 
-    # Planning.
-
-    @property
-    def fingerprint(self) -> str:
-        """What measurements of the device depend on: its name, and its driver or overlay."""
-        return self.name
-
-    @property
-    def on_chip_bytes(self) -> int:
-        """Bytes of the scratchpads that programs see; 0 if there are none, or only caches."""
-        return 0
-
-    @property
-    def attention(self) -> str:
-        """The form of attention (`ciuic.ops.attention`) that it computes of itself."""
-        return "exact"
-
-    def estimate(
-        self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]
-    ) -> Estimate | None:
-        """Return what a model of the hardware says of a task; None if there is no such model."""
-        return None
-
-    def staging_bytes(self, op: str, inputs: Sequence[Shape]) -> int:
-        """Return the bytes that a task takes on the device besides weights, inputs and result."""
-        return 0
-
     # Work.
 
     def supports(self, op: str, **attributes: Any) -> bool:
@@ -266,7 +238,7 @@ class Device(Slots, Accounting, ABC):
         self._check_owner(inputs)
         operator = OPERATORS[op]
         shape = operator.shape(*inputs, **attributes)
-        output = inputs[0] if operator.in_place else self._allocate(shape, DTYPES[0])
+        output = inputs[0] if operator.in_place else self._result(op, inputs, shape, attributes)
         return self._enqueue(op, kernel, inputs, output, attributes)
 
     def synchronize(self) -> None:
@@ -392,9 +364,21 @@ class Device(Slots, Accounting, ABC):
         self._reserve(array.storage, array.nbytes)
         return array
 
+    def _result(
+        self, op: str, inputs: Sequence[DeviceArray], shape: Shape, attributes: dict[str, Any]
+    ) -> DeviceArray:
+        """Return the array that a task's result goes into."""
+        return self._allocate(shape, DTYPES[0])
+
     def _reserve(self, storage: Storage, nbytes: int) -> None:
+        self._charge(nbytes)
+        storage.nbytes = nbytes
+
+    def _charge(self, nbytes: int) -> None:
+        """Count bytes as used; raise `OutOfMemory` if there is no room for them."""
         if not self._take(nbytes):
             self.synchronize()  # tasks in the queue keep what they read, though nobody else does
+            self._trim()
             if not self._take(nbytes):
                 error = OutOfMemory(
                     self.uri,
@@ -403,7 +387,6 @@ class Device(Slots, Accounting, ABC):
                     capacity=self.capacity_bytes,
                 )
                 raise self._history.fault(error, "an allocation")
-        storage.nbytes = nbytes
 
     def _bring(self, weight: Weight) -> DeviceArray:
         if isinstance(weight, Quantized):
@@ -414,8 +397,8 @@ class Device(Slots, Accounting, ABC):
         return self._upload(weight.value.host())
 
     def _upload(self, value: npt.NDArray[Any] | Quantized) -> DeviceArray:
-        if not isinstance(value, Quantized) and value.dtype not in DTYPES:
-            raise ShapeError(f"dtype on a device must be float32, int32 or int8, not {value.dtype}")
+        if not isinstance(value, Quantized):
+            check_dtype(value.dtype)
         output = DeviceArray(Storage(self, 0), value.shape, value.dtype)
         self._reserve(output.storage, self._weight_bytes(value))
         self._enqueue("upload", self._upload_task, (), output, {"value": value}, value.nbytes)
@@ -477,6 +460,9 @@ class Device(Slots, Accounting, ABC):
         """Return whether the kernel of an operator can work with these attributes."""
         return True
 
+    def _trim(self) -> None:
+        """Give back memory that is kept in case it is needed again."""
+
     def _spans(self) -> tuple[Span, ...]:
         """Return what the hardware says that it did for the task that has just ended."""
         return ()
@@ -496,3 +482,9 @@ class Device(Slots, Accounting, ABC):
     @abstractmethod
     def _close(self) -> None:
         """Release the device."""
+
+
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """Raise `ShapeError` if arrays on devices cannot have a dtype."""
+    if dtype not in DTYPES:
+        raise ShapeError(f"dtype on a device must be float32, int32 or int8, not {dtype}")

@@ -1,14 +1,15 @@
 """The OpenCL device: a GPU, or a processor that stands in for one.
 
-Weights stay on the device; activations pass from operator to operator without leaving it. The
-integers of INT8 layers are those of the CPU; floating-point results may differ in the last digits.
+Weights stay on the device; activations pass from operator to operator without leaving it, through
+one arena (`opencl_arena`). The integers of INT8 layers are those of the CPU; floating-point results
+may differ in the last digits.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -17,18 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ciuic.abi.numerics import W4_GROUP, W4_SHIFT
-from ciuic.errors import CiuicError, DeviceNotFound, OutOfMemory, ShapeError
+from ciuic.errors import CiuicError, DeviceNotFound, ShapeError
 from ciuic.expression import Program
 from ciuic.ops.rope import RopeScaling, frequencies
 from ciuic.quantize import LARGEST_BLOCK
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
-from .array import DeviceArray
-from .base import Device, Kernel, Kind, Weight
+from .array import DeviceArray, Shape
+from .base import Kernel, Kind, Weight
+from .opencl_arena import ArenaDevice
+from .opencl_between import sizes_between
 from .opencl_deepseek import OPS as DEEPSEEK_OPS
 from .opencl_deepseek import DeepseekKernels
 from .opencl_expression import can_fuse, fused_source, whole_shape
+from .opencl_launch import Launching
 from .opencl_runtime import INSTALL, build, device_errors, is_cpu, opencl, working_devices
 from .opencl_tuning import Tuning, tuning_of
 from .roofline import Roofline
@@ -74,7 +78,7 @@ class OpenclWeight(NamedTuple):
     offsets: Any = None
 
 
-class OpenclDevice(DeepseekKernels, Device):
+class OpenclDevice(DeepseekKernels, Launching, ArenaDevice):
     """One OpenCL device.
 
     Parameters
@@ -119,8 +123,8 @@ class OpenclDevice(DeepseekKernels, Device):
             self._program = self._build(
                 _source("opencl_kernels.cl") + _source("opencl_deepseek.cl")
             )
-        self._cl_kernels: dict[str, Any] = {}
-        self._fused: dict[str, Any] = {}  # by source
+        self._open_arena(uri, self._context, device.mem_base_addr_align // 8)  # it is in bits
+        self._cl_kernels = {}
         self._frequencies: dict[tuple[int, float, RopeScaling | None], Any] = {}
         super().__init__(uri, device.global_mem_size)
 
@@ -133,6 +137,12 @@ class OpenclDevice(DeepseekKernels, Device):
     def fingerprint(self) -> str:
         """Name, platform and driver."""
         return f"{self.name}, {self._driver}"
+
+    def sizes_between(
+        self, op: str, inputs: Sequence[Shape], attributes: Mapping[str, Any]
+    ) -> Sequence[int]:
+        """Return the bytes of each value between of a task."""
+        return sizes_between(op, inputs, attributes, self.tuning)
 
     def _accepts(self, op: str, attributes: dict[str, Any]) -> bool:
         if op in ("attention", "latent_attention"):
@@ -199,7 +209,8 @@ class OpenclDevice(DeepseekKernels, Device):
     def _weight_bytes(self, weight: Weight | npt.NDArray[Any]) -> int:
         if isinstance(weight, Quantized):
             n = weight.shape[1]
-            return weight.nbytes // n * _up(n, self.tuning.block)
+            nbytes: int = weight.nbytes // n * self.tuning.up_to_blocks(n)
+            return nbytes
         return weight.nbytes
 
     def _drop(self, data: Any) -> None:
@@ -211,6 +222,8 @@ class OpenclDevice(DeepseekKernels, Device):
     def _close(self) -> None:
         self._cl_queue.finish()
         self._dropped.clear()
+        self._arena.drop()
+        self._forget_arena()
         self._pool.stop_holding()
 
     # Launching.
@@ -224,41 +237,18 @@ class OpenclDevice(DeepseekKernels, Device):
     ) -> Any:
         """Run a kernel to its end, so that its time is its own."""
         with device_errors(self.uri):
+            self._fit(output)
             data = kernel(inputs, output, attributes)
             self._cl_queue.finish()
         return data
-
-    def _launch(
-        self, name: str, size: tuple[int, ...], *arguments: Any, group: bool = False
-    ) -> None:
-        """Start a kernel over ``size`` work-items, or over so many groups."""
-        kernel = self._cl_kernels.get(name)
-        if kernel is None:
-            kernel = self._cl_kernels[name] = opencl().Kernel(self._program, name)
-        self._start(kernel, size, *arguments, group=group)
-
-    def _start(
-        self, kernel: Any, size: tuple[int, ...], *arguments: Any, group: bool = False
-    ) -> None:
-        local = (self.tuning.group,) if group else None
-        if group:
-            size = (size[0] * self.tuning.group,)
-        if 0 not in size:  # OpenCL knows no empty kernels
-            numbers = (np.int32(a) if isinstance(a, int) else a for a in arguments)
-            kernel(self._cl_queue, size, local, *numbers)
 
     def _build(self, source: str) -> Any:
         return build(self._context, _source("opencl_prelude.cl") + source, self._options)
 
     def _new(self, nbytes: int) -> Any:
-        """Return a buffer, also where the accounting has none: for values in between."""
+        """Return a buffer that is no part of the arena."""
         if nbytes > self._largest_buffer:
-            raise OutOfMemory(
-                f"one buffer of {self.uri}",
-                wanted=nbytes,
-                available=self._largest_buffer,
-                capacity=self._largest_buffer,
-            )
+            raise self._too_large(nbytes)
         with device_errors(self.uri):
             return self._pool.allocate(max(1, nbytes))
 
@@ -268,12 +258,12 @@ class OpenclDevice(DeepseekKernels, Device):
         x, weight = inputs[0], inputs[1].data
         (t, k), n = x.shape, output.shape[1]
         values, scales = self._quantized_rows(x)
-        result = self._new(output.nbytes)
+        result = output.data
         bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
         name, rows = ("linear_row", 1) if t == 1 else ("linear_rows", ROWS)
         self._launch(
             name,
-            (_up(n, self.tuning.block) // self.tuning.columns, -(-t // rows)),
+            (self.tuning.up_to_blocks(n) // self.tuning.columns, -(-t // rows)),
             *(values, scales, weight.values, weight.scales, bias, result),
             *(t, k, n, int(len(inputs) > 2)),
         )
@@ -283,12 +273,12 @@ class OpenclDevice(DeepseekKernels, Device):
         x, weight = inputs[0], inputs[1].data
         (t, k), n = x.shape, output.shape[1]
         values, scales = self._quantized_rows(x)
-        result = self._new(output.nbytes)
+        result = output.data
         bias = self._padded_bias(inputs[2]) if len(inputs) > 2 else scales  # not read without one
         offsets = weight.offsets or scales  # not read without any
         self._launch(
             "linear_int4",
-            (_up(n, self.tuning.block) // self.tuning.columns, t),
+            (self.tuning.up_to_blocks(n) // self.tuning.columns, t),
             *(values, scales, weight.values, weight.group_scales, offsets, weight.scales),
             *(bias, result, k, n, int(weight.offsets is not None), int(len(inputs) > 2)),
         )
@@ -297,14 +287,14 @@ class OpenclDevice(DeepseekKernels, Device):
     def _quantized_rows(self, x: DeviceArray) -> tuple[Any, Any]:
         """Return x (t, k) as integers, held as float32, and their scales (t,)."""
         t, k = x.shape
-        values, scales = self._new(x.nbytes), self._new(4 * t)
+        values, scales = self._next_between(), self._next_between()
         self._launch("quantize_rows", (t,), x.data, values, scales, k, group=True)
         return values, scales
 
     def _padded_bias(self, bias: DeviceArray) -> Any:
         if bias.shape[0] % self.tuning.block == 0:
             return bias.data
-        padded = self._new(4 * _up(bias.shape[0], self.tuning.block))
+        padded = self._next_between()
         self._copy(bias.data, padded, bias.nbytes)
         return padded
 
@@ -314,7 +304,7 @@ class OpenclDevice(DeepseekKernels, Device):
         x, weight = inputs[:2]
         (t, k), n = x.shape, output.shape[1]
         bias = inputs[2] if len(inputs) > 2 else x  # any buffer: it is not read
-        result = self._new(output.nbytes)
+        result = output.data
         groups = -(-n // self.tuning.columns)
         if n < self.tuning.columns:
             name, size = "float32_narrow", (n, t)
@@ -327,14 +317,14 @@ class OpenclDevice(DeepseekKernels, Device):
         return result
 
     def _hadamard(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
-        result, block = self._new(output.nbytes), attributes["block"]
+        result, block = output.data, attributes["block"]
         count = output.nbytes // 4 // block
         self._launch("hadamard", (count,), inputs[0].data, result, block)
         return result
 
     def _rms_norm(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         x, weight = inputs
-        result = self._new(output.nbytes)
+        result = output.data
         eps = np.float32(attributes["eps"])
         self._launch(
             "rms_norm", x.shape[:1], x.data, weight.data, result, x.shape[1], eps, group=True
@@ -347,7 +337,7 @@ class OpenclDevice(DeepseekKernels, Device):
         key = (head_dim, attributes["theta"], attributes.get("scaling"))
         if key not in self._frequencies:
             self._frequencies[key] = self._put(frequencies(*key))
-        result = self._new(output.nbytes)
+        result = output.data
         self._launch(
             "rope",
             (head_dim // 2, heads, t),
@@ -361,9 +351,8 @@ class OpenclDevice(DeepseekKernels, Device):
         (t, heads, head_dim), kv_heads = q.shape, keys.shape[1]
         offset = attributes["offset"]
         visible = offset + t
-        scores = self._new(4 * t * heads * visible)
-        weights = self._new(self.tuning.real_dtype.itemsize * t * heads * visible)
-        result = self._new(output.nbytes)
+        scores, weights = self._next_between(), self._next_between()
+        result = output.data
         sizes = (heads, kv_heads, head_dim, visible, offset)
         scale = np.float32(attributes["scale"])
         self._launch(
@@ -394,7 +383,7 @@ class OpenclDevice(DeepseekKernels, Device):
         self._launch(name, size, weights, values, result, *sizes)
 
     def _softmax(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
-        result = self._new(output.nbytes)
+        result = output.data
         rows, cols = output.shape
         scale = np.float32(attributes.get("scale", 1.0))
         self._launch("softmax", (rows,), inputs[0].data, result, cols, scale, group=True)
@@ -407,7 +396,7 @@ class OpenclDevice(DeepseekKernels, Device):
         return self._elementwise("add", inputs, output)
 
     def _elementwise(self, name: str, inputs: Inputs, output: DeviceArray) -> Any:
-        result = self._new(output.nbytes)
+        result = output.data
         self._launch(name, (output.nbytes // 4,), *(x.data for x in inputs), result)
         return result
 
@@ -419,7 +408,7 @@ class OpenclDevice(DeepseekKernels, Device):
                 f"ids must be from 0 to {table.shape[0] - 1}, "
                 f"not {numbers.min()} to {numbers.max()}"
             )
-        result = self._new(output.nbytes)
+        result = output.data
         t, d = output.shape
         self._launch("embedding", (d, t), ids.data, table.data, result, d)
         return result
@@ -431,7 +420,7 @@ class OpenclDevice(DeepseekKernels, Device):
         return cache.data
 
     def _slice_rows(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
-        result = self._new(output.nbytes)
+        result = output.data
         offset = attributes["start"] * (output.nbytes // output.shape[0])
         self._copy(inputs[0].data, result, output.nbytes, src_offset=offset)
         return result
@@ -443,13 +432,13 @@ class OpenclDevice(DeepseekKernels, Device):
     def _expression(self, inputs: Inputs, output: DeviceArray, attributes: dict[str, Any]) -> Any:
         program: Program = attributes["program"]
         source = fused_source(program)
-        kernel = self._fused.get(source)
-        if kernel is None:
-            kernel = self._fused[source] = opencl().Kernel(self._build(source), "fused")
-        result = self._new(output.nbytes)
+        result = output.data
         *leading, cols = whole_shape(program)
-        rows = math.prod(leading)
-        self._start(kernel, (rows,), *(x.data for x in inputs), result, cols, group=True)
+        arguments = (*(x.data for x in inputs), result, cols)
+        kernel = self._cl_kernels.get(source)
+        if kernel is None:
+            kernel = self._typed(source, opencl().Kernel(self._build(source), "fused"), arguments)
+        self._start(kernel, (math.prod(leading),), *arguments, group=True)
         return result
 
 
@@ -459,10 +448,6 @@ def _definitions(**values: object) -> list[str]:
 
 def _source(name: str) -> str:
     return files(__package__).joinpath(name).read_text()
-
-
-def _up(value: int, step: int) -> int:
-    return -(-value // step) * step
 
 
 def open_device(uri: str) -> OpenclDevice:

@@ -22,7 +22,7 @@ class DeepseekKernels:
     """What `OpenclDevice` has of these operators."""
 
     tuning: Any
-    _new: Any
+    _next_between: Any
     _get: Any
     _copy: Any
     _launch: Any
@@ -36,7 +36,7 @@ class DeepseekKernels:
         offset, v = attributes["offset"], up_values.shape[1] // heads
         visible = offset + t
         if absorbed := is_absorbed(t, heads, visible, rank, nope, v, attributes.get("absorbed")):
-            q, dim, key_heads = self._new(4 * t * heads * rank), rank, 1
+            q, dim, key_heads = self._next_between(), rank, 1
             strides = (nope, heads * nope, nope, 1, nope, heads * nope)
             self._launch("head_product", (rank, heads, t), q_nope.data, up_keys.data, q, *strides)
             keys = values = latents.data
@@ -45,8 +45,7 @@ class DeepseekKernels:
             keys, values = (
                 self._expanded(latents, up, heads, visible) for up in (up_keys, up_values)
             )
-        scores = self._new(4 * t * heads * visible)
-        weights = self._new(self.tuning.real_dtype.itemsize * t * heads * visible)
+        scores, weights = self._next_between(), self._next_between()
         self._launch(
             "latent_scores",
             (visible, heads, t),
@@ -57,11 +56,11 @@ class DeepseekKernels:
         self._launch(
             "attention_weights", (t * heads,), scores, weights, heads, visible, offset, group=True
         )
-        result = self._new(output.nbytes)
+        result = output.data
         if not absorbed:
             self._launch_mix(t, weights, values, result, heads, heads, v, visible, offset)
             return result
-        mixed = self._new(4 * t * heads * rank)
+        mixed = self._next_between()
         self._launch_mix(t, weights, values, mixed, heads, 1, rank, visible, offset)
         strides = (rank, heads * rank, rank, heads * v, v, 1)
         self._launch("head_product", (v, heads, t), mixed, up_values.data, result, *strides)
@@ -70,7 +69,7 @@ class DeepseekKernels:
     def _expanded(self, latents: DeviceArray, up: DeviceArray, heads: int, visible: int) -> Any:
         """Return what the latents stand for in each head, (visible, heads, width)."""
         rank, width = up.shape[0], up.shape[1] // heads
-        result = self._new(4 * visible * up.shape[1])
+        result = self._next_between()
         strides = (rank, rank, 0, up.shape[1], width, 1)
         self._launch(
             "head_product", (width, heads, visible), latents.data, up.data, result, *strides
@@ -82,9 +81,8 @@ class DeepseekKernels:
         (t, d), experts = x.shape, bias.shape[0]
         n_group, scoring = attributes.get("n_group", 1), attributes.get("scoring", "sigmoid")
         real = self.tuning.real_dtype
-        affinity, choice = (self._new(real.itemsize * t * experts) for _ in range(2))
-        group_scores = self._new(real.itemsize * t * n_group)
-        result = self._new(output.nbytes)
+        affinity, choice, group_scores = (self._next_between() for _ in range(3))
+        result = output.data
         self._launch("route_scores", (experts, t), x.data, weight.data, affinity, d)
         self._launch(
             "route_choose",
@@ -105,7 +103,7 @@ class DeepseekKernels:
             raise ShapeError(
                 f"ids must be distinct and from 0 to {x.shape[0] - 1}, not {numbers.tolist()}"
             )
-        result = self._new(output.nbytes)
+        result = output.data
         self._copy(x.data, result, output.nbytes)
         n, d = rows.shape
         self._launch("add_rows", (d, n), rows.data, ids.data, shares.data, result, d)

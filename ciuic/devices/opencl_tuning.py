@@ -35,6 +35,10 @@ class Tuning(NamedTuple):
     real: str = "double"
     lone: str = ""
 
+    def up_to_blocks(self, n: int) -> int:
+        """Return columns with those that fill the last block."""
+        return -(-n // self.block) * self.block
+
     @property
     def real_dtype(self) -> np.dtype[Any]:
         """What numpy calls ``real``: its "float" is a double."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ciuic.devices import Device, DeviceArray, DeviceManager, Weight
 from ciuic.devices.array import Shape, Storage
+from ciuic.devices.places import Places, grown
 from ciuic.ops import OPERATORS
 from ciuic.ops.operator import Cost
 from ciuic.runtime import Runtime
@@ -67,7 +68,10 @@ class Recording:
     cache_bytes
         URI -> bytes of caches.
     peak_bytes
-        URI -> most bytes of activations at one time.
+        URI -> most bytes of activations at one time; where these have places in an arena, the
+        arena's.
+    places
+        URI -> what is taken of an arena.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -75,6 +79,7 @@ class Recording:
     cache_bytes: Counter[str] = field(default_factory=Counter)
     peak_bytes: Counter[str] = field(default_factory=Counter)
     live_bytes: Counter[str] = field(default_factory=Counter)
+    places: dict[str, Places] = field(default_factory=dict)
 
 
 class _Block:
@@ -88,6 +93,23 @@ class _Block:
 
     def __del__(self) -> None:
         self._recording.live_bytes[self._uri] -= self._nbytes
+
+
+class _InArena:
+    """The place of one array, taken while anybody refers to it: as `ciuic.devices.places` has it.
+
+    ``between`` are the bytes of values between, that the task has which makes the array.
+    """
+
+    def __init__(
+        self, recording: Recording, uri: str, alignment: int, nbytes: int, between: Sequence[int]
+    ) -> None:
+        self._places = recording.places.setdefault(uri, Places(alignment))
+        self._offset, _, end = self._places.take_for_task(nbytes, between)
+        recording.peak_bytes[uri] = max(recording.peak_bytes[uri], grown(end))
+
+    def __del__(self) -> None:
+        self._places.give(self._offset)
 
 
 class _Routed(DeviceArray):
@@ -157,22 +179,25 @@ class DryRuntime(Runtime):
         copies = [self._moved(value, target) for value in inputs if isinstance(value, DeviceArray)]
         operator = OPERATORS[op]
         shape = operator.shape(*inputs, **attributes)
+        shapes = tuple(tuple(value.shape) for value in inputs)
+        between = target.sizes_between(op, shapes, attributes)
         if operator.in_place:
             assert isinstance(inputs[0], DeviceArray)
             output = inputs[0]
         elif op == "route_tokens":
             output = routed = _Routed(Storage(target, 0), shape, FLOAT32)
             routed.top_k = attributes["top_k"]
-            self._counted(output)
+            self._counted(output, between)
         else:
-            output = self.array(shape, target)
+            output = DeviceArray(Storage(target, 0), shape, FLOAT32)
+            self._counted(output, between)
         del copies  # they live as long as the task
         self.recording.calls.append(
             Call(
                 op,
                 asked,
                 target,
-                tuple(tuple(value.shape) for value in inputs),
+                shapes,
                 shape,
                 attributes,
                 tuple(value for value in inputs if _is_weight(value)),
@@ -195,8 +220,13 @@ class DryRuntime(Runtime):
         self.recording.cache_bytes[on.uri] += array.nbytes
         return array
 
-    def _counted(self, array: DeviceArray) -> DeviceArray:
-        array.storage.data = _Block(self.recording, array.device.uri, array.nbytes)
+    def _counted(self, array: DeviceArray, between: Sequence[int] = ()) -> DeviceArray:
+        device, recording = array.device, self.recording
+        if device.arena_alignment is None:
+            array.storage.data = _Block(recording, device.uri, array.nbytes)
+        else:
+            where = (device.uri, device.arena_alignment)
+            array.storage.data = _InArena(recording, *where, array.nbytes, between)
         return array
 
     def _moved(self, array: DeviceArray, target: Device) -> DeviceArray:

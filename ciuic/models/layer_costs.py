@@ -26,7 +26,8 @@ from .weights import LayerWeights
 
 FLOAT32_NBYTES = 4
 CYCLES, MEASURED, ASSUMED = "cycle model", "measured", "assumed"
-Submit = Callable[[DeviceArray, int], object]  # hidden (t, dim), tokens before them
+# Hidden (t, dim) and tokens before them -> what comes after.
+Submit = Callable[[DeviceArray, int], DeviceArray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +177,10 @@ class CostRules:
     def layer(self, layer: Layer, config: ModelConfig, device: Device) -> PartCost:
         """Return what a layer takes on a device."""
 
-        def submit(hidden: DeviceArray, before: int) -> None:
+        def submit(hidden: DeviceArray, before: int) -> DeviceArray:
             cache = LayerCache(self.runtime, config.slot_shapes, config.max_seq_len)
             cache.length = before
-            layer.submit(hidden, runtime=self.runtime, device=device, cache=cache)
+            return layer.submit(hidden, runtime=self.runtime, device=device, cache=cache)
 
         chunks = self.workload.chunks
         return self._part(submit, layer.weights, config.dim, device, chunks)
@@ -187,8 +188,8 @@ class CostRules:
     def head(self, network: Network, device: Device) -> PartCost:
         """Return what the head takes on a device: it runs once for the whole prompt."""
 
-        def submit(hidden: DeviceArray, _before: int) -> None:
-            network.logits(Placed(self.runtime, device), hidden)
+        def submit(hidden: DeviceArray, _before: int) -> DeviceArray:
+            return network.logits(Placed(self.runtime, device), hidden)
 
         chunks = [(self.workload.prompt_tokens - 1, 1, 1.0)]
         return self._part(submit, network.head, network.config.dim, device, chunks)
@@ -196,8 +197,8 @@ class CostRules:
     def embedding(self, network: Network) -> PartCost:
         """Return what the embedding takes; it is on the host."""
 
-        def submit(hidden: DeviceArray, _before: int) -> None:
-            network.embed(self.runtime, np.zeros(hidden.shape[0], np.int32))
+        def submit(hidden: DeviceArray, _before: int) -> DeviceArray:
+            return network.embed(self.runtime, np.zeros(hidden.shape[0], np.int32))
 
         chunks = self.workload.chunks
         return self._part(submit, network.embedding, network.config.dim, self.host, chunks)
@@ -205,7 +206,13 @@ class CostRules:
     def record(self, submit: Submit, device: Device, dim: int, before: int, t: int) -> Recording:
         """Return what is submitted for t tokens after others."""
         recording = self.runtime.start()
-        submit(self.runtime.array((t, dim), device), before)
+        hidden = submit(self.runtime.array((t, dim), device), before)
+        if device.arena_alignment is not None and hidden.shape == (t, dim):
+            # The next layer finds its input somewhere in the arena, not at its beginning.
+            following = self.runtime.start()
+            following.places = recording.places
+            submit(hidden, before)
+            recording.peak_bytes |= following.peak_bytes
         return recording
 
     def _part(

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from ciuic import reference
 from ciuic.abi import Opcode
 from ciuic.abi.numerics import SoftmaxScale
-from ciuic.devices import Device, DeviceArray, Kernel, Kind, Weight
+from ciuic.devices import DeviceArray, Kernel, Kind, Weight
 from ciuic.devices.roofline import Estimate, Roofline
 from ciuic.devices.statistics import Span
 from ciuic.errors import DeviceError
@@ -53,6 +53,7 @@ from .gemm import Packed, WeightHandle
 from .overlay import Overlay
 from .overlay import open as open_overlay
 from .pynq_board import is_board_here
+from .staged_device import StagedDevice
 from .transport import Buffer
 from .uri import split_option, transports
 
@@ -71,7 +72,7 @@ class OverlayWeight:
     offsets: npt.NDArray[np.int32] | None = None  # (groups, n), of INT4 weights
 
 
-class FpgaDevice(Device):
+class FpgaDevice(StagedDevice):
     """An overlay.
 
     Parameters
@@ -88,8 +89,8 @@ class FpgaDevice(Device):
     statistics
         Among its counters: ``cycles`` (from the start of engines to their last write),
         ``gemm_cycles``, ``macs`` (useful ones), ``beats_read``, ``beats_written``, ``verified``
-        (results compared); and constants: ``macs_per_cycle`` of the whole array, ``clock_hz`` of
-        the board that the overlay is meant for.
+        (results compared), ``arena_bytes`` (see `StagedDevice`); and constants: ``macs_per_cycle``
+        of the whole array, ``clock_hz`` of the board that the overlay is meant for.
     """
 
     kind = KIND
@@ -111,6 +112,7 @@ class FpgaDevice(Device):
             link_bytes_per_second=overlay.link_bytes_per_second,
             task_seconds=1e-4,
         )
+        self._open_staging(overlay)
         super().__init__(uri, overlay.memory_bytes)
         self.statistics.counters["macs_per_cycle"] = config.macs_per_cycle
         self.statistics.counters["clock_hz"] = config.clock_hz
@@ -240,6 +242,7 @@ class FpgaDevice(Device):
         """Kernels have finished when they return."""
 
     def _close(self) -> None:
+        self._forget_staging()
         self.overlay.close()
 
     # Kernels.

@@ -237,6 +237,17 @@ class Overlay:
         self._finish(DESCRIPTOR.pack(opcode=Opcode.COPY, **descriptor))
         return target.get(array.dtype).reshape(array.shape)
 
+    def count_staging(self, claim: Callable[[int], None]) -> None:
+        """Have ``claim`` called with the bytes that the buffer of operands and results is to have.
+
+        Each time before it grows; the call that needs it fails if ``claim`` does.
+        """
+        self._staging.claim = claim
+
+    def release_staging(self) -> None:
+        """Give that buffer back until a call needs it again."""
+        self._staging.close()
+
     # --- weights ------------------------------------------------------------------------------
 
     def load_weights(self, weights: npt.NDArray[np.int8]) -> WeightHandle:

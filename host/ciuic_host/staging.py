@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +61,18 @@ class Staging:
         Where to allocate.
     alignment
         Of rows, in bytes.
+
+    Attributes
+    ----------
+    claim
+        Called with the bytes that the buffer is to have before it grows; may refuse by an error.
     """
 
     def __init__(self, transport: Transport, alignment: int) -> None:
         self._transport = transport
         self._alignment = alignment
         self._buffer: Buffer | None = None
+        self.claim: Callable[[int], None] = _claim_nothing
 
     def matrices(self, *shapes: tuple[int, int]) -> list[Matrix]:
         """Return matrices of (rows, row_bytes); those of an earlier call are void."""
@@ -87,6 +94,7 @@ class Staging:
     def _reserve(self, nbytes: int) -> Buffer:
         if self._buffer is None or self._buffer.nbytes < nbytes:
             # Powers of two keep the number of growths small; freed first, as memory may be scarce.
+            self.claim(_buffer_bytes(nbytes))
             self.close()
             self._buffer = self._transport.allocate(_buffer_bytes(nbytes))
         return self._buffer
@@ -97,6 +105,10 @@ def staging_bytes(alignment: int, *shapes: tuple[int, int]) -> int:
     return _buffer_bytes(
         sum(_matrix_bytes(rows, round_up(size, alignment)) for rows, size in shapes)
     )
+
+
+def _claim_nothing(_nbytes: int) -> None:
+    """Nobody counts."""
 
 
 def _matrix_bytes(rows: int, stride: int) -> int:

@@ -265,6 +265,7 @@ def test_counters_are_those_of_the_completion_records(
         "beats_written": sum(record.beats_written for record in records),
         "macs_per_cycle": config.rows * config.cols,
         "clock_hz": config.clock_hz,
+        "arena_bytes": 1 << 16,
     }
     assert {op: count.tasks for op, count in emulated.statistics.ops.items()} == dict.fromkeys(
         ("linear", "softmax", "attention"), 1
@@ -337,6 +338,76 @@ def test_an_int4_weight_takes_half_the_pages(
     del held
     emulated.synchronize()
     assert emulated.used_bytes == 0
+
+
+def test_operands_of_all_tasks_cross_in_one_buffer(
+    emulated: FpgaDevice, rng: np.random.Generator
+) -> None:
+    weight = quantize_columns(normal(rng, 40, 24))
+    emulated.hold(weight)
+    emulated.synchronize()
+    before, staged = emulated.used_bytes, 0
+    for t in (1, 2000, 3, 4000, 1000):
+        x = normal(rng, t, 40)
+        result = run(emulated, "linear", x, weight)
+        assert result.shape == (t, 24)
+        staged = max(staged, emulated.staging_bytes("linear", [(t, 40), (40, 24)]))
+        buffer = emulated.overlay._staging._buffer
+        assert buffer is not None
+        assert emulated.statistics.counters["arena_bytes"] == buffer.nbytes == staged
+        emulated.synchronize()
+        assert emulated.used_bytes == before + staged
+    assert staged > 1 << 16
+    emulated.evict(weight)
+    emulated.close()
+    assert emulated.used_bytes == 0
+
+
+def test_a_buffer_for_operands_beyond_the_cap_is_refused(
+    emulated: FpgaDevice, rng: np.random.Generator
+) -> None:
+    weight = quantize_columns(normal(rng, 40, 24))
+    run(emulated, "linear", normal(rng, 2, 40), weight)
+    emulated.synchronize()
+    # Enough for operands and results, but not for what they cross in.
+    emulated.capacity_bytes = emulated.used_bytes + 4 * 4000 * (40 + 24)
+    big = normal(rng, 4000, 40)
+    message = r"^fpga:emulated.*: 983,040 bytes wanted, 379,904 of"
+    with pytest.raises(OutOfMemory, match=message):
+        run(emulated, "linear", big, weight)
+    assert emulated.peak_bytes <= emulated.capacity_bytes
+    run(emulated, "linear", normal(rng, 3, 40), weight)
+    emulated.capacity_bytes += 1 << 22
+    assert run(emulated, "linear", big, weight).shape == (4000, 24)
+
+
+def test_the_buffer_for_operands_makes_room_for_others(
+    emulated: FpgaDevice, rng: np.random.Generator
+) -> None:
+    weight = quantize_columns(normal(rng, 40, 24))
+    want = run(emulated, "linear", x := normal(rng, 4000, 40), weight)
+    emulated.synchronize()
+    assert emulated.staged_bytes == 1 << 20
+    emulated.capacity_bytes = emulated.used_bytes + 1000
+    emulated.reset_peak()
+    array = emulated.upload(np.zeros(1 << 17, np.float32))
+    assert emulated.staged_bytes == 0
+    assert emulated.overlay._staging._buffer is None
+    assert run(emulated, "linear", x[:2], weight).tobytes() == want[:2].tobytes()
+    assert emulated.staged_bytes == 1 << 16
+    assert emulated.peak_bytes <= emulated.capacity_bytes
+    del array
+
+
+def test_what_no_plan_foresaw_counts_too(emulated: FpgaDevice) -> None:
+    """Users may call the driver by themselves; on the queue thread, as kernels do."""
+    emulated.capacity_bytes = emulated.used_bytes + (1 << 17)
+    ones = np.ones((1, 1 << 15), np.int8)
+    assert (emulated.overlay.copy(ones) == 1).all()
+    assert emulated.used_bytes == emulated.statistics.counters["arena_bytes"] == 1 << 16
+    with pytest.raises(OutOfMemory, match="983,040 bytes wanted, 65,536 of"):
+        emulated.overlay.copy(np.ones((1, 1 << 19), np.int8))
+    assert (emulated.overlay.copy(ones) == 1).all()
 
 
 def test_weights_beyond_its_memory_are_refused_before_they_move(rng: np.random.Generator) -> None:
