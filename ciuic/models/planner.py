@@ -104,6 +104,8 @@ class Planner:
                 raise UsageError("--place names the devices: leave --device out")
             wanted = [*self.asked.layers, self.asked.head, *chain(*self.asked.operators.values())]
         opened = [runtime.device(uri) for uri in dict.fromkeys(wanted)]
+        if self.asked is not None:  # "opencl" is "opencl:0", or what an environment variable says
+            self.asked = self.asked.renamed(lambda uri: runtime.device(uri).uri)
         self.candidates = {device.uri: device for device in opened}
         self.devices = {HOST: self.rules.host, **self.candidates}
         self.room = {uri: self._capacity(device) for uri, device in self.devices.items()}

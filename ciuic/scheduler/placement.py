@@ -13,7 +13,7 @@ columns of layer 3's matrix over two devices, ``1-5.expert.0-7=opencl`` puts exp
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ciuic.errors import UsageError
@@ -43,6 +43,14 @@ class Placement:
     layers: tuple[str, ...]
     head: str
     operators: Mapping[tuple[int, str], tuple[str, ...]] = field(default_factory=dict)
+
+    def renamed(self, name: Callable[[str], str]) -> Placement:
+        """Return the same with other names of the devices."""
+        return Placement(
+            layers=tuple(map(name, self.layers)),
+            head=name(self.head),
+            operators={part: tuple(map(name, uris)) for part, uris in self.operators.items()},
+        )
 
 
 def parse_placement(spec: str, *, n_layers: int) -> Placement:

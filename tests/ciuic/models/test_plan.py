@@ -83,6 +83,12 @@ def test_a_tied_output_counts_once(small_model: Write) -> None:
     assert apart.active_parameters == tied.active_parameters
 
 
+def test_a_device_may_be_named_in_any_way_that_opens_it() -> None:
+    short, full = (planned(place=f"*={uri},0.ffn.down=cpu|{uri}") for uri in ("opencl", "opencl:0"))
+    assert short.placement == full.placement
+    assert {part.device for part in short.placement} == {"opencl:0"}
+
+
 @pytest.mark.parametrize("quantize", FORMATS)
 @pytest.mark.parametrize("place", ["*=cpu", f"0-2={BOARD},head={BOARD}"])
 def test_memory_is_what_a_loaded_model_holds(quantize: str, place: str) -> None:
