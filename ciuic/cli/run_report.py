@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ciuic.memory.tiers import Tier
 from ciuic.models.batch import BatchGeneration
 from ciuic.models.continuation import Speed
+from ciuic.models.divided import divided_over
 from ciuic.models.model import Model
 from ciuic.models.placed import HOST
 from ciuic.models.plan_report import DeviceResidency
@@ -275,7 +276,7 @@ def counters(model: Model) -> Counters:
     """Return the present counters of the FPGAs that a model is on, by URI."""
     on = [model.runtime.device(layer.device) for layer in model.layers]
     on.append(model.runtime.device(model.head_device))
-    on += [part.device for division in model.runtime.divisions.values() for part in division]
+    on += divided_over([model.layers[index] for index, _ in model.shared], model.runtime)
     return {d.uri: dict(d.statistics.counters) for d in on if d.kind == "FPGA"}
 
 

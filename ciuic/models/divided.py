@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ciuic.devices import Device, Weight
@@ -60,6 +60,18 @@ def place_operators(
             division = runtime.divide(weight, shares, bias)
             found[index, role] = f"{division} ({why})" if len(names) == 1 else str(devices[0].uri)
     return found
+
+
+def divided_over(layers: Iterable[Layer], runtime: Runtime) -> list[Device]:
+    """Return the devices that have parts of layers' matrices, or their experts."""
+    divisions = (
+        runtime.division(weight)
+        for layer in layers
+        for _, weight in layer.weights.on(
+            "FPGA" if layer.as_fpga else runtime.device(layer.device).kind
+        )
+    )
+    return [part.device for division in divisions for part in division or ()]
 
 
 def share_columns(
