@@ -71,7 +71,7 @@ MUTATIONS = (
     Mutation("gemm/array.py", "nibble[3].replicate(4)", "C(0, 4)"),
     Mutation("gemm/weights.py", "Mux(walk.last_n, 0, offset + nbytes)", "offset + nbytes"),
     Mutation("gemm/activations.py", "slab_word.eq(next_slab)", "slab_word.eq(0)"),
-    Mutation("gemm/compute.py", "self.swap.eq(may_swap & self.loaded)", "self.swap.eq(self.issue)"),
+    Mutation("gemm/compute.py", "swap.eq(coming & first_next & ", "swap.eq(coming & "),
     Mutation(
         "gemm/scales.py", "self.sums_slot, slots[1], slots[0]", "self.sums_slot, slots[0], slots[1]"
     ),
