@@ -1,0 +1,66 @@
+# amaranth: UnusedElaboratable=no
+"""Arithmetic of the gateware, in Amaranth's simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.sim import Simulator
+from ciuic_hw.arithmetic import count, highest, less
+
+BITS = 6
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("seed", range(3))
+def test_a_count_is_right_from_the_second_cycle_behind_a_step(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m = Module()
+    step, clear = Signal(), Signal()
+    counted = Signal(BITS)
+    m.d.comb += counted.eq(count(m, step, clear, BITS, name="count"))
+    expected: list[int] = []
+
+    async def testbench(ctx: Any) -> None:
+        now = 0
+        for _ in range(3000):
+            steps, clears = rng.random() < 0.8, rng.random() < 0.005
+            ctx.set(step, steps)
+            ctx.set(clear, clears)
+            await ctx.tick()
+            now = 0 if clears else (now + steps) % (1 << BITS)
+            expected.append(now)
+            if rng.random() < 0.2:  # look once the steps have come to an end
+                ctx.set(step, 0)
+                ctx.set(clear, 0)
+                await ctx.tick()
+                assert ctx.get(counted) == now
+
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+    assert max(expected) == (1 << BITS) - 1  # it wrapped
+
+
+def test_less_and_highest_for_all_values() -> None:
+    m = Module()
+    one, other = Signal(4), Signal(4)
+    some, place = highest(one)
+
+    async def testbench(ctx: Any) -> None:
+        for first in range(16):
+            ctx.set(one, first)
+            assert ctx.get(some) == (first != 0)
+            if first:
+                assert ctx.get(place) == first.bit_length() - 1
+            for second in range(16):
+                ctx.set(other, second)
+                assert ctx.get(less(one, other)) == (first < second)
+
+    simulator = Simulator(m)
+    simulator.add_testbench(testbench)
+    simulator.run()
