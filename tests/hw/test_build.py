@@ -68,7 +68,7 @@ def test_a_design_becomes_a_bitstream(
     assert clock["source"]
     contents = Path("out", bitstream["path"]).read_bytes()
     digits = sha256(contents).hexdigest()[:12]
-    assert bitstream["path"] == f"ecp5-85f-tiny-{digits}.bit"
+    assert bitstream["path"] == f"ecp5-85f-ecp5-85f-{digits}.bit"
     assert Path("kept", bitstream["path"]).read_bytes() == contents
     divisor = round(VCO_HZ / bitstream["clock_hz"])
     assert bitstream["clock_hz"] == VCO_HZ / divisor <= clock["hz"] < VCO_HZ / (divisor - 1)

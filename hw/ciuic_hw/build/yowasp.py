@@ -114,7 +114,7 @@ def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tupl
     options = [
         *board.nextpnr,
         *("--json", "overlay.json", "--lpf", "overlay.lpf", "--seed", str(seed)),
-        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
+        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail", "--router", "router2"),
         *("--report", "route.json", "--textcfg", "overlay.config"),
     ]
     tools.nextpnr(options, folder=folder)
