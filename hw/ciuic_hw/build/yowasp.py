@@ -1,6 +1,6 @@
 """The flow whose tools are on PyPI: synthesis for all boards; for ECP5 a bitstream, too.
 
-Yosys ─► absorb ─► nextpnr-ecp5 ─► the PLL's divisor ─► ecppack
+Yosys ─► absorb, reset network ─► nextpnr-ecp5 ─► the PLL's divisor ─► ecppack
 """
 
 import json
@@ -15,6 +15,7 @@ from . import tools
 from .absorb import absorb
 from .boards import Board
 from .flow import Bitstream, Build, Clock, Report, Use, name_bitstream, synthesize
+from .reset_network import buffer_reset
 
 __all__ = ["build", "constraints", "with_divisor"]
 
@@ -109,6 +110,7 @@ def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tupl
     """Move registers into hard blocks, place and route; return what was used, and the timing."""
     netlist = json.loads((folder / "overlay.json").read_text())
     absorb(netlist["modules"][TOP])
+    buffer_reset(netlist["modules"][TOP])
     (folder / "overlay.json").write_text(json.dumps(netlist))
     (folder / "overlay.lpf").write_text(constraints(board))
     options = [
