@@ -86,6 +86,8 @@ def test_a_multiplier_takes_three_stages_and_their_enables(tmp_path: Path) -> No
 def test_one_register_behind_is_the_output_register(tmp_path: Path) -> None:
     module = synthesized(lambda m, a, b, _: register(m, a * b), tmp_path)
     assert absorb(module) == {"MULT18X18D OUTPUT": 1}
+    (cell,) = (c for c in module["cells"].values() if c["type"] == "MULT18X18D")
+    assert not {f"C{bit}" for bit in range(18)} & set(cell["connections"])  # not read
     assert "REG_PIPELINE_CLK" not in multiplier(module)["parameters"]
 
 

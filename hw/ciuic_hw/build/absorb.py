@@ -175,7 +175,17 @@ def _swallow(netlist: Netlist, name: str, ports: list[str]) -> Control | None:
     return control
 
 
+def _leave_open(netlist: Netlist, name: str) -> None:
+    """Take the zeros off operand C, which a plain product does not read; each takes a wire."""
+    cell = netlist.cells[name]
+    for port in _ports(cell, "C"):
+        if cell["connections"][port] == ["0"]:
+            netlist.loads["0"][name, port] -= 1
+            del cell["connections"][port], cell["port_directions"][port]
+
+
 def _multiplier(netlist: Netlist, name: str) -> Counter[str]:
+    _leave_open(netlist, name)
     cell = netlist.cells[name]
     ports = _ports(cell, "P")
     outputs = [c for c in (_swallow(netlist, name, ports) for _ in range(2)) if c is not None]

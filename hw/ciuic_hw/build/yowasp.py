@@ -116,7 +116,8 @@ def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tupl
     options = [
         *board.nextpnr,
         *("--json", "overlay.json", "--lpf", "overlay.lpf", "--seed", str(seed)),
-        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail", "--router", "router2"),
+        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
+        *("--placer-heap-beta", "0.65", "--router", "router2"),  # spread out: it routes
         *("--report", "route.json", "--textcfg", "overlay.config"),
     ]
     tools.nextpnr(options, folder=folder)
