@@ -117,7 +117,7 @@ def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tupl
         *board.nextpnr,
         *("--json", "overlay.json", "--lpf", "overlay.lpf", "--seed", str(seed)),
         *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
-        *("--placer-heap-beta", "0.65", "--router", "router2"),  # spread out: it routes
+        *("--placer-heap-beta", "0.65", "--router", "router2"),  # spread out for the router
         *("--report", "route.json", "--textcfg", "overlay.config"),
     ]
     tools.nextpnr(options, folder=folder)
