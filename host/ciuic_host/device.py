@@ -112,7 +112,7 @@ class FpgaDevice(StagedDevice):
             link_bytes_per_second=overlay.link_bytes_per_second,
             task_seconds=1e-4,
         )
-        self._open_staging(overlay)
+        self._open_staging()
         super().__init__(uri, overlay.memory_bytes)
         self.statistics.counters["macs_per_cycle"] = config.macs_per_cycle
         self.statistics.counters["clock_hz"] = config.clock_hz

@@ -19,21 +19,23 @@ class StagedDevice(Device):
 
     Attributes
     ----------
+    overlay
     statistics
         Among its counters ``arena_bytes``: the most that the buffer took.
     """
+
+    overlay: Overlay
 
     @property
     def staged_bytes(self) -> int:
         """Bytes of those in use that are the buffer's; it stays for later tasks."""
         return self._staging_bytes
 
-    def _open_staging(self, overlay: Overlay) -> None:
+    def _open_staging(self) -> None:
         self._staging_bytes = 0  # counted as used
         self._staging_lock = threading.Lock()
         self._growth_lock = threading.Lock()  # held while the buffer is to grow
-        self._overlay = overlay
-        overlay.count_staging(self._claim_staging)
+        self.overlay.count_staging(self._claim_staging)
 
     def _result(
         self, op: str, inputs: Sequence[DeviceArray], shape: Shape, attributes: dict[str, Any]
@@ -80,7 +82,7 @@ class StagedDevice(Device):
             self._growth_lock.release()
 
     def _release_staging(self, *_: Any) -> None:
-        self._overlay.release_staging()
+        self.overlay.release_staging()
         self._forget_staging()
 
     def _forget_staging(self) -> None:

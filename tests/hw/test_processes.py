@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ciuic_hw.build import processes
 
-from ciuic.errors import CiuicError
+from ciuic.errors import CiuicError, DeviceError
 
 
 def python(code: str) -> list[str]:
@@ -35,6 +35,14 @@ def test_the_output_can_be_read_while_the_program_runs(tmp_path: Path) -> None:
     code = "import pathlib; print('far', flush=True); print(pathlib.Path('log').read_text()[:3])"
     assert processes.run(python(code), folder=tmp_path, log="log") == "far\nfar\n"
     assert (tmp_path / "log").read_text() == "far\nfar\n"
+
+
+def test_a_program_without_an_end_is_killed(tmp_path: Path) -> None:
+    code = "import time; print('far', flush=True); time.sleep(600)"
+    message = r"^router did not end within 2 s; .*log says how far it came$"
+    with pytest.raises(DeviceError, match=message):
+        processes.run(python(code), folder=tmp_path, name="router", log="log", limit_seconds=2.0)
+    assert (tmp_path / "log").read_text() == "far\n"
 
 
 def test_all_run_and_in_parallel(tmp_path: Path) -> None:

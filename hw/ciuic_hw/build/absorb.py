@@ -111,6 +111,14 @@ class Netlist:
         cell["connections"][port] = [bit]
         self._enter(name, 1)
 
+    def disconnect(self, name: str, ports: Iterable[str]) -> None:
+        """Leave ports of a cell open."""
+        cell = self.cells[name]
+        self._enter(name, -1)
+        for port in ports:
+            del cell["connections"][port], cell["port_directions"][port]
+        self._enter(name, 1)
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove cells."""
         for name in set(names):
@@ -178,10 +186,7 @@ def _swallow(netlist: Netlist, name: str, ports: list[str]) -> Control | None:
 def _leave_open(netlist: Netlist, name: str) -> None:
     """Take the zeros off operand C, which a plain product does not read; each takes a wire."""
     cell = netlist.cells[name]
-    for port in _ports(cell, "C"):
-        if cell["connections"][port] == ["0"]:
-            netlist.loads["0"][name, port] -= 1
-            del cell["connections"][port], cell["port_directions"][port]
+    netlist.disconnect(name, [p for p in _ports(cell, "C") if cell["connections"][p] == ["0"]])
 
 
 def _multiplier(netlist: Netlist, name: str) -> Counter[str]:

