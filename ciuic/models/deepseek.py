@@ -27,7 +27,7 @@ from .gguf_file import GgufFile
 from .huggingface import HuggingFaceFolder
 from .model import Hidden, Network
 from .placed import HOST, Placed, Value
-from .weights import LayerWeights, Quantize
+from .weights import LayerWeights, Quantize, weights_for
 
 LATENT_EPS = 1e-6  # of the norms inside attention, whatever rms_norm_eps says
 # The router decides in float32. The matrices that attention brings latents up with are part of an
@@ -125,7 +125,7 @@ class DeepseekLayer:
         return on.run("add", hidden, mixed)
 
     def _weights(self, on: Placed) -> LayerWeights:
-        return self.weights.on("FPGA" if self.as_fpga else on.device.kind)
+        return weights_for(self, on.device)
 
     def _attention(
         self,

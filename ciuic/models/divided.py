@@ -13,6 +13,8 @@ from ciuic.runtime import Runtime
 from ciuic.scheduler.milp import place_split
 from ciuic.scheduler.split import Part, SplitProblem
 
+from .weights import weights_for
+
 if TYPE_CHECKING:
     from .model import Layer
     from .weights import LayerWeights
@@ -48,7 +50,7 @@ def place_operators(
     for (index, role), uris in operators.items():
         layer = layers[index]
         home = runtime.device(layer.device)
-        weights = layer.weights.on("FPGA" if layer.as_fpga else home.kind)
+        weights = weights_for(layer, home)
         devices = [runtime.device(uri) for uri in uris]
         names = _matrices(weights, index, role)
         if len(names) > 1 and len(devices) > 1:
@@ -67,9 +69,7 @@ def divided_over(layers: Iterable[Layer], runtime: Runtime) -> list[Device]:
     divisions = (
         runtime.division(weight)
         for layer in layers
-        for _, weight in layer.weights.on(
-            "FPGA" if layer.as_fpga else runtime.device(layer.device).kind
-        )
+        for _, weight in weights_for(layer, runtime.device(layer.device))
     )
     return [part.device for division in divisions for part in division or ()]
 

@@ -22,6 +22,7 @@ from .divided import linear_seconds, share_columns
 from .fitting import routed_share
 from .layer_costs import CostRules, PartCost
 from .size import is_expert
+from .weights import weights_for
 
 if TYPE_CHECKING:
     from .model import Layer
@@ -64,7 +65,7 @@ def divide_layer(
     """
     runtime, left = rules.runtime, dict(room)
     found, cost = _place_experts(rules, layer, config, others, left, home, cost)
-    weights = layer.weights.on("FPGA" if layer.as_fpga else home.kind)
+    weights = weights_for(layer, home)
     roles = {id(weight): role for role, weight in weights}
     for call in cost.calls:
         role = roles.get(id(call.weights[0])) if call.weights else None
@@ -107,7 +108,7 @@ def _place_experts(
     What they take is taken off ``left``.
     """
     runtime = rules.runtime
-    weights = layer.weights.on("FPGA" if layer.as_fpga else home.kind)
+    weights = weights_for(layer, home)
     experts: dict[str, list[Weight]] = {}
     for role, weight in weights:
         if is_expert(role) and isinstance(weight, Quantized):
@@ -173,7 +174,7 @@ def _in_turns(quotas: Mapping[str, int]) -> Iterator[str]:
 
 def make_whole(rules: CostRules, layer: Layer, home: Device, shared: Mapping[str, Shared]) -> None:
     """Take divisions of a layer back."""
-    weights = layer.weights.on("FPGA" if layer.as_fpga else home.kind)
+    weights = weights_for(layer, home)
     for role, weight in weights:
         if role in shared or role.rpartition(".")[0] in shared:
             rules.runtime.make_whole(weight)

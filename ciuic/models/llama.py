@@ -22,7 +22,7 @@ from .huggingface import HuggingFaceFolder
 from .llama_config import LlamaConfig, llama_config
 from .model import Hidden, Network
 from .placed import HOST, Placed, Value
-from .weights import LayerWeights, Quantize
+from .weights import LayerWeights, Quantize, weights_for
 
 
 class LlamaLayer:
@@ -113,7 +113,7 @@ class LlamaLayer:
         return on.run("add", hidden, down)
 
     def _weights(self, on: Placed) -> LayerWeights:
-        return self.weights.on("FPGA" if self.as_fpga else on.device.kind)
+        return weights_for(self, on.device)
 
     def _attention(
         self,

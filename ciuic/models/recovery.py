@@ -19,6 +19,7 @@ from ciuic.scheduler.failover import Stranded, Survivor, fail_over
 from ciuic.stranded import keep_formats
 
 from .placed import HOST
+from .weights import weights_for
 
 if TYPE_CHECKING:
     from .model import Model
@@ -143,7 +144,7 @@ def _undivide(model: Model, failed: str) -> dict[str, str]:
         return whole
     for index, layer in enumerate(model.layers):
         home = _device(model, layer.device)
-        for role, weight in layer.weights.on("FPGA" if layer.as_fpga else home.kind):
+        for role, weight in weights_for(layer, home):
             division = runtime.division(weight)
             if division is None or all(part.device.uri != failed for part in division):
                 continue

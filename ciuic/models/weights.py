@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ciuic.abi.numerics import W4_MAX_K
-from ciuic.devices import Weight
+from ciuic.devices import Device, Weight
 from ciuic.errors import ModelFormatError
 from ciuic.memory.blocks import BLOCKS
 from ciuic.quantize import QuantizedMatrix, block_of, quantize_columns
@@ -22,6 +22,9 @@ from ciuic.tensor import CiuicTensor
 from .outline import outline
 from .tensor_source import Shaped, TensorSource
 from .weight_file import WeightFile
+
+if TYPE_CHECKING:
+    from .model import Layer
 
 Quantize = Literal["int8", "int4", "auto"]
 BLOCK_ELEMENTS = 1 << 18  # that are quantized at a time
@@ -215,3 +218,8 @@ def _check(
             raise ModelFormatError(
                 path, f"tensor {name} must have shape {shape}, not {tensors[name].shape}"
             )
+
+
+def weights_for(layer: Layer, device: Device) -> LayerWeights:
+    """Return a layer's weights as a device takes them, or an FPGA whose place the device takes."""
+    return layer.weights.on("FPGA" if layer.as_fpga else device.kind)

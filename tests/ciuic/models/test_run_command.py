@@ -9,6 +9,7 @@ import pytest
 
 from ciuic.cli import main
 from ciuic.devices.native_calls import RowWeight
+from ciuic.models.divided import place_operators
 from ciuic.models.loading import load_model
 from ciuic.ops.linear import FloatWeight
 from ciuic.quantize import QuantizedMatrix
@@ -156,6 +157,19 @@ def test_layers_on_an_fpga_are_checked_bit_for_bit(
     assert 0 < fpga["array_utilisation"] <= 1
     assert fpga["seconds_at_clock"] == pytest.approx(fpga["cycles"] / fpga["clock_hz"])
     assert [row["emulated"] for row in report["devices"]] == [False, True]
+
+
+def test_boards_of_another_model_are_not_reported(
+    small_model: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with load_model(small_model(51), quantize="int8") as other:
+        divided = {(0, "down"): ("cpu", "fpga:emulated?config=tiny")}
+        assert place_operators(other.layers, other.runtime, divided)
+        arguments = ["run", str(small_model(52)), *PROMPT, "--place", "1=fpga:emulated", "--json"]
+        assert main([*arguments, "--quantize", "int8"]) == 0
+        assert list(other.runtime.divisions)
+    (fpga,) = json.loads(capsys.readouterr().out)["fpga"]
+    assert fpga["device"] == "fpga:emulated"
 
 
 def test_other_tokens_are_a_failure(
