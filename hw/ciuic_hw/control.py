@@ -32,7 +32,7 @@ class ControlRegisters(Component):
     resetting : In(1)
         A soft reset is under way.
     clear : In(1)
-        Strobe: the soft reset takes place; ring and interrupt state go back to their start.
+        The soft reset takes place; ring and interrupt state stay at their start.
     enable, ring_base, completion_base, ring_log2, doorbell, watchdog : Out
         What the host set.
     busy, halted, code, completed : In

@@ -90,9 +90,13 @@ class Overlay(Component):
         connect(m, flipped(self.control), control.bus)
         m.d.comb += self.interrupt.eq(control.interrupt)
 
-        # All but the registers is under the soft reset.
-        soft = Signal()
-        reset = ResetInserter(soft)
+        # All but the registers is under the soft reset; each part has its own register of it.
+        stages = []
+
+        def reset(part):
+            stages.append(Signal(name=f"reset_{len(stages)}"))
+            return ResetInserter(stages[-1])(part)
+
         engines = {
             "gemm": GemmEngine(config),
             "softmax": SoftmaxEngine(config),
@@ -170,17 +174,9 @@ class Overlay(Component):
             control.error.eq(complete.error),
         ]
 
-        # Soft reset: let the bus come to rest, then forget.
-        with m.If(control.reset_request):
-            m.d.sync += control.resetting.eq(1)
         quiet = Cat(channel.quiet for channel in (*readers, writer)).all()
-        m.d.sync += soft.eq(control.resetting & quiet & ~soft)
-        with m.If(soft):
-            m.d.sync += control.resetting.eq(0)
-        m.d.comb += [
-            control.clear.eq(soft),
-            writer.drain.eq(control.resetting),
-        ]
+        soft = self._soft_reset(m, control, quiet, stages)
+        m.d.comb += writer.drain.eq(control.resetting)
 
         counters = self._counters(m, control, readers, writer, engines, complete, soft)
         for part in (fetch, dispatch, complete):
@@ -213,6 +209,32 @@ class Overlay(Component):
             ),
         ]
         return m
+
+    def _soft_reset(self, m, control, quiet, stages):
+        """Let the bus come to rest, then forget; return what forgets the registers' state.
+
+        The reset goes from part to part, a cycle each, so that no register has to reach them all.
+        It stays until it is everywhere, and there is nothing to do until it is nowhere.
+        """
+        spread, soft = Signal(), Signal()
+        m.d.sync += [one.eq(before) for before, one in zip((spread, *stages), stages, strict=False)]
+        m.d.comb += control.clear.eq(soft)
+        with m.If(control.reset_request):
+            m.d.sync += control.resetting.eq(1)
+        with m.FSM(name="reset"):
+            with m.State("WAIT"):
+                with m.If(control.resetting & quiet):
+                    m.next = "SPREAD"
+            with m.State("SPREAD"):
+                m.d.comb += spread.eq(1)
+                m.d.sync += soft.eq(1)
+                with m.If(Cat(stages).all()):
+                    m.next = "END"
+            with m.State("END"):
+                with m.If(~Cat(stages).any()):
+                    m.d.sync += [soft.eq(0), control.resetting.eq(0)]
+                    m.next = "WAIT"
+        return soft
 
     def _share(self, m, reset, engines, name, port):
         """Join a read port to the GEMM engine, and to the attention engine while that has a job."""

@@ -153,7 +153,8 @@ class ReadChannel(Component):
             self.addr.eq(issue.addr),
             self.len.eq(issue.len),
             self.addr_valid.eq(issue.valid),
-            free.eq((~issue.valid | self.addr_ready) & room & ~self.drain & settled),
+            # Not in the cycle in which the last one is taken: `addr_ready` comes from far.
+            free.eq(~issue.valid & room & ~self.drain & settled),
         ]
         with m.If(self.addr_ready):
             m.d.sync += issue.valid.eq(0)
@@ -162,7 +163,7 @@ class ReadChannel(Component):
         # that want when it is served.
         wanting = Cat(queue.burst.valid for queue in queues)
         behind, turn, wants = (Signal(len(queues), name=n) for n in ("behind", "turn", "wants"))
-        burst = Signal(burst_layout(self.config))  # of the port whose turn it is
+        burst = Signal(burst_layout(self.config), reset_less=True)  # of the port whose turn it is
         port = Signal(entry["port"].shape)
         others = Signal(len(queues))
         m.d.comb += others.eq(wants & ~turn)
@@ -189,7 +190,7 @@ class ReadChannel(Component):
 
         head, arrives = Signal(entry), Signal()
         error = self.resp[1]  # A3.4.4: SLVERR and DECERR have this bit set
-        beat = Signal(beat_layout(self.config))
+        beat = Signal(beat_layout(self.config), reset_less=True)
         m.d.comb += [
             head.eq(order.r_data),
             self.data_ready.eq(order.r_rdy),

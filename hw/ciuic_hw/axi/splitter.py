@@ -67,9 +67,9 @@ class BurstSplitter(Component):
         shift = exact_log2(self.config.bus_bytes)
         page_beats = BOUNDARY_BYTES // self.config.bus_bytes
 
-        addr = Signal(self.config.address_bits)
-        bytes_left = Signal(32)
-        tail = Signal(shift)
+        addr = Signal(self.config.address_bits, reset_less=True)
+        bytes_left = Signal(32, reset_less=True)
+        tail = Signal(shift, reset_less=True)
         allowed = Signal(range(self.max_burst + 1))  # by boundary and length
         final = Signal()  # the request ends before that
         rest = Signal(range(self.max_burst + 1))  # its beats then
@@ -86,6 +86,8 @@ class BurstSplitter(Component):
         ]
 
         burst = self.burst
+        offered = Signal(burst_layout(self.config), reset_less=True)
+        m.d.comb += burst.p.eq(offered)
         with m.If(burst.ready):
             m.d.sync += burst.valid.eq(0)
         with m.FSM():  # a state for each step of the arithmetic
@@ -104,10 +106,10 @@ class BurstSplitter(Component):
                 with m.If(~burst.valid):
                     m.d.sync += [
                         burst.valid.eq(1),
-                        burst.p.addr.eq(addr),
-                        burst.p.beats.eq(Mux(final, rest, allowed)),
-                        burst.p.tail.eq(tail),
-                        burst.p.last.eq(final),
+                        offered.addr.eq(addr),
+                        offered.beats.eq(Mux(final, rest, allowed)),
+                        offered.tail.eq(tail),
+                        offered.last.eq(final),
                         addr.eq(next_addr),
                         bytes_left.eq(next_left),
                     ]

@@ -96,11 +96,12 @@ class WriteChannel(Component):
         free, issue, room = Signal(), Signal(), Signal()
         chosen, settled = Signal(), Signal()
         wanting, turn = Signal(len(splitters)), Signal(len(splitters))
-        coming = Signal(burst_layout(config))
+        coming = Signal(burst_layout(config), reset_less=True)
         new = Signal(burst)
         bursts = [Value.cast(splitter.burst.p) for splitter in splitters]
         m.d.comb += [
-            free.eq((~self.addr_valid | self.addr_ready) & room & ~self.drain),
+            # Not in the cycle in which the last one is taken: `addr_ready` comes from far.
+            free.eq(~self.addr_valid & room & ~self.drain),
             wanting.eq(Cat(splitter.burst.valid for splitter in splitters)),
             issue.eq(free & settled),
             new.len.eq(coming.beats - 1),

@@ -74,8 +74,8 @@ class Complete(Component):
         bus_bits = self.config.bus_bytes * 8
         beats = COMPLETION.nbytes // self.config.bus_bytes
         note = self.note.p
-        record = Signal(COMPLETION_LAYOUT)
-        words = Signal(COMPLETION.nbytes * 8)
+        record = Signal(COMPLETION_LAYOUT, reset_less=True)
+        words = Signal(COMPLETION.nbytes * 8, reset_less=True)
         left = Signal(range(beats + 1))
         seen_read, seen_written = Signal(32), Signal(32)
         ports = [getattr(self, name) for name in self.engines]

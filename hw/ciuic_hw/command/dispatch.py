@@ -100,7 +100,7 @@ class Dispatch(Component):
         free, good = Signal(), Signal()
         idle, turn = Signal(), Signal()  # no engine works; what it waits for is done
         offered = Signal(len(self.engines))
-        refused = Signal()
+        handed = Signal()
         m.d.comb += [
             good.eq(status == Status.PENDING),
             free.eq(idle | (good & (engine == working))),
@@ -113,15 +113,14 @@ class Dispatch(Component):
         due = Signal()
         m.d.comb += due.eq(checked & ~taken & self.run & self.note.ready & free & turn)
         m.d.sync += [
-            offered.eq(Mux(taken, 0, offered | Mux(due & good, 1 << engine, 0))),
-            refused.eq(due & ~good),
+            offered.eq(Mux(handed, 0, offered | Mux(due & good, 1 << engine, 0))),
+            taken.eq(handed | (due & ~good)),  # an engine's answer comes from far
         ]
-        m.d.comb += taken.eq(refused)
         for number, name in enumerate(self.engines):
             port = getattr(self, name)
             m.d.comb += [port.p.eq(descriptor), port.valid.eq(offered[number])]
             with m.If(port.valid & port.ready):
-                m.d.comb += taken.eq(1)
+                m.d.comb += handed.eq(1)
         m.d.comb += [
             self.fetched.ready.eq(taken),
             self.note.valid.eq(taken),

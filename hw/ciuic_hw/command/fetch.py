@@ -62,7 +62,8 @@ class Fetch(Component):
         bus_bits = self.config.bus_bytes * 8
         out, beat = self.fetched, self.read.data
         index = Signal(32)
-        words = Signal(DESCRIPTOR.nbytes * 8)
+        words = Signal(DESCRIPTOR.nbytes * 8, reset_less=True)
+        fetched = Signal(FETCHED_LAYOUT, reset_less=True)
         failed = Signal()
         offset, addr = Signal(32), Signal(self.config.address_bits)
         ahead = Signal()  # descriptors are waiting in the ring
@@ -72,7 +73,7 @@ class Fetch(Component):
             ahead.eq(index != self.doorbell),
         ]
 
-        m.d.comb += beat.ready.eq(1)
+        m.d.comb += [beat.ready.eq(1), out.p.eq(fetched)]
         with m.If(beat.valid):
             m.d.sync += [
                 words.eq(Cat(words[bus_bits:], beat.p.data)),
@@ -96,9 +97,9 @@ class Fetch(Component):
                 with m.If(~out.valid):
                     m.d.sync += [
                         out.valid.eq(1),
-                        out.p.descriptor.eq(words),
-                        out.p.cycle.eq(self.cycle),
-                        out.p.error.eq(failed),
+                        fetched.descriptor.eq(words),
+                        fetched.cycle.eq(self.cycle),
+                        fetched.error.eq(failed),
                         index.eq(index + 1),
                         failed.eq(0),
                     ]

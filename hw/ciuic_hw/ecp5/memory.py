@@ -1,11 +1,13 @@
 """Block RAM behind AXI4: all the memory of a board that has no DRAM, or whose DRAM is not used."""
 
 from amaranth.hdl import *
+from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In
 from amaranth.utils import exact_log2
 
 from ..axi.bus import Axi4
+from ..streams import SkidBuffer
 
 __all__ = ["OnChipMemory"]
 
@@ -80,25 +82,37 @@ class OnChipMemory(Component):
         return ports, manager, word, beats, outside, taken
 
     def _reads(self, m, memory):
-        # A word is asked for, comes from the block RAM, and waits in its output register.
+        # A word is asked for, comes from the block RAM, waits in its output register, and leaves
+        # through a buffer, so that no `ready` has to reach the RAM.
         asking, coming, offered, refused = Signal(), Signal(), Signal(), Signal()
         final, last = Signal(), Signal()
-        idle = ~(asking | coming | offered)
+        m.submodules.leaving = leaving = SkidBuffer(
+            data.StructLayout({"data": len(memory.data), "refused": 1, "last": 1})
+        )
+        idle = ~(asking | coming | offered | leaving.o.valid)
         ports, manager, word, beats, outside, taken = self._burst(m, "ar", idle)
-        data = Signal.like(memory.data, reset_less=True)  # a reset would keep it out of the RAM
-        ready, step = Signal(), Signal()
-        m.d.comb += [step.eq(~offered | ready), memory.addr.eq(word), memory.en.eq(step)]
+        waits = Signal.like(memory.data, reset_less=True)  # a reset would keep it out of the RAM
+        step, out = Signal(), leaving.o.p
+        m.d.comb += [
+            step.eq(~offered | leaving.i.ready),
+            memory.addr.eq(word),
+            memory.en.eq(step),
+            leaving.i.valid.eq(offered),
+            leaving.i.p.data.eq(waits),
+            leaving.i.p.refused.eq(refused),
+            leaving.i.p.last.eq(last),
+        ]
         for index, port in enumerate(ports):
             with m.If(manager == index):
-                m.d.comb += [port.rvalid.eq(offered), ready.eq(port.rready)]
+                m.d.comb += [port.rvalid.eq(leaving.o.valid), leaving.o.ready.eq(port.rready)]
             m.d.comb += [
-                port.rdata.eq(Mux(refused, 0, data)),
-                port.rlast.eq(last),
-                port.rresp.eq(Mux(refused, DECERR, 0)),
+                port.rdata.eq(Mux(out.refused, 0, out.data)),
+                port.rlast.eq(out.last),
+                port.rresp.eq(Mux(out.refused, DECERR, 0)),
             ]
         with m.If(step):
             m.d.sync += [
-                data.eq(memory.data),
+                waits.eq(memory.data),
                 refused.eq(outside),
                 coming.eq(asking),
                 offered.eq(coming),

@@ -78,7 +78,7 @@ class Accumulators(Component):
         stages = [(self.issue, self.target)]
         for step in range(latency + 1):
             valid = Signal(name=f"valid_{step}")
-            target = Signal(target_layout(config), name=f"target_{step}")
+            target = Signal(target_layout(config), name=f"target_{step}", reset_less=True)
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
         _, sums_target = stages[latency - SCALE_LATENCY]
@@ -89,7 +89,7 @@ class Accumulators(Component):
         m.submodules.scales = scales = Scales(config)
         m.d.comb += [
             scales.load.eq(delay(m, self.load_scales, SWAP_DELAY)),
-            scales.beat.eq(delay(m, self.beat, SWAP_DELAY)),
+            scales.beat.eq(delay(m, self.beat, SWAP_DELAY, reset_less=True)),
             scales.swap.eq(delay(m, self.swap, SWAP_DELAY)),
             scales.slot.eq(delay(m, self.slot, SWAP_DELAY)),
             scales.sums.eq(self.sums),

@@ -153,7 +153,7 @@ class ActivationLoader(Component):
         slab_bytes = SLAB_WORDS * word_bytes(config)
         slice_bytes = self.words * word_bytes(config)
         request = self.read.request
-        job = Signal(job_layout(config))
+        job = Signal(job_layout(config), reset_less=True)
         bank = Signal()
         rows_left = Signal(job.m.shape())
         row = Signal(range(config.accumulator_rows + 1))

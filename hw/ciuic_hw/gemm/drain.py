@@ -114,7 +114,7 @@ class Drain(Component):
         # A row waits at the memory's output until the one before it has gone.
         fetched, fetch, take = Signal(), Signal(), Signal()
         fetching = Signal(FETCH_LATENCY - 1)
-        words = Signal(config.cols * bits)
+        words = Signal(config.cols * bits, reset_less=True)
         left = Signal(range(self.places + 1))
         some, final = Signal(), Signal()  # left is not zero; it is one
         place = Signal(ceil_log2(self.places))
@@ -196,7 +196,7 @@ class Drain(Component):
 
     def _jobs(self, m, walks, idle, residual_error):
         """Take jobs, and report each when its last write was acknowledged."""
-        job = Signal(job_layout(self.config))
+        job = Signal(job_layout(self.config), reset_less=True)
         parity = Signal(init=1)
         status = outcome(
             m,

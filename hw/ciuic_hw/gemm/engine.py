@@ -116,7 +116,9 @@ class GemmEngine(Component):
 
         # Weights wait for activations on their way through the scratchpad.
         late = {
-            name: delay(m, lent[name], SCRATCHPAD_LATENCY)
+            name: delay(
+                m, lent[name], SCRATCHPAD_LATENCY, reset_less=name in ("w4", "place", "beat")
+            )
             for name in ("issue", "swap", "load", "w4", "place", "beat")
         }
         m.d.comb += [

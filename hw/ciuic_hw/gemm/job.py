@@ -126,7 +126,7 @@ class JobPlanner(Component):
         m = Module()
         config = self.config
         descriptor = self.descriptor.p
-        job = Signal(job_layout(config))
+        job = Signal(job_layout(config), reset_less=True)
         start = Signal()
         refusal = self._refusal(m, job, descriptor)
         handed = hand_out(m, [getattr(self, unit) for unit in self.units], job, start)

@@ -238,14 +238,16 @@ class OutputStage(Component):
 
         total, move = skid.o.p, skid.o.ready
         packed, merged = Signal(width), Signal(width)
+        beat = Signal(width, reset_less=True)
         m.d.comb += [
+            self.beat.p.eq(beat),
             move.eq(~self.beat.valid | self.beat.ready),
             merged.eq(packed | (total.narrow << (total.quarter * (width // 4)))),
         ]
         with m.If(move):
             m.d.sync += [
                 self.beat.valid.eq(skid.o.valid & total.ends),
-                self.beat.p.eq(Mux(total.requantize, merged, total.wide)),
+                beat.eq(Mux(total.requantize, merged, total.wide)),
             ]
             with m.If(skid.o.valid):
                 m.d.sync += packed.eq(Mux(total.ends, 0, merged))

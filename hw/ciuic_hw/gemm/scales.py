@@ -63,15 +63,19 @@ class Scales(Component):
         width, bits = sum_bits(config), accumulator_bits(config)
         sums = [self.sums.word_select(col, width).as_signed() for col in range(config.cols)]
         plain = [delay(m, value, PRODUCT_LATENCY, reset_less=True) for value in sums]
+        terms = Signal(len(self.terms), reset_less=True)
+        m.d.comb += self.terms.eq(terms)
         if not config.w4:
             for col, value in enumerate(plain):
-                m.d.sync += self.terms.word_select(col, bits).eq(value)
+                m.d.sync += terms.word_select(col, bits).eq(value)
             return m
 
         beats = config.scale_bytes // config.stream_bytes
         count = Signal(range(beats))
-        loaded = Signal(config.scale_bytes * 8)
-        slots = [Signal(config.cols * W4_SCALE_BITS, name=f"slot_{i}") for i in range(2)]
+        loaded = Signal(config.scale_bytes * 8, reset_less=True)
+        slots = [
+            Signal(config.cols * W4_SCALE_BITS, name=f"slot_{i}", reset_less=True) for i in range(2)
+        ]
         with m.If(self.load):
             m.d.sync += count.eq(Mux(count == beats - 1, 0, count + 1))
             with m.Switch(count):
@@ -84,11 +88,11 @@ class Scales(Component):
             with m.Else():
                 m.d.sync += slots[0].eq(loaded)
         scales = Mux(self.sums_slot, slots[1], slots[0])
-        w4 = delay(m, self.w4, PRODUCT_LATENCY)
+        w4 = delay(m, self.w4, PRODUCT_LATENCY, reset_less=True)
         for col, value in enumerate(sums):
             factor = delay(m, value[:FACTOR_BITS].as_signed(), 1, reset_less=True)
             scale = scales.word_select(col, W4_SCALE_BITS).as_signed()
             scale = delay(m, scale, 2, reset_less=True)  # the second one is the multiplier's
             product = delay(m, factor * scale, PRODUCT_LATENCY - 1, reset_less=True)
-            m.d.sync += self.terms.word_select(col, bits).eq(Mux(w4, product, plain[col]))
+            m.d.sync += terms.word_select(col, bits).eq(Mux(w4, product, plain[col]))
         return m

@@ -68,16 +68,18 @@ class TileWalk(Component):
 
     def elaborate(self, platform):
         m = Module()
-        job = self.current
+        job = Signal(job_layout(self.config), reset_less=True)
         cols = self.config.cols
-        rows_left = Signal(job.m.shape())
-        blocks_left = Signal(job.n_blocks.shape())
-        tiles_left = Signal(job.k_blocks.shape())
-        then_last, rest_rows = Signal(), Signal.like(rows_left)  # behind this tile of M
+        rows_left = Signal(job.m.shape(), reset_less=True)
+        blocks_left = Signal(job.n_blocks.shape(), reset_less=True)
+        tiles_left = Signal(job.k_blocks.shape(), reset_less=True)
+        then_last = Signal()  # behind this tile of M
+        rest_rows = Signal.like(rows_left)
         start = self.start if self.along_k else delay(m, self.start, 1)
         outer = delay(m, self.step & self.last_k, 1)  # the next block of columns
         rest = job.n[: exact_log2(cols)]  # columns of the last block, zero if it is full
         m.d.comb += [
+            self.current.eq(job),
             self.columns.eq(Mux(self.last_n & rest.any(), rest, cols)),
             self.last.eq(self.last_k & self.last_n & self.last_m),
         ]

@@ -67,17 +67,18 @@ class ExponentialLane(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        distance = Signal(numerics.DISTANCE_BITS)
-        outside = Signal()
+        distance = Signal(numerics.DISTANCE_BITS, reset_less=True)
+        outside = Signal(reset_less=True)
         # Scores come from block RAM, which is slow to answer.
         maximum, score, inside = (
-            delay(m, value, 1) for value in (self.maximum, self.score, self.inside)
+            delay(m, value, 1, reset_less=True) for value in (self.maximum, self.score, self.inside)
         )
         m.d.sync += [distance.eq(maximum - score), outside.eq(~inside)]
 
         exponent = Signal(EXPONENT_BITS)
+        shift = delay(m, self.shift, 2, reset_less=True)
         m.d.comb += [
-            self.exponent.eq(self._exponent(m, distance, outside, delay(m, self.shift, 2))),
+            self.exponent.eq(self._exponent(m, distance, outside, shift)),
             exponent.eq(Mux(self.apart, self.position, self.exponent)),
         ]
         halvings = exponent[numerics.EXPONENT_FRACTION :]
@@ -85,11 +86,12 @@ class ExponentialLane(wiring.Component):
             self.config, numerics.exp2_table(), value_bits=numerics.MANTISSA_FRACTION + 1
         )
         m.submodules.exp2 = table
-        far = delay(m, halvings >= numerics.EXPONENT_LIMIT, table.latency)
+        far = delay(m, halvings >= numerics.EXPONENT_LIMIT, table.latency, reset_less=True)
+        few = delay(m, halvings[: len(self.o.halvings)], table.latency, reset_less=True)
         m.d.comb += [
             table.position.eq(exponent),
             self.o.mantissa.eq(Mux(far, 0, table.value)),
-            self.o.halvings.eq(delay(m, halvings[: len(self.o.halvings)], table.latency)),
+            self.o.halvings.eq(few),
         ]
         return m
 
@@ -99,15 +101,16 @@ class ExponentialLane(wiring.Component):
         coarse_bits = numerics.SCALED_BITS + coarse_step - 1
         shifted = Signal(numerics.DISTANCE_BITS + numerics.PRE_SHIFT)
         coarse = Signal(coarse_bits)
-        beyond = Signal()
+        beyond = Signal(reset_less=True)
         m.d.comb += shifted.eq((distance << numerics.PRE_SHIFT) >> (shift[3:] << 3))
-        whole = delay(m, shifted, 1)
+        whole = delay(m, shifted, 1, reset_less=True)
+        outside = delay(m, outside, 1, reset_less=True)
         m.d.comb += coarse.eq(whole)
-        m.d.sync += beyond.eq(whole[coarse_bits:].any() | delay(m, outside, 1))
+        m.d.sync += beyond.eq(whole[coarse_bits:].any() | outside)
 
-        fine = Signal(coarse_bits)
-        scaled = Signal(numerics.SCALED_BITS)
-        m.d.sync += fine.eq(coarse >> delay(m, shift[:3], 1))
+        fine = Signal(coarse_bits, reset_less=True)
+        scaled = Signal(numerics.SCALED_BITS, reset_less=True)
+        m.d.sync += fine.eq(coarse >> delay(m, shift[:3], 1, reset_less=True))
         saturate = beyond | fine[numerics.SCALED_BITS :].any()
         m.d.sync += scaled.eq(Mux(saturate, -1, fine))
 
@@ -168,14 +171,16 @@ class RowSum(wiring.Component):
         ]
         while len(terms) > 1:
             terms = [
-                delay(m, one + other, 1) for one, other in zip(terms[::2], terms[1::2], strict=True)
+                delay(m, one + other, 1, reset_less=True)
+                for one, other in zip(terms[::2], terms[1::2], strict=True)
             ]
         depth = self.latency(self.lanes) - 1
         taken = delay(m, self.taken, depth)
         final = delay(m, self.final, depth)
         running = Signal.like(self.total)
         total = running + terms[0]
-        m.d.sync += [self.valid.eq(taken & final), self.total.eq(total)]
+        m.d.sync += self.valid.eq(taken & final)
+        m.d.comb += self.total.eq(delay(m, total[: len(running)], 1, reset_less=True))
         with m.If(taken):
             m.d.sync += running.eq(Mux(final, 0, total))
         return m
@@ -183,8 +188,9 @@ class RowSum(wiring.Component):
     @staticmethod
     def _term(m, mantissa, halvings):
         """Return an exponential, two cycles later: shifted by whole bytes, then by bits."""
-        coarse = delay(m, mantissa >> (halvings[3:] << 3), 1)
-        return delay(m, coarse >> delay(m, halvings[:3], 1), 1)
+        coarse = delay(m, mantissa >> (halvings[3:] << 3), 1, reset_less=True)
+        fine = delay(m, halvings[:3], 1, reset_less=True)
+        return delay(m, coarse >> fine, 1, reset_less=True)
 
 
 class ExponentialStage(wiring.Component):

@@ -57,16 +57,18 @@ class Gearbox(wiring.Component):
         m = Module()
         held = Signal(self.i.payload.shape(), reset_less=True)
         held_valid = Signal()
+        word = Signal(self.o.payload.data.shape(), reset_less=True)
         mode = Signal.like(self.row.payload.mode)
         active = Signal()  # `mode`, `last` and `tag` are those of a row
         last = Signal.like(self.row.payload.last_byte)  # number of the row's last chunk
-        tag = Signal.like(self.row.payload.tag)
+        tag = Signal.like(self.row.payload.tag, reset_less=True)
         chunk = Signal.like(last)  # number of the chunk in the row, of the size of the smaller word
         following = Signal.like(last, init=1)
         # What the chunk ends, found out a chunk ahead.
         final, input_end, output_end = Signal(), Signal(), Signal()
         free, move = Signal(), Signal()
         m.d.comb += [
+            self.o.payload.data.eq(word),
             free.eq(~self.o.valid | self.o.ready),
             move.eq(held_valid & active & free),
             self.row_end.eq(move & final),
@@ -112,7 +114,7 @@ class Gearbox(wiring.Component):
                     # Before the chunk moves it does not matter what is in its place.
                     for place in range(1 << out_bits):
                         with m.If(free & (chunk[:out_bits] == place)):
-                            target = self.o.payload.data.word_select(place, 8 * nbytes)
+                            target = word.word_select(place, 8 * nbytes)
                             m.d.sync += target.eq(held[: 8 * nbytes])
         # What is loaded need not be valid, so that this does not hang on `i.valid` and `i.ready`.
         with m.If(~held_valid | move):

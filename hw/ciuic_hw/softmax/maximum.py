@@ -74,28 +74,31 @@ class MaximumStage(wiring.Component):
             self.row.ready.eq(self.row_end),
         ]
 
-        scores, inside = delay(m, self.i.payload, 1), delay(m, words.valid, 1)
-        empty = delay(m, row.empty, 1)
+        def pipe(value):
+            return delay(m, value, 1, reset_less=True)
+
+        scores, inside, empty = pipe(self.i.payload), pipe(words.valid), pipe(row.empty)
         candidates = [
-            delay(m, Mux(inside[lane] & ~empty, scores[lane], numerics.INT32_MIN), 1)
+            pipe(Mux(inside[lane] & ~empty, scores[lane], numerics.INT32_MIN))
             for lane in range(self.lanes)
         ]
         while len(candidates) > 1:  # compared in one cycle, chosen in the next
             candidates = [
-                delay(
-                    m, Mux(delay(m, less(other, one), 1), delay(m, one, 1), delay(m, other, 1)), 1
-                )
+                pipe(Mux(pipe(less(other, one)), pipe(one), pipe(other)))
                 for one, other in zip(candidates[::2], candidates[1::2], strict=True)
             ]
         depth = self.latency - 1
         taken = delay(m, self.taken, depth)
         final = delay(m, self.row_end, depth)
 
-        running, largest = Signal(SCORE), Signal(SCORE)
+        running, largest = Signal(SCORE, reset_less=True), Signal(SCORE)
         fresh = Signal(init=1)  # what comes is of another row than `running`
         larger = fresh | less(running, candidates[0])
-        m.d.comb += largest.eq(Mux(larger, candidates[0], running))
-        m.d.sync += [self.valid.eq(final), self.maximum.eq(largest)]
+        m.d.comb += [
+            largest.eq(Mux(larger, candidates[0], running)),
+            self.maximum.eq(pipe(largest)),
+        ]
+        m.d.sync += self.valid.eq(final)
         with m.If(taken):
             m.d.sync += [running.eq(largest), fresh.eq(final)]
         return m

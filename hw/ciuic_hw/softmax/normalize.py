@@ -52,15 +52,16 @@ class ProbabilityLane(wiring.Component):
             + numerics.RECIPROCAL_FRACTION
             - numerics.PROBABILITY_FRACTION
         )
-        exponential = delay(m, self.exponential, 1)
-        reciprocal = delay(m, self.reciprocal, 1)
+        exponential = delay(m, self.exponential, 1, reset_less=True)
+        reciprocal = delay(m, self.reciprocal, 1, reset_less=True)
         # A multiplier with its own registers: at its inputs, within, behind.
         mantissa = delay(m, exponential.mantissa, 1, reset_less=True)
         inverse = delay(m, reciprocal.inverse, 1, reset_less=True)
         product = delay(m, mantissa * inverse, 2, reset_less=True)
         shift = delay(m, exponential.halvings + reciprocal.norm, 3, reset_less=True)
         coarse = delay(m, product[surplus:] >> (shift[3:] << 3), 1, reset_less=True)
-        m.d.sync += self.o.eq(coarse >> delay(m, shift[:3], 1, reset_less=True))
+        fine = delay(m, shift[:3], 1, reset_less=True)
+        m.d.comb += self.o.eq(delay(m, (coarse >> fine)[: len(self.o)], 1, reset_less=True))
         return m
 
 
@@ -110,15 +111,18 @@ class Rounding(wiring.Component):
         distance = 1
         while distance < self.lanes:
             sums = [
-                delay(m, self._add(sums[lane - distance], one) if lane >= distance else one, 1)
-                for lane, one in enumerate(sums)
+                delay(m, one, 1, reset_less=True)
+                for one in (
+                    *sums[:distance],
+                    *(self._add(*pair) for pair in zip(sums, sums[distance:], strict=False)),
+                )
             ]
             distance *= 2
 
         depth = self.latency(self.lanes) - 2
         taken = delay(m, self.taken, depth)
         final = delay(m, self.final, depth)
-        narrow = delay(m, self.narrow, depth + 1)
+        narrow = delay(m, self.narrow, depth + 1, reset_less=True)
         half = 1 << (PART_BITS - 1)
         remainder = Signal(PART_BITS, init=half)
         reached = [self._add(remainder, one) for one in sums]
@@ -127,10 +131,12 @@ class Rounding(wiring.Component):
         units = [C(0, 1), *(one[-1] for one in reached)]
         for lane in range(self.lanes):
             result = Signal(WIDE + 1)
-            carried = delay(m, units[lane] ^ units[lane + 1], 1)
-            m.d.comb += result.eq(delay(m, whole[lane], depth - 1) + carried)
+            carried = delay(m, units[lane] ^ units[lane + 1], 1, reset_less=True)
+            before = delay(m, whole[lane], depth - 1, reset_less=True)
+            m.d.comb += result.eq(before + carried)
             beyond = result[WIDE] | (narrow & result[NARROW])
-            m.d.sync += self.o[lane].eq(Mux(beyond, -1, result))
+            rounded = Mux(beyond, (1 << WIDE) - 1, result[:WIDE])
+            m.d.comb += self.o[lane].eq(delay(m, rounded, 1, reset_less=True))
         return m
 
     @staticmethod
@@ -140,8 +146,8 @@ class Rounding(wiring.Component):
     def _split(self, m, probability):
         """Return a probability's whole units, two cycles on, and, one on, its part below a unit."""
         snap = exact_log2(numerics.SNAP_8)
-        whole, up = Signal(WIDE + 1), Signal()
-        part = Signal(PART_BITS + 1)
+        whole, up = Signal(WIDE + 1, reset_less=True), Signal(reset_less=True)
+        part = Signal(PART_BITS + 1, reset_less=True)
         close = probability[snap:PART_BITS]
         with m.If(~self.narrow):
             wide_part = numerics.PROBABILITY_FRACTION - WIDE
@@ -156,7 +162,7 @@ class Rounding(wiring.Component):
                 up.eq(close.all()),
                 part.eq(Mux(close.all() | ~close.any(), 0, probability[:PART_BITS])),
             ]
-        return delay(m, (whole + up)[: len(whole)], 1), part
+        return delay(m, (whole + up)[: len(whole)], 1, reset_less=True), part
 
 
 class NormalizeStage(wiring.Component):

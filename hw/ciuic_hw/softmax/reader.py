@@ -71,7 +71,7 @@ class RowReader(wiring.Component):
         config = self.config
         m.submodules.addresses = addresses = RowAddresses(config)
         m.submodules.lengths = lengths = RowLengths(config.max_row)
-        descriptor = Signal(DESCRIPTOR_LAYOUT)
+        descriptor = Signal(DESCRIPTOR_LAYOUT, reset_less=True)
         start, walking = Signal(), Signal()
         # What is the same for all rows; known a cycle after the descriptor is.
         limit = Signal(range(config.max_row))
@@ -207,7 +207,7 @@ class RowReader(wiring.Component):
 
         length = lengths.o.payload
         mode = Signal.like(self.row.payload.mode)
-        row = Signal(row_layout(config))
+        row = Signal(row_layout(config), reset_less=True)
         element = _nbytes(1, SCORE_FORMATS, mode)
         allowed, described, step = Signal(), Signal(), Signal()
         nbytes, addr = Signal(32), Signal.like(addresses.addr)
