@@ -5,7 +5,7 @@ constraints of ULX3S (https://github.com/emard/ulx3s, doc/constraints), a board 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ciuic.abi import CONFIGS, OverlayConfig
 from ciuic.errors import UsageError
@@ -91,9 +91,7 @@ BOARDS: dict[str, Board] = {
     for one in (
         Board(
             name="ecp5-85f",
-            # nextpnr finds no routing with attention (10,700 of 911,000 wires still used twice
-            # after twelve rounds of router2, the reset in the fabric); without it nearly does.
-            config=replace(CONFIGS["tiny"], name="ecp5-85f", attention=False),
+            config=CONFIGS["tiny"],
             part="LFE5U-85F-6BG381",
             synthesize="synth_ecp5",
             resources={

@@ -1,6 +1,6 @@
 """The flow whose tools are on PyPI: synthesis for all boards; for ECP5 a bitstream, too.
 
-Yosys ─► absorb, reset network ─► nextpnr-ecp5 ─► the PLL's divisor ─► ecppack
+Yosys ─► absorb ─► nextpnr-ecp5 ─► the PLL's divisor ─► ecppack
 """
 
 import json
@@ -15,7 +15,6 @@ from . import tools
 from .absorb import absorb
 from .boards import Board
 from .flow import Bitstream, Build, Clock, Report, Use, name_bitstream, synthesize
-from .reset_network import buffer_reset
 
 __all__ = ["build", "constraints", "with_divisor"]
 
@@ -110,14 +109,13 @@ def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tupl
     """Move registers into hard blocks, place and route; return what was used, and the timing."""
     netlist = json.loads((folder / "overlay.json").read_text())
     absorb(netlist["modules"][TOP])
-    buffer_reset(netlist["modules"][TOP])
     (folder / "overlay.json").write_text(json.dumps(netlist))
     (folder / "overlay.lpf").write_text(constraints(board))
     options = [
         *board.nextpnr,
         *("--json", "overlay.json", "--lpf", "overlay.lpf", "--seed", str(seed)),
         *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
-        *("--placer-heap-beta", "0.65", "--router", "router2"),  # spread out for the router
+        *("--placer", "static", "--router", "router1"),  # two thirds of the wire of nextpnr's own
         *("--report", "route.json", "--textcfg", "overlay.config"),
     ]
     tools.nextpnr(options, folder=folder)
@@ -136,7 +134,8 @@ def _timing(found: dict, wanted_hz: float) -> Clock:
 
     hz = {name: one["achieved"] * 1e6 for name, one in found["fmax"].items()}
     (line,) = (name for name in hz if f"${CRYSTAL}$" in name)
-    (core,) = hz.keys() - {line}
+    # The PLL's clock has two parts: behind the gate is the overlay, before it what opens the gate.
+    core = min(hz.keys() - {line}, key=lambda name: hz[name])
     if hz[line] < CRYSTAL_HZ:
         raise DeviceError(f"serial line must run at {CRYSTAL_HZ / 1e6:g} MHz, not {hz[line] / 1e6}")
     (path,) = (

@@ -2,7 +2,7 @@
 
 from amaranth.hdl import *
 from amaranth.lib import stream
-from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ciuic.abi import OverlayConfig, serial
@@ -101,7 +101,9 @@ class Ecp5Top(Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.domains.sync = ClockDomain()
+        # Registers begin as the bitstream sets them: the clock stands until the PLL has locked.
+        # A reset would have to reach all of them in a cycle.
+        m.domains.sync = ClockDomain(reset_less=True)
         m.domains.line = ClockDomain(reset_less=True)
         self._clocks(m)
         divisor = CRYSTAL_HZ // serial.BAUD
@@ -125,9 +127,9 @@ class Ecp5Top(Component):
         return m
 
     def _clocks(self, m):
-        """Let the PLL make the clock; its pins and parameters: Lattice FPGA-TN-02200."""
-        feedback, locked = Signal(), Signal()
-        clock = Signal(name="core_clock")
+        """Let the PLL make the clock; pins and parameters of it and DCCA: Lattice FPGA-TN-02200."""
+        feedback, locked, steady = Signal(), Signal(), Signal()
+        clock, gated = Signal(name="pll_clock"), Signal(name="core_clock")
         m.submodules.pll = Instance(
             "EHXPLLL",
             a_FREQUENCY_PIN_CLKI=str(CRYSTAL_HZ / 1e6),
@@ -151,5 +153,11 @@ class Ecp5Top(Component):
             i_ENCLKOP=Const(0),
             i_ENCLKOS=Const(0),
         )
-        m.d.comb += [ClockSignal().eq(clock), ClockSignal("line").eq(self.clk)]
-        m.submodules.reset = ResetSynchronizer(~locked)
+        m.domains.pll = ClockDomain(reset_less=True)
+        m.submodules.steady = FFSynchronizer(locked, steady, o_domain="pll")
+        m.submodules.gate = Instance("DCCA", i_CLKI=clock, i_CE=steady, o_CLKO=gated)
+        m.d.comb += [
+            ClockSignal().eq(gated),
+            ClockSignal("pll").eq(clock),
+            ClockSignal("line").eq(self.clk),
+        ]
