@@ -126,8 +126,10 @@ class OnChipMemory(Component):
 
     def _writes(self, m, memory):
         writing, answering = Signal(), Signal()
-        ports, manager, word, _, outside, taken = self._burst(m, "aw", ~writing & ~answering)
-        m.d.comb += memory.addr.eq(word)
+        # A beat is written a cycle after it has come.
+        idle = ~(writing | answering | memory.en.any())
+        ports, manager, word, _, outside, taken = self._burst(m, "aw", idle)
+        m.d.sync += [memory.addr.eq(word), memory.en.eq(0)]
         with m.If(taken):
             m.d.sync += writing.eq(1)
         for index, port in enumerate(ports):
@@ -136,11 +138,12 @@ class OnChipMemory(Component):
                 m.d.comb += [
                     port.wready.eq(writing),
                     port.bvalid.eq(answering),
-                    memory.data.eq(port.wdata),
-                    memory.en.eq(Mux(writing & port.wvalid & ~outside, port.wstrb, 0)),
                 ]
+                with m.If(writing):
+                    m.d.sync += memory.data.eq(port.wdata)
                 with m.If(writing & port.wvalid):
                     m.d.sync += [
+                        memory.en.eq(Mux(outside, 0, port.wstrb)),
                         word.eq(word + 1),
                         writing.eq(~port.wlast),
                         answering.eq(port.wlast),

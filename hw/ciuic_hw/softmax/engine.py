@@ -8,7 +8,9 @@ from ciuic.abi import OverlayConfig
 
 from ..attention.ports import LanesPort
 from ..axi.ports import EngineSignature, ReadPort
+from ..streams import SkidBuffer
 from .datapath import SoftmaxDatapath
+from .layouts import result_beat_layout
 from .reader import RowReader
 from .writer import RowWriter
 
@@ -58,7 +60,10 @@ class SoftmaxEngine(wiring.Component):
         wiring.connect(m, reader.score_bytes, datapath.score_bytes)
         wiring.connect(m, reader.row, datapath.row)
         wiring.connect(m, reader.job, writer.job)
-        wiring.connect(m, datapath.o, writer.i)
+        # The way back from memory's `ready` to the lanes' results is long.
+        m.submodules.results = results = SkidBuffer(result_beat_layout(self.config))
+        wiring.connect(m, datapath.o, results.i)
+        wiring.connect(m, results.o, writer.i)
         wiring.connect(m, writer.write, wiring.flipped(self.write))
         wiring.connect(m, writer.done, wiring.flipped(self.done))
         if self.config.attention:
