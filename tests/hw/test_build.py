@@ -75,6 +75,8 @@ def test_a_design_becomes_a_bitstream(
     assert yowasp.run_ecpunpack([f"kept/{bitstream['path']}", "unpacked.config"]) == 0
     unpacked = Path("unpacked.config").read_text()
     assert f"word: CLKOS_DIV {divisor - 1:07b}\n" in unpacked
+    for word in ("ICP_CURRENT 01100", "LPF_RESISTOR 0001000", "MFG_GMCREF_SEL 10"):
+        assert f"word: {word}\n" in unpacked, word  # without these a PLL does not lock
     assert cli.main(["bitstreams", "--folder", "kept", "--verify", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["builds"]
     assert (row["state"], row["older"]) == ("bitstream", False)

@@ -56,10 +56,15 @@ MUTATIONS = (
     Mutation("axi/splitter.py", "self.max_burst - Mux(", "self.max_burst + 1 - Mux(", OVERLAY),
     Mutation("axi/splitter.py", "tail.eq(nbytes[:shift] - 1)", "tail.eq(nbytes[:shift])", OVERLAY),
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
-    Mutation("axi/write.py", "answer & self.resp[1]", "answer & self.resp[0]", OVERLAY),
+    Mutation("axi/write.py", "delay(m, self.resp[1], 1)", "delay(m, self.resp[0], 1)", OVERLAY),
     Mutation("axi/read.py", "~less(room, splitter.burst.p.beats)", "room.any()", OVERLAY),
     # Command processor, registers, copy.
     Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
+    Mutation(
+        "command/dispatch.py", "taken.eq(handed | (due & ~good))", "taken.eq(handed)", OVERLAY
+    ),
+    Mutation("overlay.py", "m.d.sync += soft.eq(1)", "m.d.sync += soft.eq(0)", OVERLAY),
+    Mutation("overlay.py", "zip((spread, *stages), stages", "zip((soft, *stages), stages", OVERLAY),
     Mutation("command/fetch.py", "failed.eq(failed | beat.p.error)", "failed.eq(0)", OVERLAY),
     Mutation("command/complete.py", "record.tag.eq(note.tag)", "record.tag.eq(0)", OVERLAY),
     Mutation("control.py", "interrupt_status & ~cleared | Cat", "interrupt_status | Cat", OVERLAY),
@@ -110,8 +115,8 @@ MUTATIONS = (
     Mutation("softmax/datapath.py", "words[normalize.narrow]", "words[0]", SOFTMAX),
     Mutation(
         "softmax/maximum.py",
-        "delay(m, less(other, one), 1)",
-        "delay(m, less(one, other), 1)",
+        "pipe(less(other, one))",
+        "pipe(less(one, other))",
         SOFTMAX,
     ),
     Mutation("softmax/maximum.py", "fresh | less(", "less(", SOFTMAX),
@@ -121,7 +126,9 @@ MUTATIONS = (
         "delay(m, self.multiplier, 5,",
         SOFTMAX,
     ),
-    Mutation("softmax/exponential.py", "delay(m, shift[:3], 1)", "shift[:3]", SOFTMAX),
+    Mutation(
+        "softmax/exponential.py", "delay(m, shift[:3], 1, reset_less=True)", "shift[:3]", SOFTMAX
+    ),
     Mutation(
         "softmax/exponential.py",
         "words.valid[index] & ~row.empty",
@@ -231,7 +238,11 @@ MUTATIONS = (
     ),
     # The overlay on an ECP5.
     Mutation("ecp5/memory.py", "outside.eq(addr[high:].any())", "outside.eq(0)", ECP5),
-    Mutation("ecp5/memory.py", "step.eq(~offered | ready)", "step.eq(1)", ECP5),
+    Mutation("ecp5/memory.py", "step.eq(~offered | leaving.i.ready)", "step.eq(1)", ECP5),
+    Mutation("ecp5/memory.py", "coming | offered | leaving.o.valid)", "coming | offered)", ECP5),
+    Mutation(
+        "ecp5/memory.py", "[memory.addr.eq(word), memory.en.eq(0)]", "memory.addr.eq(word)", ECP5
+    ),
     Mutation("ecp5/memory.py", "ready.eq(idle & ~earlier)", "ready.eq(idle)", ECP5),
     Mutation("ecp5/bridge.py", "WORD_BYTES).eq(-1)", "WORD_BYTES).eq(1)", ECP5),
     Mutation("ecp5/bridge.py", "word.eq(word >> 8)", "word.eq(word >> 4)", ECP5),

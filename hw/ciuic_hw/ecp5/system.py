@@ -133,6 +133,11 @@ class Ecp5Top(Component):
         m.submodules.pll = Instance(
             "EHXPLLL",
             a_FREQUENCY_PIN_CLKI=str(CRYSTAL_HZ / 1e6),
+            # Loop filter and charge pump, as Project Trellis' ecppll sets them: zero does not lock.
+            a_ICP_CURRENT="12",
+            a_LPF_RESISTOR="8",
+            a_MFG_ENABLE_FILTEROPAMP="1",
+            a_MFG_GMCREF_SEL="2",
             p_FEEDBK_PATH="CLKOP",
             p_CLKI_DIV=1,
             p_CLKFB_DIV=1,
