@@ -89,6 +89,8 @@ def test_the_clock_is_the_fastest_within_the_limit(hz: float) -> None:
     pll = fastest(25_000_000, hz)
     assert 400e6 <= pll.crystal_hz * pll.multiplier <= 800e6
     assert 0.95 * hz < pll.hz <= hz
+    if hz == 101e6:  # 100 MHz, as 16 / 4, 20 / 5 ... 32 / 8
+        assert (pll.multiplier, pll.divisor) == (24, 6)
     others = (25e6 * up / down for up in range(16, 33) for down in range(1, 129))
     assert not [other for other in others if pll.hz < other <= hz]
 

@@ -33,24 +33,28 @@ class Pll:
 def fastest(crystal_hz: int, limit_hz: float) -> Pll:
     """Return the PLL with the fastest clock that is within a limit.
 
+    Of several that make it, it is the one whose VCO is farthest from its own limits.
+
     Raises
     ------
     DeviceError
         If the slowest clock is too fast.
     """
-    found: Pll | None = None
-    for multiplier in range(-(-SLOWEST_HZ // crystal_hz), FASTEST_HZ // crystal_hz + 1):
-        for divisor in range(1, MOST_DIVIDED + 1):
-            pll = Pll(crystal_hz, multiplier, divisor)
-            if pll.hz <= limit_hz and (found is None or pll.hz > found.hz):
-                found = pll
-    if found is None:
+    multipliers = range(-(-SLOWEST_HZ // crystal_hz), FASTEST_HZ // crystal_hz + 1)
+    plls = (Pll(crystal_hz, up, down) for up in multipliers for down in range(1, MOST_DIVIDED + 1))
+    middle = (SLOWEST_HZ + FASTEST_HZ) / 2
+    best = max(
+        (pll for pll in plls if pll.hz <= limit_hz),
+        key=lambda pll: (pll.hz, -abs(crystal_hz * pll.multiplier - middle)),
+        default=None,
+    )
+    if best is None:
         slowest = SLOWEST_HZ / MOST_DIVIDED / 1e6
         raise DeviceError(
             f"design must run at {slowest:g} MHz, the slowest clock of the PLL, "
             f"not {limit_hz / 1e6:g}"
         )
-    return found
+    return best
 
 
 def with_pll(text: str, pll: Pll) -> str:
