@@ -182,12 +182,18 @@ class OverlayBench(Bench):
         await self.write(registers.CONTROL, registers.CONTROL.encode(enable=1))
 
     async def soft_reset(self) -> None:
-        """Ask for a reset and wait until it is done."""
+        """Ask for a reset and wait until it is done; nothing is left of what was before."""
         await self.write(registers.CONTROL, registers.CONTROL.encode(reset=1))
         for _ in range(1000):
             if not (await self.status())["resetting"]:
-                return
-        raise AssertionError("the soft reset did not end")
+                break
+        else:
+            raise AssertionError("the soft reset did not end")
+        counters = (registers.counter(name)[0] for name in registers.COUNTERS if name != "cycles")
+        state = (registers.DOORBELL, registers.COMPLETED, registers.INTERRUPT_STATUS)
+        for register in (*state, *counters):
+            left = await self.read(register)
+            assert left == 0, f"{register.name} is {left} behind a soft reset"
 
     async def read(self, register: Register) -> int:
         """Return a register."""
