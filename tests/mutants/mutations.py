@@ -197,7 +197,7 @@ MUTATIONS = (
     Mutation(
         "attention/scores.py", "rounded = (rough + 1) >> 1", "rounded = rough >> 1", ATTENTION
     ),
-    Mutation("attention/state.py", "Mux(rises, _capped(apart), 0)", "0", ATTENTION),
+    Mutation("attention/state.py", "Mux(rises, _capped(apart), 0)", "_capped(apart)", ATTENTION),
     Mutation(
         "attention/state.py", "Mux(apart[SHIFT_BITS:].any(), limit, apart)", "apart", ATTENTION
     ),
