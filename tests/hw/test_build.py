@@ -45,6 +45,27 @@ def without_engines(self: Any, platform: object) -> Module:
     return m
 
 
+def assert_gated(cells: dict[str, Any]) -> None:
+    """The clock of all but a few registers stands until the PLL's lock has come to its gate."""
+    driven = {
+        bit: (cell["type"], cell["connections"])
+        for cell in cells.values()
+        for port, bits in cell["connections"].items()
+        for bit in bits
+        if cell["port_directions"][port] == "output"
+    }
+    (gate,) = (cell["connections"] for cell in cells.values() if cell["type"] == "DCCA")
+    at, before = gate["CE"][0], []
+    while driven[at][0] == "TRELLIS_FF":
+        before.append(driven[at][1]["CLK"])
+        at = driven[at][1]["DI"][0]
+    assert (driven[at][0], driven[at][1]["LOCK"]) == ("EHXPLLL", [at])
+    assert before == [gate["CLKI"]] * 2
+    clocks = [cell["connections"]["CLK"] for cell in cells.values() if cell["type"] == "TRELLIS_FF"]
+    assert clocks.count(gate["CLKI"]) == 2
+    assert clocks.count(gate["CLKO"]) > 100
+
+
 @pytest.mark.rtl
 def test_a_design_becomes_a_bitstream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -78,6 +99,7 @@ def test_a_design_becomes_a_bitstream(
     dividers = f"CLKOP_DIV {pll.multiplier - 1:07b}", f"CLKOS_DIV {pll.divisor - 1:07b}"
     for word in (*dividers, "ICP_CURRENT 01100", "LPF_RESISTOR 0001000", "MFG_GMCREF_SEL 10"):
         assert f"word: {word}\n" in unpacked, word  # without these a PLL does not lock
+    assert_gated(json.loads(Path("out/overlay.json").read_text())["modules"]["ciuic_top"]["cells"])
     assert cli.main(["bitstreams", "--folder", "kept", "--verify", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["builds"]
     assert (row["state"], row["older"]) == ("bitstream", False)
