@@ -57,6 +57,7 @@ MUTATIONS = (
     Mutation("axi/splitter.py", "tail.eq(nbytes[:shift] - 1)", "tail.eq(nbytes[:shift])", OVERLAY),
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
     Mutation("axi/write.py", "delay(m, self.resp[1], 1)", "delay(m, self.resp[0], 1)", OVERLAY),
+    Mutation("axi/write.py", "free.eq(~self.addr_valid & room", "free.eq(room", OVERLAY),
     Mutation("axi/read.py", "~less(room, splitter.burst.p.beats)", "room.any()", OVERLAY),
     # Command processor, registers, copy.
     Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
