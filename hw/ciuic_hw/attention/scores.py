@@ -221,12 +221,12 @@ class ScoreStage(Component):
             self.multiplier.eq(delay(m, self.record.multiplier, 2, reset_less=True)),
             self.shift.eq(delay(m, self.record.shift, 2, reset_less=True)),
         ]
-        scaling = ExponentialLane.exponent_latency
+        scaling = ExponentialLane.exponent_latency + 1  # the lanes are far away
         self._scaled = FETCH_LATENCY + 2 + scaling + 1
         x = []
         for lane, sign in enumerate(signs):
             sign = delay(m, sign, scaling, reset_less=True)
-            exponent = self.exponent[lane]
+            exponent = delay(m, self.exponent[lane], 1, reset_less=True)
             signed_ = Signal(signed(EXPONENT_BITS + 1), name=f"x_{lane}", reset_less=True)
             m.d.sync += signed_.eq(Mux(sign, -exponent, exponent))
             x.append(signed_)

@@ -119,7 +119,7 @@ class Drain(Component):
         some, final = Signal(), Signal()  # left is not zero; it is one
         place = Signal(ceil_log2(self.places))
         step = output.step
-        stepped, free = Signal(), Signal()
+        stepped, free, moves = Signal(), Signal(), Signal()
         shared = Signal()  # parameters may be used until the last row has left `words`
         # The row is there, its parameters are, and all addresses before the last row goes.
         ready, has_parameters, announced = Signal(), Signal(), Signal()
@@ -148,32 +148,27 @@ class Drain(Component):
             self.parameters_place.eq(place),
             free.eq(~some | (final & stepped & ~shared)),
             take.eq(ready & free),
+            moves.eq(~some | step.ready),
             walk.step.eq(take),
             self.read_bank.eq(bank),
             self.read_row.eq(row),
         ]
         m.d.sync += self.drained.eq(0)
-        with m.If(stepped):
+        ends = ~some | final
+        # What moves up need not be a row: then there are no words.
+        with m.If(moves):
             m.d.sync += [
-                words.eq(words >> lanes * bits),
-                left.eq(left - 1),
-                some.eq(~final),
-                final.eq(left == 2),
-                place.eq(place + 1),
+                words.eq(Mux(ends, self.read_data, words >> lanes * bits)),
+                left.eq(Mux(ends, walk.steps, left - 1)),
+                final.eq(Mux(ends, walk.steps == 1, left == 2)),
+                place.eq(Mux(ends, 0, place + 1)),
             ]
-            m.d.comb += self.parameters_release.eq(shared & final)
-            with m.If(final):
-                m.d.sync += shared.eq(0)
+        m.d.sync += some.eq(take | (some & ~(stepped & final)))
+        with m.If(stepped & final):
+            m.d.comb += self.parameters_release.eq(shared)
+            m.d.sync += shared.eq(0)
         with m.If(take):
-            m.d.sync += [
-                words.eq(self.read_data),
-                left.eq(walk.steps),
-                some.eq(1),
-                final.eq(walk.steps == 1),
-                place.eq(0),
-                fetched.eq(0),
-                shared.eq(job.parameters & walk.last_row),
-            ]
+            m.d.sync += [fetched.eq(0), shared.eq(job.parameters & walk.last_row)]
             with m.If(walk.last_row):
                 m.d.sync += [
                     self.drained.bit_select(bank, 1).eq(1),

@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import PARAMETERS, OverlayConfig
 
 from ..axi.ports import ReadPort
+from ..streams import delay
 from .job import job_layout, result_lanes
 from .walk import RowWalk, TileWalk
 
@@ -59,6 +60,7 @@ class ParameterLoader(Component):
         offset = Signal(32)
         request, beat = self.read.request, self.read.data
         asked = Signal()
+        stepped = delay(m, asked, 1)  # the walk still shows the block
         settled = Signal(2)  # the walk shows the place
         m.d.sync += settled.eq(Mux(walk.start | walk.step, 0, (settled << 1) | 1))
         m.d.comb += [
@@ -73,7 +75,7 @@ class ParameterLoader(Component):
         ]
         with m.If(walk.start):
             m.d.sync += [active.eq(1), offset.eq(0)]
-        with m.If(asked):
+        with m.If(stepped):
             block = config.cols * PARAMETERS.nbytes
             m.d.sync += [
                 offset.eq(Mux(walk.last_n, 0, offset + block)),

@@ -135,7 +135,8 @@ class RowWriter(wiring.Component):
         reason = Signal(Status)
         write_error, later_error = Signal(), Signal()  # of the job that is reported, that runs
         status = status_of(m, reason, read, write_error)
-        m.d.sync += open_.eq(open_ + requested - acknowledged)
+        # The last request of a job is two cycles before its end.
+        m.d.sync += open_.eq(open_ + delay(m, requested, 1) - acknowledged)
         with m.If(end):
             m.d.sync += [
                 reporting.eq(1),
