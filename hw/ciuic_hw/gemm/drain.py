@@ -9,6 +9,7 @@ from ciuic.abi import PARAMETERS, OverlayConfig, Status
 
 from ..axi.ports import WritePort, beat_layout
 from ..jobs import outcome
+from ..streams import delay
 from .accumulators import FETCH_LATENCY
 from .job import job_layout, result_lanes
 from .output import OutputStage
@@ -205,6 +206,7 @@ class Drain(Component):
             self.done.p.busy.eq(Mux(job.refused == Status.PENDING, self.busy[parity], 0)),
             *(walk.job.eq(self.job.p) for walk in walks),
         ]
+        written = delay(m, ~self.write.busy, 1)  # known late; rows leave long before they are
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
@@ -220,7 +222,7 @@ class Drain(Component):
                         ]
                         m.next = "ROWS"
             with m.State("ROWS"):
-                with m.If(idle & ~self.write.busy):
+                with m.If(idle & written):
                     m.next = "REPORT"
             with m.State("REPORT"):
                 m.d.comb += self.done.valid.eq(1)

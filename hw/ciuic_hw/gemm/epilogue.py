@@ -61,13 +61,14 @@ class ParameterLoader(Component):
         request, beat = self.read.request, self.read.data
         asked = Signal()
         stepped = delay(m, asked, 1)  # the walk still shows the block
-        settled = Signal(2)  # the walk shows the place
-        m.d.sync += settled.eq(Mux(walk.start | walk.step, 0, (settled << 1) | 1))
+        moved = delay(m, asked | walk.start, 1)
+        settled = Signal()  # the walk shows the place
+        m.d.sync += settled.eq(~moved)
         m.d.comb += [
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready & self.job.p.parameters),
-            request.valid.eq(active & settled.all() & (requested != 2)),
+            request.valid.eq(active & settled & ~moved & (requested != 2)),
             request.p.addr.eq(job.p_addr + offset),
             request.p.nbytes.eq(walk.columns << exact_log2(PARAMETERS.nbytes)),
             asked.eq(request.valid & request.ready),
