@@ -61,7 +61,7 @@ MUTATIONS = (
     Mutation("axi/splitter.py", "self.max_burst - Mux(", "self.max_burst + 1 - Mux(", OVERLAY),
     Mutation("axi/splitter.py", "tail.eq(nbytes[:shift] - 1)", "tail.eq(nbytes[:shift])", OVERLAY),
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
-    Mutation("axi/write.py", "delay(m, self.resp[1], 1)", "delay(m, self.resp[0], 1)", OVERLAY),
+    Mutation("axi/write.py", "delay(m, self.resp[1], 2)", "delay(m, self.resp[0], 2)", OVERLAY),
     Mutation("axi/write.py", "free.eq(~self.addr_valid & room", "free.eq(room", OVERLAY),
     Mutation("axi/read.py", "~less(room, splitter.burst.p.beats)", "room.any()", OVERLAY),
     # Command processor, registers, copy.
@@ -91,7 +91,10 @@ MUTATIONS = (
     Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "Mux(ends, 0, place + 1)", "Mux(ends, 0, place)"),
+    Mutation("gemm/walk.py", "Mux(stepped, tiles_left == 3, tiles_left == 2)", "tiles_left == 2"),
     # Softmax engine.
+    Mutation("softmax/writer.py", "Mux(written, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
+    Mutation("softmax/rows.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
     Mutation("softmax/rows.py", "less(listed.last, reach)", "less(reach, listed.last)", SOFTMAX),
     Mutation("softmax/rows.py", "Mux(empty, 0, low - 1)", "low - 1", SOFTMAX),
     Mutation("softmax/rows.py", "reach.eq(reach + 1)", "reach.eq(reach + 2)", SOFTMAX),
@@ -172,7 +175,7 @@ MUTATIONS = (
     Mutation(
         "softmax/writer.py", "write_error.eq(later_error | error)", "write_error.eq(0)", SOFTMAX
     ),
-    Mutation("axi/write.py", "answer & answered.last", "answer", OVERLAY),
+    Mutation("axi/write.py", "answer & last", "answer", OVERLAY),
     Mutation(
         "streams.py",
         "self.depth - self.latency - MARGIN)",
