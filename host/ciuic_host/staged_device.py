@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ciuic.devices import Device, DeviceArray
-from ciuic.devices.array import Shape, Storage
-from ciuic.devices.base import DTYPES
+from ciuic.devices.array import DTYPES, Shape, Storage
 from ciuic.errors import OutOfMemory
 
 from .overlay import Overlay
@@ -27,8 +26,8 @@ class StagedDevice(Device):
     overlay: Overlay
 
     @property
-    def staged_bytes(self) -> int:
-        """Bytes of those in use that are the buffer's; it stays for later tasks."""
+    def kept_bytes(self) -> int:
+        """Bytes of those in use that are the buffer's."""
         return self._staging_bytes
 
     def _open_staging(self) -> None:
