@@ -301,16 +301,13 @@ class ArenaDevice(Device):
 
     # On the queue thread.
 
-    def _fit(self, output: DeviceArray) -> Any:
-        """Have the arena reach the places of the task that makes an array; return its memory."""
+    def _fit(self, output: DeviceArray) -> None:
+        """Have the arena reach the places of the task that makes an array."""
         storage = output.storage
-        if not isinstance(storage, Result):  # of a task that works in place
-            return storage.data
-        arena = self.arena
-        if storage.reach > arena.nbytes:
-            arena.fit(max(storage.reach, self._arena_bytes))
-        self._between = iter(storage.between)
-        return arena.view(storage.place)
+        if isinstance(storage, Result):  # or the task works in place
+            if storage.reach > self.arena.nbytes:
+                self.arena.fit(max(storage.reach, self._arena_bytes))
+            self._between = iter(storage.between)
 
     def _next_between(self) -> Any:
         """Return the memory of the next value between, as `sizes_between` lists them."""

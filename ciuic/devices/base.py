@@ -348,7 +348,7 @@ class Device(Slots, Accounting, Planning, ABC):
                     storage.wait()
                 if storage.error is not None:
                     return storage.error
-            if task.op not in _ON_LOST_DEVICES:
+            if self._history.lost is not None and task.op not in _ON_LOST_DEVICES:
                 self._history.check(task.op)
             start = time.perf_counter()
             output = task.output

@@ -131,7 +131,8 @@ class CpuDevice(ArenaDevice):
         attributes: dict[str, Any],
     ) -> npt.NDArray[np.float32]:
         assert self._calls is not None
-        result: npt.NDArray[np.float32] = self._fit(output)
+        self._fit(output)
+        result: npt.NDArray[np.float32] = output.storage.data
         memory, x = self._next_between(), host_operand(inputs[0])
         program.run(self._calls, memory, x, result, attributes["offset"])
         return result
@@ -144,13 +145,18 @@ class CpuDevice(ArenaDevice):
         return kernels
 
     def _numpy_kernel(self, operator: Operator) -> Kernel:
-        function, in_place, fit = operator.kernel, operator.in_place, self._fit
+        function, in_place, takes_out = operator.kernel, operator.in_place, operator.takes_out
+        fit = self._fit
 
         def kernel(
             inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
         ) -> npt.NDArray[Any]:
-            result: npt.NDArray[Any] = fit(output)
-            computed = function(*map(host_operand, inputs), **attributes)
+            fit(output)
+            result: npt.NDArray[Any] = output.storage.data
+            operands = map(host_operand, inputs)
+            if takes_out:
+                return function(*operands, out=result, **attributes)
+            computed = function(*operands, **attributes)
             if not in_place:
                 result[...] = computed
             return result
@@ -162,15 +168,13 @@ class CpuDevice(ArenaDevice):
 
         def kernel(
             inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
-        ) -> npt.NDArray[Any]:
+        ) -> Any:
             if not _is_native(op, attributes):
-                computed: npt.NDArray[Any] = in_numpy(inputs, output, attributes)
-                return computed
-            result: npt.NDArray[Any] = fit(output)
-            operands = [host_operand(array) for array in inputs[in_place:]]
-            arguments = arguments_of(*operands, **attributes)
-            calls.run(calls.pack(op, result, arguments), attributes.get("offset", 0))
-            return result
+                return in_numpy(inputs, output, attributes)
+            fit(output)
+            arguments = arguments_of(*inputs[in_place:], **attributes)
+            calls.run(calls.pack(op, output, arguments), attributes.get("offset", 0))
+            return output.storage.data if in_place else None
 
         return kernel
 

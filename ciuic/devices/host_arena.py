@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from typing import Any
 
@@ -27,10 +28,12 @@ class HostArena:
     ----------
     nbytes
         Of them.
+    address
+        Of the first.
     """
 
     def __init__(self, uri: str) -> None:
-        self.nbytes = 0
+        self.nbytes = self.address = 0
         self._uri = uri
         self._pages: mmap.mmap | None = None
         self._views: dict[Place, npt.NDArray[Any]] = {}
@@ -60,6 +63,7 @@ class HostArena:
                 _release(self._pages, start, count)
         self._views.clear()
         self._pages, self.nbytes = pages, nbytes
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
 
     def view(self, place: Place) -> npt.NDArray[Any]:
         """Return the array that lies somewhere, to be written to and read."""
@@ -77,7 +81,7 @@ class HostArena:
         if self._pages is not None:
             _release(self._pages, 0, self.nbytes)
         self._views.clear()
-        self._pages, self.nbytes = None, 0
+        self._pages, self.nbytes, self.address = None, 0, 0
 
 
 def _release(pages: mmap.mmap, start: int, count: int) -> None:

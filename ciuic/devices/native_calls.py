@@ -6,6 +6,7 @@ The order of each operator's arguments is that of its kernel in ``cpu_kernels.c`
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from ciuic.ops.rope import RopeScaling, frequencies
 from ciuic.quantize import Float32Array, Int8Array, QuantizedMatrix
 
+from .arena import Result
 from .array import DeviceArray
 
 Array = npt.NDArray[Any]
@@ -51,27 +53,27 @@ class Arguments(NamedTuple):
     Of an array that stays where it is the address will do; one that is not there is None.
     """
 
-    arrays: tuple[Array | int | None, ...]
+    arrays: tuple[DeviceArray | Array | int | None, ...]
     sizes: tuple[int, ...]
     numbers: tuple[float, ...] = ()
 
 
-def _linear(x: Array, weight: RowWeight, bias: Array | None = None) -> Arguments:
-    n, k = weight.values.shape
-    return Arguments((x, *weight.addresses, bias), (x.shape[0], k, n))
+def _linear(x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None = None) -> Arguments:
+    rows: RowWeight = weight.storage.data
+    return Arguments((x, *rows.addresses, bias), (x.shape[0], *weight.shape))
 
 
-def _hadamard(x: Array, *, block: int) -> Arguments:
-    return Arguments((x,), (x.size, block))
+def _hadamard(x: DeviceArray, *, block: int) -> Arguments:
+    return Arguments((x,), (math.prod(x.shape), block))
 
 
-def _rms_norm(x: Array, weight: Array, *, eps: float) -> Arguments:
+def _rms_norm(x: DeviceArray, weight: DeviceArray, *, eps: float) -> Arguments:
     return Arguments((x, weight), x.shape, (eps,))
 
 
 def _rope(
-    x: Array,
-    positions: Array,
+    x: DeviceArray,
+    positions: DeviceArray,
     *,
     theta: float,
     interleaved: bool = False,
@@ -89,9 +91,9 @@ def _turns(head_dim: int, theta: float, scaling: RopeScaling | None) -> Float32A
 
 
 def _attention(
-    q: Array,
-    keys: Array,
-    values: Array,
+    q: DeviceArray,
+    keys: DeviceArray,
+    values: DeviceArray,
     *,
     scale: float,
     offset: int = 0,
@@ -101,12 +103,12 @@ def _attention(
     return Arguments((q, keys, values), (t, heads, keys.shape[1], head_dim), (scale,))
 
 
-def _elementwise(a: Array, b: Array) -> Arguments:
-    return Arguments((a, b), (a.size,))
+def _elementwise(a: DeviceArray, b: DeviceArray) -> Arguments:
+    return Arguments((a, b), (math.prod(a.shape),))
 
 
-def _kv_append(rows: Array, *, offset: int = 0) -> Arguments:
-    return Arguments((rows,), (rows.shape[0], rows[0].size))
+def _kv_append(rows: DeviceArray, *, offset: int = 0) -> Arguments:
+    return Arguments((rows,), (rows.shape[0], math.prod(rows.shape[1:])))
 
 
 ARGUMENTS: dict[str, Callable[..., Arguments]] = {
@@ -139,7 +141,7 @@ class Calls:
             for op in ARGUMENTS
         }
 
-    def pack(self, op: str, result: Array, arguments: Arguments) -> bytes:
+    def pack(self, op: str, result: DeviceArray, arguments: Arguments) -> bytes:
         """Return one call; its arrays must stay where they are while it may run."""
         arrays, sizes, numbers = arguments
         addresses = [_address(result), *map(_address, arrays)]
@@ -178,6 +180,13 @@ def _address(array: Any) -> int:
         return 0
     if isinstance(array, int):
         return array
+    if isinstance(array, DeviceArray):
+        storage = array.storage
+        if isinstance(storage, Result):
+            arena: Any = storage.device.arena  # `HostArena`
+            start: int = arena.address + storage.place[0]
+            return start
+        array = storage.data
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # four times as fast as below
     except (TypeError, ValueError):  # it is read-only, or empty

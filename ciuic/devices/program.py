@@ -112,10 +112,7 @@ class Program:
         packed = []
         self._arguments.clear()
         for op, inputs, result, attributes in self._steps:
-            operands = [host_operand(array) for array in inputs]
-            if OPERATORS[op].in_place:
-                operands.pop(0)
-            arguments = ARGUMENTS[op](*operands, **attributes)
+            arguments = ARGUMENTS[op](*inputs[OPERATORS[op].in_place :], **attributes)
             self._arguments.append(arguments)
-            packed.append(calls.pack(op, host_operand(result), arguments))
+            packed.append(calls.pack(op, result, arguments))
         self._calls, self._memory = b"".join(packed), (memory, output)
