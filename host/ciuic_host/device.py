@@ -311,13 +311,18 @@ class FpgaDevice(StagedDevice):
 
     @contextmanager
     def _caches(self, arrays: Sequence[DeviceArray]) -> Iterator[list[CachedRows]]:
-        """Give arrays as caches; those that are none are packed for this task alone."""
-        passing = []
+        """Give arrays as caches; those that are none are packed and counted for this task alone."""
+        passing, claimed = [], []
+
+        def claim(nbytes: int) -> None:
+            self._claim(nbytes)
+            claimed.append(nbytes)
+
         caches = []
         for array in arrays:
             data = array.data
             if not isinstance(data, CachedRows):
-                data = CachedRows(_operand(array))
+                data = CachedRows(_operand(array), claim)
                 passing.append(data)
             caches.append(data)
         try:
@@ -325,6 +330,7 @@ class FpgaDevice(StagedDevice):
         finally:
             for data in passing:
                 data.release(self.overlay)
+            self._freed.extend(claimed)
 
     def _hold_cache(
         self, keys: CachedRows, values: CachedRows, count: int, *beside: CachedRows
