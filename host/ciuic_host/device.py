@@ -311,12 +311,21 @@ class FpgaDevice(StagedDevice):
 
     @contextmanager
     def _caches(self, arrays: Sequence[DeviceArray]) -> Iterator[list[CachedRows]]:
-        """Give arrays as caches; those that are none are packed and counted for this task alone."""
-        passing, claimed = [], []
+        """Give arrays as caches; those that are none are packed for this task alone.
+
+        As with caches, their contents in float32 count as bytes of the overlay, and stand for what
+        is packed; padding may take more.
+        """
+        passing: list[CachedRows] = []
+        packed: list[int] = []  # bytes
+        claimed: list[int] = []
 
         def claim(nbytes: int) -> None:
-            self._claim(nbytes)
-            claimed.append(nbytes)
+            packed.append(nbytes)
+            counted = sum(data.floats.nbytes for data in passing) + sum(claimed)
+            if sum(packed) > counted:
+                self._claim(sum(packed) - counted)
+                claimed.append(sum(packed) - counted)
 
         caches = []
         for array in arrays:
