@@ -71,8 +71,12 @@ SLOPE_BITS = 9
 RESULT_FRACTION_16 = 16
 RESULT_FRACTION_8 = 8
 # An 8-bit result may be a whole unit off by its rounding, which leaves nothing for the error of the
-# probability. So probabilities closer than this to a unit are rounded to it.
+# probability. So probabilities closer to a unit, one or more, than their error are rounded to it:
+# SNAP_8 from a large number of units on, smaller by a step from a medium one on, by two below it.
 SNAP_8 = 2 ** (PROBABILITY_FRACTION - 14)
+SNAP_8_STEP = 4
+SNAP_8_LARGE = 16
+SNAP_8_MEDIUM = 4
 
 # Attention: keys are taken in blocks of the array's columns. See `ciuic.reference.attention`.
 PROBABILITY_BITS = 7  # of a probability relative to the octave of its block: an INT8 activation

@@ -6,7 +6,8 @@ elements, except that the remainder of the rounding is carried from each element
 Claims, for rows of up to 4096 elements and any scale, against softmax in real numbers:
 
 1. A 16-bit result is off by less than 2**-13, an 8-bit result by at most 2**-8.
-2. The 16-bit results of a row sum to one within 2**-10.
+2. The 16-bit results of a row sum to one within 2**-10. The 8-bit results sum to one exactly, but
+   that one itself is not among them: a result of one is 255 * 2**-8, beside zeros.
 3. Where x[i] > x[j] and the exact results differ by more than the bound of claim 1, result i is
    larger than result j with 16 bits, and not smaller with 8 bits.
 
@@ -34,28 +35,34 @@ reciprocal          1 (table, its first entry) +    multiplied by E and the norm
 probability         2**-26                          **0.1**
 ==================  ==============================  ===============================================
 
-Together less than 7.4 units: a probability is off by less than 3.7 * 2**-16.
+Together less than 7.4 units: a probability is off by less than 3.7 * 2**-16. A small one is off by
+less, as all but the cut goes down with p: the scale's share is below ln 2 * p * 12, the mantissa's
+below 4.8 * p, the reciprocal's below 4 * p and 1 * p. That makes 1.2 units for p < 2**-4 and 0.4
+for p < 2**-6.
 
 *16 bits.* Each result is a neighbour of its probability, so less than 2**-16 is added: 4.7 *
 2**-16, a little more than half of the bound. Saturation can only bring a result of 2**16 closer to
 p <= 1, or leaves it one unit in the last place below.
 
 *8 bits.* A neighbour may be a unit of 2**-8 away, which alone is the bound. So a probability closer
-than 2**-14 = 4 * 2**-16 to a unit becomes that unit; any other is at most 2**-8 - 2**-14 away from
-either neighbour, and the error of the probability still fits.
+to a unit than its error becomes that unit: closer than 2**-14, which is 8 units of 2**-17, from
+16 * 2**-8 on, than 2**-16 (2 units) from 4 * 2**-8 on, than 2**-18 (half a unit) below. Any other
+is farther than its error from the end of its range. Below one unit of 2**-8 a probability does not
+become zero: zero is right for it, and so is one unit, as p is not negative.
 
 *Sum.* The results sum to the rounded sum of the probabilities; that is off by the reciprocal (1.4 *
 2**-16), the cut of each probability (4096 * 2**-26 = 4 * 2**-16), the sum (0.3 * 2**-16), its
-rounding (1/2 * 2**-16) and a saturation (2 * 2**-16): less than 9 * 2**-16. With 8 bits each
-probability below 2**-14 counts as zero, so a row loses the mass of such elements: at most 2**-14
-each.
+rounding (1/2 * 2**-16) and a saturation (2 * 2**-16): less than 9 * 2**-16. With 8 bits what
+becomes a unit of 2**-8 is moved by little more than 2**-10 of itself (2**-14 of at least 2**-4,
+2**-16 of 2**-6, 2**-18 of almost 2**-8), so all of them together by less than 1.01 * 2**-10. With
+the errors above that is less than half a unit of 2**-8, and the rounded sum is one.
 
 *Order.* Every step falls with the distance, the joints of the table included, so x[i] > x[j] never
 gives a smaller probability. Sum and reciprocal scale all of a row alike; what is left, the errors
 of two exponentials with p at most 1/2 (the largest one is exact), moves a difference by less than
 2 * 2**-16. So 8 * 2**-16 leaves more than two units of 16 bits, and neighbours cannot meet; 2**-8
-leaves a unit of 8 bits less 2**-15, which the snap of the paragraph above covers, and they cannot
-change places.
+leaves a unit of 8 bits less the errors of both. In the same unit that is room for one of the two
+only if it is closer to an end than its error: then it is at that end. So they cannot change places.
 """
 
 from __future__ import annotations
@@ -223,8 +230,11 @@ def _round(probability: Integers, out: Format) -> Integers:
 
 
 def _snap(probability: Integers, unit: int) -> Integers:
-    """Return the probabilities with those close to a whole unit set to it."""
+    """Return the probabilities with those close to a whole unit, but for zero, set to it."""
     part = probability & (unit - 1)
     whole = probability - part
-    above = np.where(part >= unit - numerics.SNAP_8, whole + unit, probability)
-    return np.where(part < numerics.SNAP_8, whole, above)
+    large = whole >= numerics.SNAP_8_LARGE * unit
+    steps = np.where(large, 0, np.where(whole >= numerics.SNAP_8_MEDIUM * unit, 1, 2))
+    close = numerics.SNAP_8 // numerics.SNAP_8_STEP**steps
+    above = np.where(part >= unit - close, whole + unit, probability)
+    return np.where((part < close) & (whole > 0), whole, above)

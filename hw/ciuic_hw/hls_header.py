@@ -32,6 +32,9 @@ NUMERICS = (
     "RESULT_FRACTION_16",
     "RESULT_FRACTION_8",
     "SNAP_8",
+    "SNAP_8_STEP",
+    "SNAP_8_LARGE",
+    "SNAP_8_MEDIUM",
 )
 COSIM_DEPTH = 8192  # entries of every memory port in co-simulation; no test vector has more
 WORDS_PER_LINE = 8

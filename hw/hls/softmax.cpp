@@ -210,14 +210,18 @@ Probability probability(const Exponential &exponential, const Reciprocal &recipr
     return product >> (surplus + exponential.halvings + reciprocal.norm);
 }
 
-// Round probabilities close to a unit of 8 bits to it.
+// Round probabilities closer to a unit of 8 bits than their error, but for zero, to it.
 Probability snap(Probability probability) {
     constexpr int unit_bits = PROBABILITY_FRACTION - RESULT_FRACTION_8;
     constexpr uint32_t unit = 1u << unit_bits;
     const ap_uint<unit_bits> part = probability;
-    if (part < SNAP_8)
+    const uint32_t units = probability >> unit_bits;
+    const uint32_t close = units >= SNAP_8_LARGE    ? SNAP_8
+                           : units >= SNAP_8_MEDIUM ? SNAP_8 / SNAP_8_STEP
+                                                    : SNAP_8 / SNAP_8_STEP / SNAP_8_STEP;
+    if (part < close && units > 0)
         return probability - part;
-    return part >= unit - SNAP_8 ? Probability(probability - part + unit) : probability;
+    return part >= unit - close ? Probability(probability - part + unit) : probability;
 }
 
 // Round so that the results of a row sum to what its probabilities sum to: each result is what the

@@ -242,6 +242,21 @@ async def test_extreme_rows(dut: Any) -> None:
 
 
 @cocotb.test()
+async def test_equal_elements_close_to_a_unit_of_8_bits(dut: Any) -> None:
+    """What each is moved by to the unit adds up along the row."""
+    bench = SoftmaxBench(dut)
+    await bench.reset()
+    cols = min(CONFIG.max_row, 240)
+    for units in (2, 3, 4, 15, 16):
+        for part in (2.0**-5, 2.0**-7, 2.0**-9, -(2.0**-7)):
+            scores = np.full((1, cols), -1, np.int8)
+            equal = min(200 // (units + 1), cols // 2)
+            scores[:, :equal] = 0
+            others = (256 / (units + part) - equal) / (cols - equal)
+            await run(bench, Case(scores, scale=-np.log(others), out=Format.Q0_8))
+
+
+@cocotb.test()
 async def test_rows_without_a_valid_element_are_zero(dut: Any) -> None:
     bench = SoftmaxBench(dut, latency=2)
     await bench.reset()

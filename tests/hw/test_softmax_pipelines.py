@@ -184,10 +184,13 @@ def rounded(rows: list[list[int]], narrow: bool) -> list[list[int]]:
         left = unit // 2
         results.append([])
         for probability in row:
-            part = probability % unit
-            if narrow and part < numerics.SNAP_8:
+            units, part = divmod(probability, unit)
+            close = numerics.SNAP_8
+            for least in (numerics.SNAP_8_LARGE, numerics.SNAP_8_MEDIUM):
+                close //= 1 if units >= least else numerics.SNAP_8_STEP
+            if narrow and part < close and units > 0:
                 probability -= part
-            elif narrow and part >= unit - numerics.SNAP_8:
+            elif narrow and part >= unit - close:
                 probability += unit - part
             result, left = divmod(left + probability, unit)
             results[-1].append(min(result, 255 if narrow else 65535))
@@ -195,9 +198,14 @@ def rounded(rows: list[list[int]], narrow: bool) -> list[list[int]]:
 
 
 def random_probabilities(rng: np.random.Generator, size: tuple[int, int]) -> npt.NDArray[Any]:
-    values = rng.choice([0, 1, 2**18 - 1, 2**18, 2**12, 2**12 - 1, 2**26, 2**26 + 2000], size)
+    edges = [0, 1, 2**18 - 1, 2**18, 2**26, 2**26 + 2000]
+    for distance in (2**12, 2**10, 2**8):  # on either side of what becomes a unit of 8 bits
+        for units in (1, 3, 4, 15, 16, 100):
+            for edge in (units * 2**18 + distance, units * 2**18 - distance):
+                edges += [edge - 1, edge, edge + 1]
+    values = rng.choice(edges, size)
     small = (2.0 ** rng.uniform(0, 26, size)).astype(np.int64)
-    return np.where(rng.random(size) < 0.2, values, small)
+    return np.where(rng.random(size) < 0.5, values, small)
 
 
 @pytest.mark.parametrize("narrow", [False, True])

@@ -8,18 +8,23 @@ GEMM = "sim/benches/test_gemm.py::test_gemm_engine[plain]"
 SINGLE = "sim/benches/test_gemm.py::test_gemm_engine[one-beat-tiles]"
 OVERLAY = "sim/benches/test_overlay.py"
 SOFTMAX = "tests/hw/test_softmax_engine.py"
+SOFTMAX_STAGES = "tests/hw/test_softmax_pipelines.py"
 SOFTMAX_RTL = "sim/benches/test_softmax.py::test_softmax_engine[lanes-4]"
 ATTENTION = "sim/benches/test_attention.py::test_attention_engine[plain]"
 ZYNQ = "tests/hw/test_zynq_bridges.py"
 ZYNQ_RTL = "sim/benches/test_zynq.py"
 ECP5 = "tests/hw/test_ecp5.py"
-BENCHES = (GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_RTL, ATTENTION, ZYNQ, ZYNQ_RTL, ECP5)
+BENCHES = (
+    *(GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_STAGES, SOFTMAX_RTL),
+    *(ATTENTION, ZYNQ, ZYNQ_RTL, ECP5),
+)
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
 TESTS = {
     GEMM: "every_option|tiles_of_rows|long_rows|random_products|chained_products",
     SINGLE: "random_products|chained_products",
     OVERLAY: ".*",
     SOFTMAX: "",  # in Amaranth's simulator; stops at the first test that fails
+    SOFTMAX_STAGES: "",
     SOFTMAX_RTL: ".*",
     ATTENTION: "bad_desc|corners|rows_see|slowly|chained_heads",
     ZYNQ: "",
@@ -143,7 +148,13 @@ MUTATIONS = (
     Mutation("softmax/exponential.py", "Mux(far, 0, table.value)", "table.value", SOFTMAX),
     Mutation("softmax/normalize.py", "Mux(final, half, reached[-1])", "reached[-1]", SOFTMAX),
     Mutation("softmax/normalize.py", "| (narrow & result[NARROW])", "| 0", SOFTMAX),
-    Mutation("softmax/normalize.py", "close.all() | ~close.any(), 0", "close.all(), 0", SOFTMAX),
+    Mutation("softmax/normalize.py", "above & units.any()", "above", SOFTMAX_STAGES),
+    Mutation(
+        "softmax/normalize.py",
+        "~bits[0].any() & (large |",
+        "~bits[0].any() & (medium |",
+        SOFTMAX_STAGES,
+    ),
     Mutation(
         "softmax/normalize.py",
         "self.i.ready.eq(may & ~masked)",

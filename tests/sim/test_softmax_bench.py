@@ -37,8 +37,7 @@ def test_results_are_within_their_bounds() -> None:
     ):
         assert row.max_abs_error <= MAX_ERROR[case.out_format], row
         assert row.argmax_agreement == 1, row
-        if case.out_format is Format.Q0_16:
-            assert row.row_sum_error <= MAX_SUM_ERROR, row
+        assert row.row_sum_error <= MAX_SUM_ERROR, row
         assert row.fraction_of_bound >= 0.90, row
 
 

@@ -29,7 +29,7 @@ __all__ = ["SoftmaxDatapath"]
 
 FIFO_LATENCY = 5  # cycles from an entry's arrival to its departure
 ROOM_LATENCY = 1  # cycles from a FIFO that has room to a stage that knows
-RESULTS_WAITING = 32  # words of results
+RESULTS_WAITING = 64  # words of results
 
 
 class SoftmaxDatapath(wiring.Component):

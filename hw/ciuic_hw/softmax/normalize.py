@@ -99,7 +99,7 @@ class Rounding(wiring.Component):
     @staticmethod
     def latency(lanes):
         """Return the cycles from a word to its results."""
-        return exact_log2(lanes) + 3
+        return exact_log2(lanes) + 4
 
     def elaborate(self, platform):
         m = Module()
@@ -132,7 +132,7 @@ class Rounding(wiring.Component):
         for lane in range(self.lanes):
             result = Signal(WIDE + 1)
             carried = delay(m, units[lane] ^ units[lane + 1], 1, reset_less=True)
-            before = delay(m, whole[lane], depth - 1, reset_less=True)
+            before = delay(m, whole[lane], depth - 2, reset_less=True)
             m.d.comb += result.eq(before + carried)
             beyond = result[WIDE] | (narrow & result[NARROW])
             rounded = Mux(beyond, (1 << WIDE) - 1, result[:WIDE])
@@ -144,25 +144,33 @@ class Rounding(wiring.Component):
         return (one + other)[: PART_BITS + 1]
 
     def _split(self, m, probability):
-        """Return a probability's whole units, two cycles on, and, one on, its part below a unit."""
-        snap = exact_log2(numerics.SNAP_8)
-        whole, up = Signal(WIDE + 1, reset_less=True), Signal(reset_less=True)
-        part = Signal(PART_BITS + 1, reset_less=True)
-        close = probability[snap:PART_BITS]
-        with m.If(~self.narrow):
-            wide_part = numerics.PROBABILITY_FRACTION - WIDE
-            m.d.sync += [
-                whole.eq(probability[wide_part:]),
-                up.eq(0),
-                part.eq(probability[:wide_part] << (PART_BITS - wide_part)),
-            ]
-        with m.Else():
-            m.d.sync += [
-                whole.eq(probability[PART_BITS:]),
-                up.eq(close.all()),
-                part.eq(Mux(close.all() | ~close.any(), 0, probability[:PART_BITS])),
-            ]
-        return delay(m, (whole + up)[: len(whole)], 1, reset_less=True), part
+        """Return a probability's whole units, three cycles on, and, two on, its part below one."""
+        up, down = (delay(m, one & self.narrow, 1, reset_less=True) for one in _close(probability))
+        narrow = delay(m, self.narrow, 1, reset_less=True)
+        probability = delay(m, probability, 1, reset_less=True)
+        wide_part = numerics.PROBABILITY_FRACTION - WIDE
+        whole = Mux(narrow, probability[PART_BITS:], probability[wide_part:])
+        part = Mux(
+            narrow, probability[:PART_BITS], probability[:wide_part] << (PART_BITS - wide_part)
+        )
+        whole = delay(m, whole[: WIDE + 1], 1, reset_less=True)
+        more = delay(m, up, 1, reset_less=True)
+        part = delay(m, Mux(up | down, 0, Cat(part[:PART_BITS], C(0, 1))), 1, reset_less=True)
+        return delay(m, (whole + more)[: len(whole)], 1, reset_less=True), part
+
+
+def _close(probability):
+    """Return whether a probability is close below a unit of 8 bits, and whether close above one."""
+    units = probability[PART_BITS:]
+    large = units[exact_log2(numerics.SNAP_8_LARGE) :].any()
+    medium = units[exact_log2(numerics.SNAP_8_MEDIUM) :].any()
+    step = exact_log2(numerics.SNAP_8_STEP)
+    coarse = exact_log2(numerics.SNAP_8)
+    fine, finest = coarse - step, coarse - 2 * step
+    bits = (probability[coarse:PART_BITS], probability[fine:coarse], probability[finest:fine])
+    below = bits[0].all() & (large | bits[1].all()) & (medium | bits[2].all())
+    above = ~bits[0].any() & (large | ~bits[1].any()) & (medium | ~bits[2].any())
+    return below, above & units.any()
 
 
 class NormalizeStage(wiring.Component):

@@ -68,10 +68,13 @@ def test_error_stays_within_its_bound(seed: int) -> None:
             results = softmax(scores, scale=SoftmaxScale.encode(scale), out=out)
             error = np.abs(fractions(results, out) - wanted).max()
             assert error <= MAX_ERROR[out], (seed, out, scores.shape, scores.dtype, scale)
+            sums = fractions(results, out).sum(axis=1)
             if out is Format.Q0_16:
                 assert error < 4.7 * ONE_16
-                sums = fractions(results, out).sum(axis=1)
                 assert np.abs(sums - 1).max() < 9 * ONE_16 < MAX_SUM_ERROR
+            else:
+                alone = (results == 255).any(axis=1) & (np.count_nonzero(results, axis=1) == 1)
+                assert ((sums == 1) | alone).all(), (seed, scores.shape, scores.dtype, scale)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -267,3 +270,14 @@ def test_result_format_must_be_a_fraction() -> None:
 def test_lengths_must_fit_the_rows(lengths: list[int]) -> None:
     with pytest.raises(ShapeError, match=r"^lengths must be 2 numbers from 0 to 3, not \["):
         softmax(np.zeros((2, 3), np.int8), scale=SCALE, lengths=lengths)
+
+
+@pytest.mark.parametrize("units", [1, 2, 3, 4, 5, 15, 16, 17, 40])
+def test_equal_elements_close_to_a_unit_keep_the_sum_of_8_bit_results(units: int) -> None:
+    """All of a row are rounded to the same side: what each is moved by adds up."""
+    for count in range(256 // (units + 1) + 1, 256 // units + 2):
+        for rest in range(3):
+            scores = np.zeros((1, count + rest), np.int8)
+            scores[:, count:] = -100
+            results = softmax(scores, scale=SoftmaxScale.encode(0.03), out=Format.Q0_8)
+            assert results.sum() == 256, (count, rest)
