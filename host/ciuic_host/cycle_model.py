@@ -23,19 +23,19 @@ from .gemm_cycles import Job, Shape
 from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
-COMPLETE = 12  # around the beats of a record
-SOFTMAX = 77  # around the stages of a softmax
+COMPLETE = 13  # around the beats of a record
+SOFTMAX = 104  # around the stages of a softmax
 SOFTMAX_READ = 8  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 6  # between the requests of the scores of two rows
 SOFTMAX_RESULT = 4  # between those of the results of two rows
 SOFTMAX_NEXT = 12  # from a softmax's last row to the next one's first
-ATTENTION = 72  # around the stages of an attention
+ATTENTION = 74  # around the stages of an attention
 ATTENTION_PHASE = 2  # between two phases of an attention
 ATTENTION_ROWS = 4  # between the requests of two queries, and between two blocks of columns
 ATTENTION_ROW_GAP = 3  # for each query of a job that follows none, beside its beats
 ATTENTION_REST = 7  # between two blocks of scores on the lanes
-ATTENTION_LANES = 55  # from the last scores of a block to its first probabilities in the array
+ATTENTION_LANES = 56  # from the last scores of a block to its first probabilities in the array
 LENGTHS = 18  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
 COPY = 20  # around the beats of a copy

@@ -1,5 +1,8 @@
 """The register bank on the AXI4-Lite slave, elaborated from `ciuic.abi.registers`."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import *
 from amaranth.lib.wiring import Component, In, Out
 
@@ -7,10 +10,12 @@ from ciuic.abi import OverlayConfig
 from ciuic.abi import registers as regs
 
 from .axi.bus import Axi4Lite
+from .streams import delay
 
 __all__ = ["ControlRegisters"]
 
 ADDRESS_BITS = regs.SPAN.bit_length() - 1
+NEIGHBOURS = 8  # registers that are read together
 
 
 class ControlRegisters(Component):
@@ -85,25 +90,31 @@ class ControlRegisters(Component):
             status[fields["code"].low :][: fields["code"].width].eq(self.code),
         ]
 
-        # Writes: address and data together, then the answer.
+        # Writes: address and data together, then the answer; the register is chosen meanwhile and
+        # written in the next cycle.
         write = Signal()
         written = {register: Signal(name=f"w_{register.name}") for register in regs.REGISTERS}
+        wdata = Signal.like(bus.wdata, reset_less=True)
+        wstrb = Signal.like(bus.wstrb, reset_less=True)
         m.d.comb += [
             write.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
             bus.awready.eq(write),
             bus.wready.eq(write),
             bus.bresp.eq(0),
         ]
-        m.d.sync += bus.bvalid.eq(write | bus.bvalid & ~bus.bready)
+        m.d.sync += [
+            bus.bvalid.eq(write | bus.bvalid & ~bus.bready),
+            wdata.eq(bus.wdata),
+            wstrb.eq(bus.wstrb),
+        ]
         for register, strobe in written.items():
-            m.d.comb += strobe.eq(write & (bus.awaddr[2:] == register.offset // 4))
+            m.d.sync += strobe.eq(write & (bus.awaddr[2:] == register.offset // 4))
 
         def set_on(register, target, high=False):
             """Return the statement that stores the written bytes of a register."""
             part = target[32:64] if high else target[:32]
             merged = Cat(
-                Mux(bus.wstrb[i], bus.wdata.word_select(i, 8), part.word_select(i, 8))
-                for i in range(4)
+                Mux(wstrb[i], wdata.word_select(i, 8), part.word_select(i, 8)) for i in range(4)
             )
             with m.If(written[register]):
                 m.d.sync += part.eq(merged)
@@ -115,22 +126,23 @@ class ControlRegisters(Component):
         set_on(regs.DOORBELL, self.doorbell)
         set_on(regs.WATCHDOG, self.watchdog)
         control = {f.name: f for f in regs.CONTROL.fields}
-        with m.If(written[regs.CONTROL] & bus.wstrb[0]):
-            m.d.sync += self.enable.eq(bus.wdata[control["enable"].low])
-            m.d.comb += self.reset_request.eq(bus.wdata[control["reset"].low])
-        with m.If(written[regs.RING_LOG2] & bus.wstrb[0]):
-            m.d.sync += self.ring_log2.eq(bus.wdata[:4])
-        with m.If(written[regs.INTERRUPT_ENABLE] & bus.wstrb[0]):
-            m.d.sync += interrupt_enable.eq(bus.wdata[:2])
+        with m.If(written[regs.CONTROL] & wstrb[0]):
+            m.d.sync += self.enable.eq(wdata[control["enable"].low])
+            m.d.comb += self.reset_request.eq(wdata[control["reset"].low])
+        with m.If(written[regs.RING_LOG2] & wstrb[0]):
+            m.d.sync += self.ring_log2.eq(wdata[:4])
+        with m.If(written[regs.INTERRUPT_ENABLE] & wstrb[0]):
+            m.d.sync += interrupt_enable.eq(wdata[:2])
         cleared = Signal(2)
-        with m.If(written[regs.INTERRUPT_STATUS] & bus.wstrb[0]):
-            m.d.comb += cleared.eq(bus.wdata[:2])
+        with m.If(written[regs.INTERRUPT_STATUS] & wstrb[0]):
+            m.d.comb += cleared.eq(wdata[:2])
         m.d.sync += interrupt_status.eq(interrupt_status & ~cleared | Cat(self.done, self.error))
         m.d.comb += self.interrupt.eq((interrupt_status & interrupt_enable).any())
         with m.If(self.clear):
             m.d.sync += [self.doorbell.eq(0), interrupt_status.eq(0)]
 
-        # Reads: the register is chosen in one cycle and read in the next.
+        # Reads: the register is chosen in one cycle, read in the next, with its neighbours in the
+        # map, and the answer put together in the third.
         values = {
             regs.CONTROL: self.enable << control["enable"].low,
             regs.STATUS: status,
@@ -150,13 +162,17 @@ class ControlRegisters(Component):
             low, high = regs.counter(name)
             values[low] = getattr(self, f"count_{name}")[:32]
             values[high] = latched
-        read, reading = Signal(), Signal()
+        read, reading, answering = Signal(), Signal(), Signal()
         m.d.comb += [
-            read.eq(bus.arvalid & ~reading & (~bus.rvalid | bus.rready)),
+            read.eq(bus.arvalid & ~reading & ~answering & (~bus.rvalid | bus.rready)),
             bus.arready.eq(read),
             bus.rresp.eq(0),
         ]
-        m.d.sync += [reading.eq(read), bus.rvalid.eq(reading | bus.rvalid & ~bus.rready)]
+        m.d.sync += [
+            reading.eq(read),
+            answering.eq(reading),
+            bus.rvalid.eq(answering | bus.rvalid & ~bus.rready),
+        ]
         chosen = {register: Signal(name=f"r_{register.name}") for register in values}
         for register, one in chosen.items():
             m.d.sync += one.eq(bus.araddr[2:] == register.offset // 4)
@@ -165,8 +181,12 @@ class ControlRegisters(Component):
         }
         with m.If(reading & Cat(chosen[register] for register in counting).any()):
             m.d.sync += latched.eq(_chosen(chosen, counting))
-        with m.If(reading):
-            m.d.sync += bus.rdata.eq(_chosen(chosen, values))
+        registers, parts = list(values), []
+        for start in range(0, len(registers), NEIGHBOURS):
+            some = {one: values[one] for one in registers[start : start + NEIGHBOURS]}
+            parts.append(delay(m, _chosen(chosen, some), 1, reset_less=True))
+        with m.If(answering):
+            m.d.sync += bus.rdata.eq(reduce(or_, parts))
         return m
 
 

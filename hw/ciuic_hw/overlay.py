@@ -170,9 +170,8 @@ class Overlay(Component):
             control.halted.eq(complete.halted),
             control.code.eq(complete.code),
             control.completed.eq(complete.completed),
-            control.done.eq(complete.done),
-            control.error.eq(complete.error),
         ]
+        m.d.sync += [control.done.eq(complete.done), control.error.eq(complete.error)]
 
         quiet = Cat(channel.quiet for channel in (*readers, writer)).all()
         soft = self._soft_reset(m, control, quiet, stages)
@@ -228,10 +227,10 @@ class Overlay(Component):
             with m.State("SPREAD"):
                 m.d.comb += spread.eq(1)
                 m.d.sync += soft.eq(1)
-                with m.If(Cat(stages).all()):
+                with m.If(stages[-1]):
                     m.next = "END"
             with m.State("END"):
-                with m.If(~Cat(stages).any()):
+                with m.If(~stages[-1]):
                     m.d.sync += [soft.eq(0), control.resetting.eq(0)]
                     m.next = "WAIT"
         return soft

@@ -198,7 +198,7 @@ class AttentionOutput(Component):
         place = Signal.like(self.place)
         last_block, last_row, fetched = Signal(), Signal(), Signal()
         m.d.comb += [
-            self.fetch.eq(active & settled & ~under_way.any() & (~valid | take)),
+            self.fetch.eq(active & settled & ~under_way.any() & ~valid),
             fetched.eq(self.fetch & self.fetch_ready),
             self.place.eq(place),
             self.row.eq(row),
@@ -299,8 +299,10 @@ class AttentionOutput(Component):
             with m.State("COMPUTE"):
                 m.d.sync += busy.eq(self.busy[parity])
                 with m.If(completed.bit_select(parity, 1)):
-                    m.d.comb += self._start.eq(1)
-                    m.next = "WRITE"
+                    m.next = "START"
+            with m.State("START"):
+                m.d.comb += self._start.eq(1)
+                m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(asked & ~self.write.busy):
                     m.next = "REPORT"

@@ -158,6 +158,16 @@ class ScoreStage(Component):
                 & (~first_block | self.half_free.bit_select(half, 1))
             ),
         ]
+        turned = delay(m, word.taken & word.last & last_row, 1)
+        with m.If(turned):
+            m.d.sync += [
+                bank.eq(~bank),
+                block.eq(~block),
+                half.eq(half ^ last_block),
+                blocks_left.eq(blocks_left - 1),
+                base.eq(base + config.cols),
+                first_block.eq(0),
+            ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
@@ -179,26 +189,17 @@ class ScoreStage(Component):
                     m.d.comb += self.half_take.eq(first_block << half)
                     m.d.sync += occupied.bit_select(block, 1).eq(1)
                     m.next = "TAKE"
-            with m.State("TAKE"):
+            with m.State("TAKE"):  # `turned` follows the last word
                 m.d.comb += word.taken.eq(1)
                 m.d.sync += place.eq(place + 1)
                 with m.If(word.last):
                     m.d.sync += [place.eq(0), row.eq(row + 1), last_row.eq(row == row_before)]
                     with m.If(word.last_row):
                         m.d.comb += self.drained.eq(1 << bank)
-                        m.d.sync += [
-                            row.eq(0),
-                            bank.eq(~bank),
-                            block.eq(~block),
-                            blocks_left.eq(blocks_left - 1),
-                            base.eq(base + config.cols),
-                            first_block.eq(0),
-                            rest.eq(0),
-                        ]
+                        m.d.sync += [row.eq(0), rest.eq(0)]
                         m.next = "REST"
                         with m.If(last_block):
                             m.d.comb += self.records_release.eq(1 << half)
-                            m.d.sync += half.eq(~half)
                             m.next = "IDLE"
         return word
 
@@ -221,12 +222,12 @@ class ScoreStage(Component):
             self.multiplier.eq(delay(m, self.record.multiplier, 2, reset_less=True)),
             self.shift.eq(delay(m, self.record.shift, 2, reset_less=True)),
         ]
-        scaling = ExponentialLane.exponent_latency
+        scaling = ExponentialLane.exponent_latency + 1  # the lanes are far away
         self._scaled = FETCH_LATENCY + 2 + scaling + 1
         x = []
         for lane, sign in enumerate(signs):
             sign = delay(m, sign, scaling, reset_less=True)
-            exponent = self.exponent[lane]
+            exponent = delay(m, self.exponent[lane], 1, reset_less=True)
             signed_ = Signal(signed(EXPONENT_BITS + 1), name=f"x_{lane}", reset_less=True)
             m.d.sync += signed_.eq(Mux(sign, -exponent, exponent))
             x.append(signed_)

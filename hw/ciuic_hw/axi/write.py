@@ -170,19 +170,20 @@ class WriteChannel(Component):
         with m.Elif(taken):
             m.d.sync += [left.eq(left - 1), final.eq(left == 1)]
 
-        # B: tell the port, a cycle later, as answers come from far.
-        answers, refused = delay(m, self.resp_valid, 1), delay(m, self.resp[1], 1)
+        # B: find out whose answer it is, as answers come from far, and tell the port.
+        answers, refused = delay(m, self.resp_valid, 1), delay(m, self.resp[1], 2)
         m.d.comb += order.r_en.eq(answers)
         answered = owner(order.r_data)
+        last = delay(m, answered.last, 1)
         for index, (name, splitter) in enumerate(zip(self.names, splitters, strict=True)):
             port = getattr(self, name)
             owed = Signal(range(config.outstanding + 8), name=f"{name}_owed")
             owes = delay(m, issue & turn[index], 1)
-            answer = answers & order.r_rdy & (answered.port == index)
+            answer = delay(m, answers & order.r_rdy & (answered.port == index), 1)
             m.d.sync += owed.eq(owed + owes - answer)
             m.d.comb += [
                 port.busy.eq(~splitter.request.ready | splitter.burst.valid | owes | owed.any()),
-                port.acknowledged.eq(answer & answered.last),
+                port.acknowledged.eq(answer & last),
                 port.error.eq(answer & refused),  # A3.4.4: SLVERR, DECERR
             ]
 

@@ -72,6 +72,7 @@ class OnChipMemory(Component):
             m.d.comb += ready.eq(idle & ~earlier)
             with m.If(valid & ready):
                 m.d.comb += taken.eq(1)
+            with m.If(ready):  # until one is taken it does not matter what is there
                 m.d.sync += [
                     manager.eq(index),
                     word.eq(addr[low:high]),
@@ -126,8 +127,8 @@ class OnChipMemory(Component):
 
     def _writes(self, m, memory):
         writing, answering = Signal(), Signal()
-        # A beat is written a cycle after it has come.
-        idle = ~(writing | answering | memory.en.any())
+        # A beat is written a cycle after it has come: while the burst is answered.
+        idle = ~(writing | answering)
         ports, manager, word, _, outside, taken = self._burst(m, "aw", idle)
         m.d.sync += [memory.addr.eq(word), memory.en.eq(0)]
         with m.If(taken):

@@ -9,6 +9,7 @@ from ciuic.abi import PARAMETERS, OverlayConfig, Status
 
 from ..axi.ports import WritePort, beat_layout
 from ..jobs import outcome
+from ..streams import delay
 from .accumulators import FETCH_LATENCY
 from .job import job_layout, result_lanes
 from .output import OutputStage
@@ -119,7 +120,7 @@ class Drain(Component):
         some, final = Signal(), Signal()  # left is not zero; it is one
         place = Signal(ceil_log2(self.places))
         step = output.step
-        stepped, free = Signal(), Signal()
+        stepped, free, moves = Signal(), Signal(), Signal()
         shared = Signal()  # parameters may be used until the last row has left `words`
         # The row is there, its parameters are, and all addresses before the last row goes.
         ready, has_parameters, announced = Signal(), Signal(), Signal()
@@ -148,32 +149,27 @@ class Drain(Component):
             self.parameters_place.eq(place),
             free.eq(~some | (final & stepped & ~shared)),
             take.eq(ready & free),
+            moves.eq(~some | step.ready),
             walk.step.eq(take),
             self.read_bank.eq(bank),
             self.read_row.eq(row),
         ]
         m.d.sync += self.drained.eq(0)
-        with m.If(stepped):
+        ends = ~some | final
+        # What moves up need not be a row: then there are no words.
+        with m.If(moves):
             m.d.sync += [
-                words.eq(words >> lanes * bits),
-                left.eq(left - 1),
-                some.eq(~final),
-                final.eq(left == 2),
-                place.eq(place + 1),
+                words.eq(Mux(ends, self.read_data, words >> lanes * bits)),
+                left.eq(Mux(ends, walk.steps, left - 1)),
+                final.eq(Mux(ends, walk.steps == 1, left == 2)),
+                place.eq(Mux(ends, 0, place + 1)),
             ]
-            m.d.comb += self.parameters_release.eq(shared & final)
-            with m.If(final):
-                m.d.sync += shared.eq(0)
+        m.d.sync += some.eq(take | (some & ~(stepped & final)))
+        with m.If(stepped & final):
+            m.d.comb += self.parameters_release.eq(shared)
+            m.d.sync += shared.eq(0)
         with m.If(take):
-            m.d.sync += [
-                words.eq(self.read_data),
-                left.eq(walk.steps),
-                some.eq(1),
-                final.eq(walk.steps == 1),
-                place.eq(0),
-                fetched.eq(0),
-                shared.eq(job.parameters & walk.last_row),
-            ]
+            m.d.sync += [fetched.eq(0), shared.eq(job.parameters & walk.last_row)]
             with m.If(walk.last_row):
                 m.d.sync += [
                     self.drained.bit_select(bank, 1).eq(1),
@@ -210,6 +206,7 @@ class Drain(Component):
             self.done.p.busy.eq(Mux(job.refused == Status.PENDING, self.busy[parity], 0)),
             *(walk.job.eq(self.job.p) for walk in walks),
         ]
+        written = delay(m, ~self.write.busy, 1)  # known late; rows leave long before they are
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
@@ -225,7 +222,7 @@ class Drain(Component):
                         ]
                         m.next = "ROWS"
             with m.State("ROWS"):
-                with m.If(idle & ~self.write.busy):
+                with m.If(idle & written):
                     m.next = "REPORT"
             with m.State("REPORT"):
                 m.d.comb += self.done.valid.eq(1)

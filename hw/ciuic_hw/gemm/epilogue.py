@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import PARAMETERS, OverlayConfig
 
 from ..axi.ports import ReadPort
+from ..streams import delay
 from .job import job_layout, result_lanes
 from .walk import RowWalk, TileWalk
 
@@ -59,13 +60,15 @@ class ParameterLoader(Component):
         offset = Signal(32)
         request, beat = self.read.request, self.read.data
         asked = Signal()
-        settled = Signal(2)  # the walk shows the place
-        m.d.sync += settled.eq(Mux(walk.start | walk.step, 0, (settled << 1) | 1))
+        stepped = delay(m, asked, 1)  # the walk still shows the block
+        moved = delay(m, asked | walk.start, 1)
+        settled = Signal()  # the walk shows the place
+        m.d.sync += settled.eq(~moved)
         m.d.comb += [
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.ready & self.job.p.parameters),
-            request.valid.eq(active & settled.all() & (requested != 2)),
+            request.valid.eq(active & settled & ~moved & (requested != 2)),
             request.p.addr.eq(job.p_addr + offset),
             request.p.nbytes.eq(walk.columns << exact_log2(PARAMETERS.nbytes)),
             asked.eq(request.valid & request.ready),
@@ -73,7 +76,7 @@ class ParameterLoader(Component):
         ]
         with m.If(walk.start):
             m.d.sync += [active.eq(1), offset.eq(0)]
-        with m.If(asked):
+        with m.If(stepped):
             block = config.cols * PARAMETERS.nbytes
             m.d.sync += [
                 offset.eq(Mux(walk.last_n, 0, offset + block)),

@@ -97,15 +97,17 @@ class JobPlanner(Component):
     def _refusal(self, m, job, descriptor):
         """Return why the engine does not take a descriptor whose job is known, or PENDING."""
         config = self.config
-        bad_size, other_format = Signal(), Signal()
+        bad_sizes, other_format = Signal(6), Signal()
         m.d.sync += [  # as the job's fields are narrower
-            bad_size.eq(
-                (descriptor.m == 0)
-                | (descriptor.k == 0)
-                | (descriptor.n == 0)
-                | (descriptor.m > MAX_SIZE)
-                | (descriptor.k > GEMM_MAX_K)
-                | (descriptor.n > MAX_SIZE)
+            bad_sizes.eq(
+                Cat(
+                    descriptor.m == 0,
+                    descriptor.k == 0,
+                    descriptor.n == 0,
+                    descriptor.m > MAX_SIZE,
+                    descriptor.k > GEMM_MAX_K,
+                    descriptor.n > MAX_SIZE,
+                )
             ),
             other_format.eq(~descriptor.out_format.matches(Format.INT8, Format.INT32)),
         ]
@@ -116,7 +118,7 @@ class JobPlanner(Component):
             | (job.requantize & (not config.int8_results))
         )
         refused = Signal(8, init=Status.PENDING)
-        with m.If(bad_size | (job.w4 & (job.k > W4_MAX_K))):
+        with m.If(bad_sizes.any() | (job.w4 & (job.k > W4_MAX_K))):
             m.d.comb += refused.eq(Status.BAD_SIZE)
         with m.Elif(bad_format):
             m.d.comb += refused.eq(Status.BAD_FORMAT)

@@ -90,12 +90,16 @@ class TileWalk(Component):
             rest_rows.eq(rows_left - job.tile_m),
         ]
         if self.along_k:
+            # `step` comes late, so tiles are counted a cycle behind it.
+            stepped, turned = delay(m, self.step, 1), delay(m, self.last_k, 1)
+            then_last_k = Mux(stepped, tiles_left == 3, tiles_left == 2)
             with m.If(self.step):
                 m.d.sync += [
                     self.first_k.eq(self.last_k),
-                    self.last_k.eq(Mux(self.last_k, job.one_k, tiles_left == 2)),
-                    tiles_left.eq(Mux(self.last_k, job.k_blocks, tiles_left - 1)),
+                    self.last_k.eq(Mux(self.last_k, job.one_k, then_last_k)),
                 ]
+            with m.If(stepped):
+                m.d.sync += tiles_left.eq(Mux(turned, job.k_blocks, tiles_left - 1))
         with m.If(outer):
             m.d.sync += [
                 self.last_n.eq(Mux(self.last_n, job.one_n, blocks_left == 2)),

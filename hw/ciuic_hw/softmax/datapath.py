@@ -27,7 +27,7 @@ from .normalize import WIDE, NormalizeStage
 
 __all__ = ["SoftmaxDatapath"]
 
-FIFO_LATENCY = 5  # cycles from an entry's arrival to its departure
+FIFO_LATENCY = 6  # cycles from an entry's arrival to a stage
 ROOM_LATENCY = 1  # cycles from a FIFO that has room to a stage that knows
 RESULTS_WAITING = 64  # words of results
 
@@ -100,15 +100,18 @@ class SoftmaxDatapath(wiring.Component):
         )
         word = data.StructLayout({"data": unpack.o.payload.data.shape(), "error": 1})
         m.submodules.words = words = SkidBuffer(word)
+        # The way back to memory's queue is long.
+        m.submodules.beats = beats = SkidBuffer(self.i.payload.shape())
+        wiring.connect(m, wiring.flipped(self.i), beats.i)
         error = Signal()
         m.d.comb += [
             unpack.row.payload.last_byte.eq(self.score_bytes.payload.last_byte),
             unpack.row.payload.mode.eq(self.score_bytes.payload.mode),
             unpack.row.valid.eq(self.score_bytes.valid),
             self.score_bytes.ready.eq(unpack.row.ready),
-            unpack.i.payload.eq(self.i.payload.data),
-            unpack.i.valid.eq(self.i.valid),
-            self.i.ready.eq(unpack.i.ready),
+            unpack.i.payload.eq(beats.o.payload.data),
+            unpack.i.valid.eq(beats.o.valid),
+            beats.o.ready.eq(unpack.i.ready),
             words.i.payload.data.eq(unpack.o.payload.data),
             words.i.payload.error.eq(error),
             words.i.valid.eq(unpack.o.valid),
@@ -123,9 +126,9 @@ class SoftmaxDatapath(wiring.Component):
                         score = words.o.payload.data.word_select(lane, 8 * size)
                         m.d.comb += maximum.i.payload[lane].eq(score.as_signed())
 
-        beat = self.i.payload
+        beat = beats.o.payload
         inside, refused = Signal(), Signal()
-        with m.If(self.i.valid & self.i.ready):
+        with m.If(beats.o.valid & beats.o.ready):
             m.d.sync += [inside.eq(~beat.last), refused.eq(beat.error | (inside & refused))]
         with m.If(unpack.row_end):
             m.d.sync += error.eq(refused)
@@ -146,8 +149,7 @@ class SoftmaxDatapath(wiring.Component):
             row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         wiring.connect(m, scores.o, exponential.i)
-        wiring.connect(m, maxima.o, exponential.maximum)
-        wiring.connect(m, rows.o, exponential.row)
+        self._join(m, "known", (rows, exponential.row), (maxima, exponential.maximum))
         row = Signal(row_layout(self.config))
         m.d.comb += [
             maximum.room.eq(_room(m, scores, maxima, rows)),
@@ -177,8 +179,7 @@ class SoftmaxDatapath(wiring.Component):
             result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
         )
         wiring.connect(m, exponentials.o, normalize.i)
-        wiring.connect(m, reciprocals.o, normalize.reciprocal)
-        wiring.connect(m, rows.o, normalize.row)
+        self._join(m, "summed", (rows, normalize.row), (reciprocals, normalize.reciprocal))
         m.d.comb += [
             exponential.room.eq(_room(m, exponentials, reciprocals, rows)),
             exponentials.valid.eq(exponential.word_valid),
@@ -187,6 +188,27 @@ class SoftmaxDatapath(wiring.Component):
             reciprocals.payload.eq(exponential.reciprocal),
             rows.valid.eq(exponential.row_end),
             rows.payload.eq(exponential.row.payload.result),
+        ]
+
+    def _join(self, m, name, *pairs):
+        """Let what is known of a row leave two FIFOs together, so that a stage waits for one.
+
+        The stage takes both streams at once, when it has taken the row's last word.
+        """
+        (one, one_to), (other, other_to) = pairs
+        both = data.StructLayout({"one": one.o.payload.shape(), "other": other.o.payload.shape()})
+        m.submodules[name] = joined = SkidBuffer(both)
+        m.d.comb += [
+            Value.cast(joined.i.payload.one).eq(one.o.payload),
+            Value.cast(joined.i.payload.other).eq(other.o.payload),
+            joined.i.valid.eq(one.o.valid & other.o.valid),
+            one.o.ready.eq(joined.i.ready & other.o.valid),
+            other.o.ready.eq(joined.i.ready & one.o.valid),
+            Value.cast(one_to.payload).eq(joined.o.payload.one),
+            Value.cast(other_to.payload).eq(joined.o.payload.other),
+            one_to.valid.eq(joined.o.valid),
+            other_to.valid.eq(joined.o.valid),
+            joined.o.ready.eq(one_to.ready),
         ]
 
     def _pack(self, m, normalize):

@@ -33,7 +33,8 @@ class Gearbox(wiring.Component):
         Strobe: the last chunk of the row is on its way.
     i : In(stream)
     o : Out(stream)
-        ``data`` and the row's ``tag``; ``final`` at the last word of a row.
+        ``data`` and the row's ``tag``; ``final`` at the last word of a row. Nothing moves while it
+        is not ready, so that must not wait for ``valid``.
 
     Latency
     -------
@@ -66,22 +67,19 @@ class Gearbox(wiring.Component):
         following = Signal.like(last, init=1)
         # What the chunk ends, found out a chunk ahead.
         final, input_end, output_end = Signal(), Signal(), Signal()
-        free, move = Signal(), Signal()
+        free, move = self.o.ready, Signal()
         m.d.comb += [
             self.o.payload.data.eq(word),
-            free.eq(~self.o.valid | self.o.ready),
             move.eq(held_valid & active & free),
             self.row_end.eq(move & final),
             self.i.ready.eq(~held_valid | (move & input_end)),
         ]
-        with m.If(move):
+        with m.If(free):
             m.d.sync += [
-                self.o.valid.eq(output_end),
+                self.o.valid.eq(held_valid & active & output_end),
                 self.o.payload.final.eq(final),
                 self.o.payload.tag.eq(tag),
             ]
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
 
         coming = self._coming(m, ~active | self.row_end)
         with m.If(~active | self.row_end):

@@ -102,11 +102,11 @@ class RowReader(wiring.Component):
             with m.State("CHECK"):
                 m.next = "JOB"
             with m.State("JOB"):
-                m.d.comb += self.job.valid.eq(1)
+                # Those that are refused begin as well, and end without a row.
+                m.d.comb += [self.job.valid.eq(1), start.eq(1)]
                 with m.If(self.job.ready):
                     m.next = "TAKE"
                     with m.If(status == Status.OK):
-                        m.d.comb += start.eq(1)
                         m.next = "LENGTHS"
             with m.State("LENGTHS"):
                 m.d.comb += self.lengths.request.valid.eq(lengths.listed)

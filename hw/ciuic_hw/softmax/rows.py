@@ -8,7 +8,7 @@ from amaranth.utils import exact_log2
 from ciuic.abi.descriptors import MAX_SIZE
 
 from ..arithmetic import less
-from ..streams import SkidBuffer, StreamRegister
+from ..streams import SkidBuffer, delay
 from .layouts import result_row_layout
 
 __all__ = ["RowAddresses", "RowLengths", "RowWords", "length_layout"]
@@ -59,7 +59,7 @@ class RowLengths(wiring.Component):
         grows = Signal()  # the row after the next has more elements
         # A length beyond the longest row is as good as that of the longest.
         length = data.StructLayout({"low": len(reach), "beyond": 1})
-        m.submodules.length = length = StreamRegister(length)
+        m.submodules.length = length = SkidBuffer(length)
         m.submodules.known = clipped = SkidBuffer(self.o.payload.shape())
         low, beyond = length.o.payload.low, length.o.payload.beyond
         empty = (low == 0) & ~beyond
@@ -193,20 +193,23 @@ class RowAddresses(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        left = Signal.like(self.rows)
+        left = Signal.like(self.rows)  # as of a cycle ago, as `step` comes late
         last = Signal()
+        stepped = delay(m, self.step, 1)
         with m.If(self.start):
             m.d.sync += [
-                left.eq(self.rows),
                 last.eq(self.rows == 1),
                 self.done.eq(0),
                 self.addr.eq(self.base),
             ]
         with m.Elif(self.step):
             m.d.sync += [
-                left.eq(left - 1),
-                last.eq(left == 2),
+                last.eq(Mux(stepped, left == 3, left == 2)),
                 self.done.eq(last),
                 self.addr.eq(self.addr + self.stride),
             ]
+        with m.If(self.start):
+            m.d.sync += left.eq(self.rows)
+        with m.Elif(stepped):
+            m.d.sync += left.eq(left - 1)
         return m

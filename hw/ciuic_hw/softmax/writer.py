@@ -56,9 +56,10 @@ class RowWriter(wiring.Component):
         )
         m.submodules.addresses = addresses = RowAddresses(self.config)
         job = Signal(write_job_layout(self.config))
-        # Rows that are not completely handed over: whether there are some, whether it is one.
-        left = Signal(range(MAX_SIZE + 1))
+        # Rows that are not completely handed over: whether there are some, whether it is one, and
+        # how many, a cycle ago.
         more, last = Signal(), Signal()
+        left = Signal(range(MAX_SIZE + 1))
         # Rows whose results come, not requested: how many, and whether there are some.
         begun, some = Signal(range(2 * ROWS_WAITING)), Signal()
         take, start, requested, row_written = Signal(), Signal(), Signal(), Signal()
@@ -92,13 +93,18 @@ class RowWriter(wiring.Component):
             begun.eq(begun + begins - requested),
             some.eq(begins | begun[1:].any() | (some & ~requested)),
         ]
+        written = delay(m, row_written, 1)
         with m.If(start):
-            m.d.sync += [left.eq(job.rows), more.eq(1), last.eq(job.rows == 1)]
+            m.d.sync += [more.eq(1), last.eq(job.rows == 1)]
         with m.Elif(row_written):
-            m.d.sync += [left.eq(left - 1), more.eq(~last), last.eq(left == 2)]
+            m.d.sync += [more.eq(~last), last.eq(Mux(written, left == 3, left == 2))]
+        with m.If(start):
+            m.d.sync += left.eq(job.rows)
+        with m.Elif(written):
+            m.d.sync += left.eq(left - 1)
         with m.If(take):
             m.d.sync += [stride.eq(job.stride), nbytes.eq(job.nbytes), refused.eq(job.status)]
-        busy = self._count(m, start, row_written)
+        busy = self._count(m, start, written)
         read_error = Signal()
         with m.If(start):
             m.d.sync += read_error.eq(0)
@@ -135,7 +141,8 @@ class RowWriter(wiring.Component):
         reason = Signal(Status)
         write_error, later_error = Signal(), Signal()  # of the job that is reported, that runs
         status = status_of(m, reason, read, write_error)
-        m.d.sync += open_.eq(open_ + requested - acknowledged)
+        # The last request of a job is two cycles before its end.
+        m.d.sync += open_.eq(open_ + delay(m, requested, 1) - acknowledged)
         with m.If(end):
             m.d.sync += [
                 reporting.eq(1),
@@ -163,11 +170,10 @@ class RowWriter(wiring.Component):
                     self.done.payload.busy.eq(words),
                 ]
 
-    def _count(self, m, start, row_written):
-        """Return the words that the lanes took for the rows written."""
+    def _count(self, m, start, written):
+        """Return the words that the lanes took for the rows written, a cycle behind each."""
         busy = Signal(32)
         words = delay(m, (self.i.payload.row.last >> exact_log2(self.config.lanes)) + 1, 1)
-        written = delay(m, row_written, 1)
         with m.If(start):
             m.d.sync += busy.eq(0)
         with m.Elif(written):
