@@ -79,8 +79,8 @@ class Memory:
     """Memory of a device: its tier, bytes in use at the end, at most, and that there are.
 
     Of these, ``arena_bytes`` were needed in the one piece of memory that tasks use again and again:
-    on the host for the results of a token that is recorded as a program, on OpenCL devices for the
-    results of all tasks, on boards for what crosses to and from their tasks.
+    on the host and on OpenCL devices for the results of all tasks, on boards for what crosses to
+    and from their tasks.
     """
 
     tier: str

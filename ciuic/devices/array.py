@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .base import Device
 
 Shape = tuple[int, ...]
+DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
 
 
 class Storage:
@@ -25,6 +26,8 @@ class Storage:
     """
 
     __slots__ = ("__weakref__", "data", "device", "error", "nbytes")
+    # The array on it as tasks refer to it, if that is another than users hold.
+    for_tasks: DeviceArray | None = None
 
     def __init__(self, device: Device, nbytes: int) -> None:
         self.device = device
@@ -105,7 +108,7 @@ class Event:
     output
         What the task makes.
     signal
-        Of the task, if another event has it already.
+        Of the task.
 
     Attributes
     ----------
@@ -114,19 +117,14 @@ class Event:
 
     __slots__ = ("_signal", "output")
 
-    def __init__(self, output: DeviceArray, signal: _Signal | None = None) -> None:
+    def __init__(self, output: DeviceArray, signal: Signal) -> None:
         self.output = output
-        self._signal = signal or _Signal()
+        self._signal = signal
 
     @property
     def done(self) -> bool:
         """Whether the task has ended, well or badly."""
         return self._signal.done
-
-    def set(self) -> None:
-        """Mark the task as ended; called once, by the device."""
-        self._signal.done = True
-        self._signal.lock.release()
 
     def wait(self) -> DeviceArray:
         """Wait for the task; return its result or raise what made it fail."""
@@ -137,12 +135,8 @@ class Event:
             raise self.output.storage.error
         return self.output
 
-    def handing(self, output: DeviceArray) -> Event:
-        """Return the same completion with another handle of the result."""
-        return Event(output, self._signal)
 
-
-class _Signal:
+class Signal:
     """Whether a task has ended."""
 
     __slots__ = ("done", "lock")
@@ -152,15 +146,21 @@ class _Signal:
         self.lock = threading.Lock()  # held until the task is done
         self.lock.acquire()
 
+    def set(self) -> None:
+        """Mark the task as ended; called once, by the device."""
+        self.done = True
+        self.lock.release()
+
 
 class Task(NamedTuple):
-    """One entry of a device's queue: ``kernel(inputs, event.output, attributes)``."""
+    """One entry of a device's queue: ``kernel(inputs, output, attributes)``, then the signal."""
 
     op: str
     kernel: Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
     inputs: Sequence[DeviceArray]
+    output: DeviceArray
     attributes: dict[str, Any]
-    event: Event
+    signal: Signal
     nbytes: int = 0
 
 
@@ -169,3 +169,9 @@ def give_back(inputs: Sequence[DeviceArray], *_: Any) -> None:
     storage = inputs[0].storage
     storage.free()
     storage.error = TransferError("an array was used after its memory had been given back")
+
+
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """Raise `ShapeError` if arrays on devices cannot have a dtype."""
+    if dtype not in DTYPES:
+        raise ShapeError(f"dtype on a device must be float32, int32 or int8, not {dtype}")

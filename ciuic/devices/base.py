@@ -29,16 +29,24 @@ import numpy.typing as npt
 from ciuic.errors import (
     CiuicError,
     DeviceError,
-    OutOfMemory,
     PlacementError,
-    ShapeError,
 )
 from ciuic.ops import OPERATORS
 from ciuic.quantize_int4 import Quantized
 from ciuic.tensor import CiuicTensor
 
 from .accounting import Accounting
-from .array import DeviceArray, Event, Shape, Storage, Task, give_back
+from .array import (
+    DTYPES,
+    DeviceArray,
+    Event,
+    Shape,
+    Signal,
+    Storage,
+    Task,
+    check_dtype,
+    give_back,
+)
 from .failure import History
 from .planning import Planning
 from .slots import Slots, SlotStorage
@@ -50,8 +58,8 @@ Kind = Literal["CPU", "GPU", "FPGA", "TPU"]
 KINDS: tuple[Kind, ...] = ("CPU", "GPU", "FPGA", "TPU")
 Weight = Quantized | CiuicTensor
 Kernel = Callable[[Sequence[DeviceArray], DeviceArray, dict[str, Any]], Any]
-DTYPES = (np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int8))
-_HOUSEKEEPING = ("free", "slots", "synchronize", "zeros")  # that are no work of a model
+_HOUSEKEEPING = frozenset(("free", "slots", "synchronize", "zeros"))  # that are no work of a model
+_ON_LOST_DEVICES = _HOUSEKEEPING | {"download"}  # that may be tried there
 
 
 class Device(Slots, Accounting, Planning, ABC):
@@ -235,11 +243,14 @@ class Device(Slots, Accounting, Planning, ABC):
         kernel = self._kernels.get(op)
         if kernel is None:
             raise PlacementError(f"{self.uri} has no kernel for {op!r}")
-        self._check_owner(inputs)
+        for array in inputs:
+            if array.storage.device is not self:
+                self._check_owner(inputs)
         operator = OPERATORS[op]
         shape = operator.shape(*inputs, **attributes)
-        output = inputs[0] if operator.in_place else self._result(op, inputs, shape, attributes)
-        return self._enqueue(op, kernel, inputs, output, attributes)
+        if operator.in_place:
+            return self._enqueue(op, kernel, inputs, inputs[0], attributes)
+        return self._make(op, kernel, inputs, shape, attributes)
 
     def synchronize(self) -> None:
         """Wait until everything submitted so far is done and counted."""
@@ -278,12 +289,24 @@ class Device(Slots, Accounting, Planning, ABC):
         attributes: dict[str, Any],
         nbytes: int = 0,
     ) -> Event:
-        event = Event(output)
+        signal = Signal()
         with self._queue_lock:
             if not self._closed:
-                self._queue.put(Task(op, kernel, inputs, attributes, event, nbytes))
-                return event
+                self._queue.put(Task(op, kernel, inputs, output, attributes, signal, nbytes))
+                return Event(output, signal)
         raise self._history.fault(DeviceError(f"{self.uri} is closed"), op)
+
+    def _make(
+        self,
+        op: str,
+        kernel: Kernel,
+        inputs: Sequence[DeviceArray],
+        shape: Shape,
+        attributes: dict[str, Any],
+    ) -> Event:
+        """Queue a task whose result is an array of its own."""
+        output = self._result(op, inputs, shape, attributes)
+        return self._enqueue(op, kernel, inputs, output, attributes)
 
     def _await(self, event: Event) -> DeviceArray:
         with watched(self.uri, self.watchers):
@@ -300,18 +323,17 @@ class Device(Slots, Accounting, Planning, ABC):
             logger.warning("%s could not be closed properly: %s", self.uri, error)
 
     def _perform(self, task: Task) -> None:
-        event, error = task.event, self._run(task)
+        signal, output, error = task.signal, task.output, self._run(task)
         if error is not None:
             # Its traceback refers to the task, this frame included; whoever gets it may keep it.
             del task
             for one in (error, error.__cause__):
                 if one is not None:
                     clear_frames(one.__traceback__)
-            storage = event.output.storage
-            storage.error = error
-            storage.free()
+            output.storage.error = error
+            output.storage.free()
             del error
-        event.set()
+        signal.set()
 
     def _run(self, task: Task) -> BaseException | None:
         """Run a task; return what made it fail, or an earlier one that it needs."""
@@ -321,15 +343,16 @@ class Device(Slots, Accounting, Planning, ABC):
             while self._dropped:
                 self._drop(self._dropped.popleft())
             for array in task.inputs:
-                if isinstance(array.storage, SlotStorage):
-                    array.storage.wait()
-                if array.storage.error is not None:
-                    return array.storage.error
-            if task.op not in (*_HOUSEKEEPING, "download"):
+                storage = array.storage
+                if isinstance(storage, SlotStorage):
+                    storage.wait()
+                if storage.error is not None:
+                    return storage.error
+            if self._history.lost is not None and task.op not in _ON_LOST_DEVICES:
                 self._history.check(task.op)
             start = time.perf_counter()
-            storage = task.event.output.storage
-            storage.data = task.kernel(task.inputs, task.event.output, task.attributes)
+            output = task.output
+            output.storage.data = task.kernel(task.inputs, output, task.attributes)
             self._finished(task, start, time.perf_counter() - start)
         except BaseException as error:  # it belongs to whoever waits for the result
             if not isinstance(error, CiuicError):
@@ -344,11 +367,11 @@ class Device(Slots, Accounting, Planning, ABC):
             self._record(task, start, seconds)
 
     def _record(self, task: Task, start: float, seconds: float) -> None:
-        shapes = tuple(array.shape for array in task.inputs)
+        shapes = tuple([array.shape for array in task.inputs])
         program = task.attributes.get("program")
         op = task.op if program is None else program.name
-        facts = (task.nbytes, self._used, self._spans())
-        self._tell(TaskRecord(self.uri, op, shapes, task.attributes, start, seconds, *facts))
+        how = (task.attributes, start, seconds, task.nbytes, self._used, self._spans())
+        self._tell(TaskRecord(self.uri, op, shapes, *how))
 
     def _tell(self, record: TaskRecord) -> None:
         with self._record_lock:
@@ -373,20 +396,6 @@ class Device(Slots, Accounting, Planning, ABC):
     def _reserve(self, storage: Storage, nbytes: int) -> None:
         self._charge(nbytes)
         storage.nbytes = nbytes
-
-    def _charge(self, nbytes: int) -> None:
-        """Count bytes as used; raise `OutOfMemory` if there is no room for them."""
-        if not self._take(nbytes):
-            self.synchronize()  # tasks in the queue keep what they read, though nobody else does
-            self._trim()
-            if not self._take(nbytes):
-                error = OutOfMemory(
-                    self.uri,
-                    wanted=nbytes,
-                    available=self.capacity_bytes - self.used_bytes,
-                    capacity=self.capacity_bytes,
-                )
-                raise self._history.fault(error, "an allocation")
 
     def _bring(self, weight: Weight) -> DeviceArray:
         if isinstance(weight, Quantized):
@@ -460,9 +469,6 @@ class Device(Slots, Accounting, Planning, ABC):
         """Return whether the kernel of an operator can work with these attributes."""
         return True
 
-    def _trim(self) -> None:
-        """Give back memory that is kept in case it is needed again."""
-
     def _spans(self) -> tuple[Span, ...]:
         """Return what the hardware says that it did for the task that has just ended."""
         return ()
@@ -482,9 +488,3 @@ class Device(Slots, Accounting, Planning, ABC):
     @abstractmethod
     def _close(self) -> None:
         """Release the device."""
-
-
-def check_dtype(dtype: np.dtype[Any]) -> None:
-    """Raise `ShapeError` if arrays on devices cannot have a dtype."""
-    if dtype not in DTYPES:
-        raise ShapeError(f"dtype on a device must be float32, int32 or int8, not {dtype}")

@@ -12,7 +12,7 @@ import mmap
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,16 @@ from ciuic.errors import DeviceNotFound, UsageError
 from ciuic.ops import OPERATORS
 from ciuic.ops.linear import FloatWeight
 from ciuic.ops.linear_int4 import ScaledWeight
+from ciuic.ops.operator import Operator
 from ciuic.quantize import QuantizedMatrix
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 
+from .arena import ArenaDevice, Result
 from .array import DeviceArray
-from .base import Device, Kernel, Kind, Weight
+from .base import Kernel, Kind, Weight
 from .blas import blas_threads, set_blas_threads
 from .disk import PAGE_NBYTES, DiskReader, memory_for
+from .host_arena import HostArena
 from .native import HOW_TO_GET, Native, load
 from .native_calls import ARGUMENTS, Calls, RowWeight, host_operand
 from .program import Program
@@ -38,11 +41,12 @@ from .roofline import Roofline
 
 KIND: Kind = "CPU"
 URI = "cpu"
+ALIGNMENT = 64  # bytes: results begin on a cache line
 # One loop over memory in numpy too, with less work around it; in C they are for programs.
 NUMPY_IS_AS_GOOD = {"add", "kv_append"}
 
 
-class CpuDevice(Device):
+class CpuDevice(ArenaDevice):
     """The host's processor.
 
     One thread computes, since the other cores drive other devices and their transfers, and BLAS
@@ -53,11 +57,6 @@ class CpuDevice(Device):
     native : Native, optional
         Its kernels in C; compiled if need be. ``Native(None, why)`` leaves it with numpy alone.
 
-    Attributes
-    ----------
-    statistics
-        Among its counters ``arena_bytes``: the most that the intermediate results of a recorded
-        program took.
     """
 
     kind = KIND
@@ -83,6 +82,7 @@ class CpuDevice(Device):
         self.name = f"{platform.processor() or platform.machine()}, {describe_kernels(self.native)}"
         self._readers: dict[Path, DiskReader] = {}
         self._readers_lock = threading.Lock()
+        self._open_arena(HostArena(uri), ALIGNMENT)
         super().__init__(uri, host_memory_bytes())
         self._threads_before = blas_threads() if uri == URI else None
         self.threads = 1
@@ -116,18 +116,67 @@ class CpuDevice(Device):
         """
         assert self._calls is not None  # or nothing could have been recorded
         self._check_owner((x,))
-        output = self._allocate(program.result.shape, program.result.dtype)
-        counters = self.statistics.counters
-        counters["arena_bytes"] = max(program.arena_bytes, counters.get("arena_bytes", 0))
-        kernel = partial(program.run, self._calls)
-        return self._enqueue("decode", kernel, (x,), output, {"offset": offset}).output
+        kernel = partial(self._run_program, program)
+        with self._arena_lock:
+            output = self._new_result(
+                program.result.shape, program.result.dtype, (program.arena_bytes,)
+            )
+            return self._enqueue("decode", kernel, (x,), output, {"offset": offset}).output
+
+    def _run_program(
+        self,
+        program: Program,
+        inputs: Sequence[DeviceArray],
+        output: DeviceArray,
+        attributes: dict[str, Any],
+    ) -> npt.NDArray[np.float32]:
+        assert self._calls is not None
+        self._fit(output)
+        result: npt.NDArray[np.float32] = output.storage.data
+        memory, x = self._next_between(), host_operand(inputs[0])
+        program.run(self._calls, memory, x, result, attributes["offset"])
+        return result
 
     def _load_kernels(self) -> dict[str, Kernel]:
-        kernels = {name: _numpy_kernel(operator.kernel) for name, operator in OPERATORS.items()}
+        kernels = {name: self._numpy_kernel(operator) for name, operator in OPERATORS.items()}
         if self._calls is not None:
             for op in ARGUMENTS.keys() - NUMPY_IS_AS_GOOD:
-                kernels[op] = _native_kernel(self._calls, op, kernels[op])
+                kernels[op] = self._native_kernel(self._calls, op, kernels[op])
         return kernels
+
+    def _numpy_kernel(self, operator: Operator) -> Kernel:
+        function, in_place, takes_out = operator.kernel, operator.in_place, operator.takes_out
+        fit = self._fit
+
+        def kernel(
+            inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
+        ) -> npt.NDArray[Any]:
+            fit(output)
+            result: npt.NDArray[Any] = output.storage.data
+            operands = map(host_operand, inputs)
+            if takes_out:
+                return function(*operands, out=result, **attributes)
+            computed = function(*operands, **attributes)
+            if not in_place:
+                result[...] = computed
+            return result
+
+        return kernel
+
+    def _native_kernel(self, calls: Calls, op: str, in_numpy: Kernel) -> Kernel:
+        arguments_of, in_place, fit = ARGUMENTS[op], OPERATORS[op].in_place, self._fit
+
+        def kernel(
+            inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
+        ) -> Any:
+            if not _is_native(op, attributes):
+                return in_numpy(inputs, output, attributes)
+            fit(output)
+            arguments = arguments_of(*inputs[in_place:], **attributes)
+            calls.run(calls.pack(op, output, arguments), attributes.get("offset", 0))
+            return output.storage.data if in_place else None
+
+        return kernel
 
     def _put(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(value)
@@ -162,8 +211,12 @@ class CpuDevice(Device):
             return self._readers[path]
 
     def _get(self, array: DeviceArray) -> npt.NDArray[Any]:
-        contents: npt.NDArray[Any] = array.data.view()
-        return contents
+        contents: npt.NDArray[Any] = array.data
+        # Others' results come to lie in the arena where this one does.
+        return contents.copy() if isinstance(array.storage, Result) else contents.view()
+
+    def _write(self, output: DeviceArray, value: npt.NDArray[Any]) -> None:
+        output.data[...] = value
 
     def _zeros(
         self, _inputs: Sequence[DeviceArray], output: DeviceArray, _attributes: dict[str, Any]
@@ -177,6 +230,8 @@ class CpuDevice(Device):
         """Kernels have finished when they return."""
 
     def _close(self) -> None:
+        self.arena.drop()
+        self._forget_arena()
         for reader in self._readers.values():
             reader.close()
         if self._threads_before is not None:
@@ -190,38 +245,8 @@ class CpuDevice(Device):
         return weight.nbytes
 
 
-def _numpy_kernel(function: Callable[..., npt.NDArray[Any]]) -> Kernel:
-    def kernel(
-        inputs: Sequence[DeviceArray], _output: DeviceArray, attributes: dict[str, Any]
-    ) -> npt.NDArray[Any]:
-        # The kernels in C, which may come next, take arrays as they lie by rows.
-        return np.ascontiguousarray(function(*map(host_operand, inputs), **attributes))
-
-    return kernel
-
-
 def _is_native(op: str, attributes: dict[str, Any]) -> bool:
     return op in ARGUMENTS and attributes.get("softmax") in (None, "exact")
-
-
-def _native_kernel(calls: Calls, op: str, in_numpy: Kernel) -> Kernel:
-    arguments_of, in_place = ARGUMENTS[op], OPERATORS[op].in_place
-
-    def kernel(
-        inputs: Sequence[DeviceArray], output: DeviceArray, attributes: dict[str, Any]
-    ) -> npt.NDArray[Any]:
-        if not _is_native(op, attributes):
-            computed: npt.NDArray[Any] = in_numpy(inputs, output, attributes)
-            return computed
-        operands = [host_operand(array) for array in inputs]
-        result: npt.NDArray[Any] = (
-            operands.pop(0) if in_place else np.empty(output.shape, np.float32)
-        )
-        arguments = arguments_of(*operands, **attributes)
-        calls.run(calls.pack(op, result, arguments), attributes.get("offset", 0))
-        return result
-
-    return kernel
 
 
 def describe_kernels(native: Native) -> str:

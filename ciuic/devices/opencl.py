@@ -1,7 +1,7 @@
 """The OpenCL device: a GPU, or a processor that stands in for one.
 
 Weights stay on the device; activations pass from operator to operator without leaving it, through
-one arena (`opencl_arena`). The integers of INT8 layers are those of the CPU; floating-point results
+one arena (`arena`). The integers of INT8 layers are those of the CPU; floating-point results
 may differ in the last digits.
 """
 
@@ -25,9 +25,10 @@ from ciuic.quantize import LARGEST_BLOCK
 from ciuic.quantize_int4 import GroupQuantizedMatrix, Quantized
 from ciuic.reference.gemm import EXACT_FLOAT32_TERMS
 
+from .arena import ArenaDevice
 from .array import DeviceArray, Shape
 from .base import Kernel, Kind, Weight
-from .opencl_arena import ArenaDevice
+from .opencl_arena import ArenaBuffer
 from .opencl_between import sizes_between
 from .opencl_deepseek import OPS as DEEPSEEK_OPS
 from .opencl_deepseek import DeepseekKernels
@@ -123,7 +124,8 @@ class OpenclDevice(DeepseekKernels, Launching, ArenaDevice):
             self._program = self._build(
                 _source("opencl_kernels.cl") + _source("opencl_deepseek.cl")
             )
-        self._open_arena(uri, self._context, device.mem_base_addr_align // 8)  # it is in bits
+        arena = ArenaBuffer(uri, self._context, self._cl_queue)
+        self._open_arena(arena, device.mem_base_addr_align // 8)  # it is in bits
         self._cl_kernels = {}
         self._frequencies: dict[tuple[int, float, RopeScaling | None], Any] = {}
         super().__init__(uri, device.global_mem_size)
@@ -200,6 +202,11 @@ class OpenclDevice(DeepseekKernels, Launching, ArenaDevice):
                 opencl().enqueue_copy(self._cl_queue, contents, array.data, is_blocking=True)
         return contents
 
+    def _write(self, output: DeviceArray, value: npt.NDArray[Any]) -> None:
+        contents = np.ascontiguousarray(value)
+        with device_errors(self.uri):
+            opencl().enqueue_copy(self._cl_queue, output.data, contents, is_blocking=True)
+
     def _zeros(self, _inputs: Inputs, output: DeviceArray, _attributes: dict[str, Any]) -> Any:
         buffer = self._new(output.nbytes)
         with device_errors(self.uri):
@@ -222,7 +229,7 @@ class OpenclDevice(DeepseekKernels, Launching, ArenaDevice):
     def _close(self) -> None:
         self._cl_queue.finish()
         self._dropped.clear()
-        self._arena.drop()
+        self.arena.drop()
         self._forget_arena()
         self._pool.stop_holding()
 

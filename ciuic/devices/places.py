@@ -9,7 +9,6 @@ finds the same places.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -28,8 +27,10 @@ class Places:
     def __init__(self, alignment: int) -> None:
         self.alignment = alignment
         self._sizes: dict[int, int] = {}  # of what is taken, by offset
-        self._gaps: list[tuple[int, int]] = []  # offset and bytes, by offset
-        self._end = 0  # of what is taken
+        # What is not taken, below the end of what is: its bytes by offset, its offsets by end.
+        self._gaps: dict[int, int] = {}
+        self._before: dict[int, int] = {}
+        self._end = 0
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -37,16 +38,16 @@ class Places:
     def take(self, nbytes: int) -> int:
         """Return the offset of a place; its bytes are no other's until it is given back."""
         size = self.size(nbytes)
-        index = self._tightest(size)
-        if index is None:
-            offset = self._end
+        offset, length = self._tightest(size)
+        if offset == self._end:
             self._end += size
         else:
-            offset, length = self._gaps[index]
+            del self._gaps[offset]
             if length == size:
-                del self._gaps[index]
+                del self._before[offset + size]
             else:
-                self._gaps[index] = (offset + size, length - size)
+                self._gaps[offset + size] = length - size
+                self._before[offset + length] = offset + size
         self._sizes[offset] = size
         return offset
 
@@ -58,23 +59,23 @@ class Places:
         ValueError
             If none that is taken begins there.
         """
-        if offset not in self._sizes:
+        size = self._sizes.pop(offset, None)
+        if size is None:
             raise ValueError(f"offset must be that of a place that is taken, not {offset!r}")
-        gaps, start, stop = self._gaps, offset, offset + self._sizes.pop(offset)
-        index = bisect_left(gaps, (offset, 0))
-        if index < len(gaps) and gaps[index][0] == stop:
-            stop += gaps.pop(index)[1]
-        if index and sum(gaps[index - 1]) == start:
-            index -= 1
-            start = gaps.pop(index)[0]
+        stop = offset + size
+        start = self._before.pop(offset, offset)
+        after = self._gaps.pop(stop, 0)
+        stop += after
         if stop == self._end:
+            self._gaps.pop(start, None)
             self._end = start
         else:
-            gaps.insert(index, (start, stop - start))
+            self._gaps[start] = stop - start
+            self._before[stop] = start
 
     def size(self, nbytes: int) -> int:
         """Return the bytes that a place for so many takes: whole units, one at least."""
-        return max(1, -(-nbytes // self.alignment)) * self.alignment
+        return -(-nbytes // self.alignment) * self.alignment or self.alignment
 
     def take_for_task(self, nbytes: int, between: Sequence[int]) -> tuple[int, list[int], int]:
         """Take the place of a task's result, and find places that only the task itself uses.
@@ -93,19 +94,20 @@ class Places:
         if not between:
             return offset, [], end
         sizes = [self.size(one) for one in between]
-        index = self._tightest(sum(sizes))
-        start = self._end if index is None else self._gaps[index][0]
+        start, _ = self._tightest(sum(sizes))
         offsets = list(accumulate(sizes[:-1], initial=start))
         # They are not taken: the next task may have them.
         return offset, offsets, max(end, start + sum(sizes))
 
-    def _tightest(self, size: int) -> int | None:
-        """Return which gap of ``size`` bytes or more is the smallest; None if there is none."""
-        best, found = 0, None
-        for index, (_, length) in enumerate(self._gaps):
-            if length >= size and (found is None or length < best):
-                best, found = length, index
-        return found
+    def _tightest(self, size: int) -> tuple[int, int]:
+        """Return offset and bytes of the smallest gap of ``size`` or more, else where all ends."""
+        found, best = self._end, 0
+        for offset, length in self._gaps.items():
+            if length == size:
+                return offset, length
+            if length > size and (length < best or not best):
+                found, best = offset, length
+        return found, best
 
 
 def grown(end: int) -> int:

@@ -28,9 +28,9 @@ class Step(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """An arena: int8 memory (nbytes,), and which bytes of it the storages of results have."""
+    """Which of so many bytes of an arena the storages of results have."""
 
-    memory: DeviceArray
+    nbytes: int
     parts: Sequence[tuple[Storage, slice]]
 
 
@@ -46,9 +46,9 @@ class Program:
     steps
         In order. The attribute ``offset`` of each is the token's position.
     result
-        The array that a run returns a copy of.
+        Of the last step: a run's own.
     arena
-        Where the steps' results lie, those in place left out.
+        Where the other steps' results lie, those in place left out.
     """
 
     def __init__(
@@ -66,38 +66,53 @@ class Program:
         self._steps = steps
         self._arguments: list[Arguments] = []  # keeps alive what the calls point to
         self._calls = b""
+        self._memory: tuple[npt.NDArray[Any], ...] = ()  # that the calls point to
 
     @property
     def arena_bytes(self) -> int:
-        """Bytes of all intermediate results: the arena's high-water mark."""
-        return self._arena.memory.nbytes
+        """Bytes of all intermediate results: of the device's arena, while it runs."""
+        return self._arena.nbytes
 
     def run(
         self,
         calls: Calls,
-        inputs: Sequence[DeviceArray],
-        _output: DeviceArray,
-        attributes: dict[str, Any],
-    ) -> npt.NDArray[np.float32]:
-        """Run the steps; on the device's queue."""
-        if not self._calls:
-            self._pack(calls)
-        host_operand(self._x)[...] = host_operand(inputs[0])
-        host_operand(self._position)[...] = attributes["offset"]
-        calls.run(self._calls, attributes["offset"])
-        result: npt.NDArray[np.float32] = host_operand(self.result).copy()
-        return result
+        memory: npt.NDArray[np.int8],
+        x: npt.NDArray[np.float32],
+        output: npt.NDArray[np.float32],
+        offset: int,
+    ) -> None:
+        """Run the steps; on the device's queue.
 
-    def _pack(self, calls: Calls) -> None:
-        memory: npt.NDArray[np.int8] = host_operand(self._arena.memory)
+        Parameters
+        ----------
+        calls
+            Of the kernels.
+        memory : int8 (arena_bytes,)
+            For the intermediate results.
+        x, output
+            Operand of the first step, and where the last one's result goes.
+        offset
+            The token's position.
+
+        Memory and output that are the same as last time save time.
+        """
+        before = self._memory
+        if not before or before[0] is not memory or before[1] is not output:
+            self._pack(calls, memory, output)
+        host_operand(self._x)[...] = x
+        host_operand(self._position)[...] = offset
+        calls.run(self._calls, offset)
+
+    def _pack(
+        self, calls: Calls, memory: npt.NDArray[np.int8], output: npt.NDArray[np.float32]
+    ) -> None:
+        self.result.storage.data = output
         for storage, part in self._arena.parts:
             storage.data = memory[part].view(np.float32)
         packed = []
+        self._arguments.clear()
         for op, inputs, result, attributes in self._steps:
-            operands = [host_operand(array) for array in inputs]
-            if OPERATORS[op].in_place:
-                operands.pop(0)
-            arguments = ARGUMENTS[op](*operands, **attributes)
+            arguments = ARGUMENTS[op](*inputs[OPERATORS[op].in_place :], **attributes)
             self._arguments.append(arguments)
-            packed.append(calls.pack(op, host_operand(result), arguments))
-        self._calls = b"".join(packed)
+            packed.append(calls.pack(op, result, arguments))
+        self._calls, self._memory = b"".join(packed), (memory, output)

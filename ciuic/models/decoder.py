@@ -150,30 +150,27 @@ class _Recorder:
         self.steps.append(Step(op, arrays, result, attributes))
         return result
 
-    def arena(self, kept: DeviceArray) -> Placement:
-        """Return one array with places for all results; ``kept`` is needed after the last step."""
-        first = {id(step.result.storage): at for at, step in reversed([*enumerate(self.steps)])}
-        last = {
-            id(array.storage): at
-            for at, step in enumerate(self.steps)
-            for array in (*step.inputs, step.result)
+    def arena(self, last: DeviceArray) -> Placement:
+        """Return places for all results but the last, which goes to where the program's does."""
+        steps = [*enumerate(self.steps)]
+        first = {id(step.result.storage): at for at, step in reversed(steps)}
+        until = {
+            id(array.storage): at for at, step in steps for array in (*step.inputs, step.result)
         }
-        last[id(kept.storage)] = len(self.steps)
-        storages = [storage for storage in self._results if id(storage) in first]
+        storages = [storage for storage in self._results if storage is not last.storage]
         plan = plan_arena(
             [
                 Lifetime(
-                    nbytes=self._results[storage], first=first[id(storage)], last=last[id(storage)]
+                    nbytes=self._results[storage], first=first[id(storage)], last=until[id(storage)]
                 )
                 for storage in storages
             ]
         )
-        memory = self._device.zeros((plan.nbytes,), np.int8)
         parts = [
             (storage, slice(offset, offset + self._results[storage]))
             for storage, offset in zip(storages, plan.offsets, strict=True)
         ]
-        return Placement(memory, parts)
+        return Placement(plan.nbytes, parts)
 
     def _place_for(self, shape: tuple[int, ...]) -> DeviceArray:
         array = DeviceArray(Storage(self._device, 0), shape, np.dtype(np.float32))

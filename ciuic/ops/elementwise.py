@@ -27,8 +27,8 @@ def _add_cost(x: Spec, y: Spec) -> Cost:
     return elementwise_cost(x.shape, flops=1, arrays=3)
 
 
-def _add(x: Float32Array, y: Float32Array) -> Float32Array:
-    return x + y
+def _add(x: Float32Array, y: Float32Array, *, out: Float32Array | None = None) -> Float32Array:
+    return np.add(x, y, out=out)
 
 
 def _silu_mul_shape(gate: Spec, up: Spec) -> Shape:
@@ -47,5 +47,5 @@ def _silu_mul(gate: Float32Array, up: Float32Array) -> Float32Array:
     return (exact * up).astype(np.float32)
 
 
-ADD = Operator("add", _add_shape, _add_cost, _add)
+ADD = Operator("add", _add_shape, _add_cost, _add, takes_out=True)
 SILU_MUL = Operator("silu_mul", _silu_mul_shape, _silu_mul_cost, _silu_mul)

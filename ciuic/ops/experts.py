@@ -142,14 +142,20 @@ def _add_rows_cost(x: Spec, rows: Spec, ids: Spec, shares: Spec) -> Cost:
 
 
 def _add_rows(
-    x: Float32Array, rows: Float32Array, ids: npt.NDArray[np.int32], shares: Float32Array
+    x: Float32Array,
+    rows: Float32Array,
+    ids: npt.NDArray[np.int32],
+    shares: Float32Array,
+    *,
+    out: Float32Array | None = None,
 ) -> Float32Array:
     if ids.size and (ids.min() < 0 or ids.max() >= x.shape[0] or len(set(ids.tolist())) < ids.size):
         raise ShapeError(f"ids must be distinct and from 0 to {x.shape[0] - 1}, not {ids.tolist()}")
-    result = x.copy()
+    result = np.empty_like(x) if out is None else out
+    result[...] = x
     result[ids] += shares[:, None] * rows
     return result
 
 
 ROUTE_TOKENS = Operator("route_tokens", _route_shape, _route_cost, _route)
-ADD_ROWS = Operator("add_rows", _add_rows_shape, _add_rows_cost, _add_rows)
+ADD_ROWS = Operator("add_rows", _add_rows_shape, _add_rows_cost, _add_rows, takes_out=True)

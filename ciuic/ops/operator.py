@@ -56,6 +56,8 @@ class Operator:
         Compute the result from numpy arrays.
     in_place : bool
         The result is the first input, written to.
+    takes_out : bool
+        The kernel writes the result to an array ``out``, if it is given one.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Operator:
     cost: Callable[..., Cost]
     kernel: Callable[..., npt.NDArray[Any]]
     in_place: bool = False
+    takes_out: bool = False
 
 
 def require(condition: bool, operator: str, wanted: str, inputs: Iterable[Spec]) -> None:

@@ -38,12 +38,15 @@ def _embedding_cost(ids: Spec, table: Spec) -> Cost:
     return _moved((ids.shape[0], table.shape[1]))
 
 
-def _embedding(ids: npt.NDArray[np.int32], table: Float32Array) -> Float32Array:
+def _embedding(
+    ids: npt.NDArray[np.int32], table: Float32Array, *, out: Float32Array | None = None
+) -> Float32Array:
     if ids.size and (ids.min() < 0 or ids.max() >= table.shape[0]):
         raise ShapeError(
             f"ids must be from 0 to {table.shape[0] - 1}, not {ids.min()} to {ids.max()}"
         )
-    return table[ids]
+    # They are in range, and clipping to it is what numpy does without a copy on the way.
+    return np.take(table, ids, axis=0, out=out, mode="clip")
 
 
 def _kv_append_shape(cache: Spec, rows: Spec, *, offset: int) -> Shape:
@@ -94,11 +97,13 @@ def _join_columns_cost(*parts: Spec) -> Cost:
     return _moved(_join_columns_shape(*parts))
 
 
-def _join_columns(*parts: Float32Array) -> Float32Array:
-    return np.concatenate(parts, axis=1)
+def _join_columns(*parts: Float32Array, out: Float32Array | None = None) -> Float32Array:
+    return np.concatenate(parts, axis=1, out=out)
 
 
-EMBEDDING = Operator("embedding", _embedding_shape, _embedding_cost, _embedding)
+EMBEDDING = Operator("embedding", _embedding_shape, _embedding_cost, _embedding, takes_out=True)
 KV_APPEND = Operator("kv_append", _kv_append_shape, _kv_append_cost, _kv_append, in_place=True)
 SLICE_ROWS = Operator("slice_rows", _slice_rows_shape, _slice_rows_cost, _slice_rows)
-JOIN_COLUMNS = Operator("join_columns", _join_columns_shape, _join_columns_cost, _join_columns)
+JOIN_COLUMNS = Operator(
+    "join_columns", _join_columns_shape, _join_columns_cost, _join_columns, takes_out=True
+)

@@ -7,12 +7,14 @@ scales, since the largest magnitude of a head has left its octave's step
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ciuic.ops.attention_int8 import magnitudes, quantize_heads, rotated, seen_scales
 from ciuic.quantize import Float32Array
 
-from .attention import CacheHandle, Role, rows_at_a_time
+from .attention import CacheHandle, Role, head_nbytes, rows_at_a_time
 from .overlay import Overlay
 
 
@@ -23,10 +25,14 @@ class CachedRows:
     ----------
     floats
         Their contents, float32.
+    claim
+        Called with bytes of the overlay's memory before they are taken; None of a cache, whose
+        contents in float32, which count as its bytes, stand for them.
     """
 
-    def __init__(self, floats: Float32Array) -> None:
+    def __init__(self, floats: Float32Array, claim: Callable[[int], None] | None = None) -> None:
         self.floats = floats
+        self.claim = claim
         self._packed: dict[Role, PackedRows] = {}
         self._in: list[PackedRows] = []  # that have rows of this cache
 
@@ -81,6 +87,8 @@ class PackedRows:
         slots, heads = sources[0].heads.shape[:2]
         self.sources = sources
         width = sum(source.heads.shape[2] for source in sources)
+        if sources[0].claim is not None:
+            sources[0].claim(heads * head_nbytes(overlay.config, width, slots))
         self.handle: CacheHandle = overlay.new_cache(role, heads=heads, width=width, slots=slots)
         self._count = 0  # rows that the overlay holds
         self._largest = np.zeros((len(sources), heads), np.float32)  # of these

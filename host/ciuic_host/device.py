@@ -311,13 +311,27 @@ class FpgaDevice(StagedDevice):
 
     @contextmanager
     def _caches(self, arrays: Sequence[DeviceArray]) -> Iterator[list[CachedRows]]:
-        """Give arrays as caches; those that are none are packed for this task alone."""
-        passing = []
+        """Give arrays as caches; those that are none are packed for this task alone.
+
+        As with caches, their contents in float32 count as bytes of the overlay, and stand for what
+        is packed; padding may take more.
+        """
+        passing: list[CachedRows] = []
+        packed: list[int] = []  # bytes
+        claimed: list[int] = []
+
+        def claim(nbytes: int) -> None:
+            packed.append(nbytes)
+            counted = sum(data.floats.nbytes for data in passing) + sum(claimed)
+            if sum(packed) > counted:
+                self._claim(sum(packed) - counted)
+                claimed.append(sum(packed) - counted)
+
         caches = []
         for array in arrays:
             data = array.data
             if not isinstance(data, CachedRows):
-                data = CachedRows(_operand(array))
+                data = CachedRows(_operand(array), claim)
                 passing.append(data)
             caches.append(data)
         try:
@@ -325,6 +339,7 @@ class FpgaDevice(StagedDevice):
         finally:
             for data in passing:
                 data.release(self.overlay)
+            self._freed.extend(claimed)
 
     def _hold_cache(
         self, keys: CachedRows, values: CachedRows, count: int, *beside: CachedRows

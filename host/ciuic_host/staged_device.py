@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ciuic.devices import Device, DeviceArray
-from ciuic.devices.array import Shape, Storage
-from ciuic.devices.base import DTYPES
+from ciuic.devices.array import DTYPES, Shape, Storage
 from ciuic.errors import OutOfMemory
 
 from .overlay import Overlay
@@ -27,8 +26,8 @@ class StagedDevice(Device):
     overlay: Overlay
 
     @property
-    def staged_bytes(self) -> int:
-        """Bytes of those in use that are the buffer's; it stays for later tasks."""
+    def kept_bytes(self) -> int:
+        """Bytes of those in use that are the buffer's."""
         return self._staging_bytes
 
     def _open_staging(self) -> None:
@@ -53,14 +52,18 @@ class StagedDevice(Device):
         """Count the buffer, which is about to grow; on the queue thread."""
         more = nbytes - self._staging_bytes
         if more > 0:  # than any task was known to need
-            if not self._take(more):
-                available = self.capacity_bytes - self.used_bytes
-                raise OutOfMemory(
-                    self.uri, wanted=more, available=available, capacity=self.capacity_bytes
-                )
+            self._claim(more)
             self._count_staging(nbytes, more)
         counters = self.statistics.counters
         counters["arena_bytes"] = max(nbytes, counters.get("arena_bytes", 0))
+
+    def _claim(self, nbytes: int) -> None:
+        """Count bytes as used, on the queue thread: it cannot wait for others to be given back."""
+        if not self._take(nbytes):
+            available = self.capacity_bytes - self.used_bytes
+            raise OutOfMemory(
+                self.uri, wanted=nbytes, available=available, capacity=self.capacity_bytes
+            )
 
     def _count_staging(self, nbytes: int, taken: int) -> None:
         """Have ``nbytes`` counted; ``taken`` more were, some of them by another thread as well."""

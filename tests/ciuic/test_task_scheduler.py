@@ -384,6 +384,6 @@ def test_layers_of_a_model_keep_their_number_formats(tmp_path: Path, fault: Faul
             assert all(layer.as_fpga for layer in chain)
             assert placed(tasks) == ["cpu"] * len(chain)
             gc.collect()
-            assert device.used_bytes == device.staged_bytes  # kept for later tasks
+            assert device.used_bytes == device.kept_bytes  # kept for later tasks
         assert transport.buffers == 0
         assert transport.closed

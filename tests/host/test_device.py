@@ -387,14 +387,14 @@ def test_the_buffer_for_operands_makes_room_for_others(
     weight = quantize_columns(normal(rng, 40, 24))
     want = run(emulated, "linear", x := normal(rng, 4000, 40), weight)
     emulated.synchronize()
-    assert emulated.staged_bytes == 1 << 20
+    assert emulated.kept_bytes == 1 << 20
     emulated.capacity_bytes = emulated.used_bytes + 1000
     emulated.reset_peak()
     array = emulated.upload(np.zeros(1 << 17, np.float32))
-    assert emulated.staged_bytes == 0
+    assert emulated.kept_bytes == 0
     assert emulated.overlay._staging._buffer is None
     assert run(emulated, "linear", x[:2], weight).tobytes() == want[:2].tobytes()
-    assert emulated.staged_bytes == 1 << 16
+    assert emulated.kept_bytes == 1 << 16
     assert emulated.peak_bytes <= emulated.capacity_bytes
     del array
 

@@ -1,4 +1,7 @@
-"""What every device does the same way: order, errors, memory, weights, counts. Seen on the CPU."""
+"""What every device does the same way: order, errors, memory, weights, counts.
+
+Seen on the CPU, and where its arena would be in the way, on a device that has none.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ciuic.devices import DeviceArray, TaskRecord
+from ciuic.devices import Device, DeviceArray, TaskRecord
 from ciuic.devices.cpu import CpuDevice
 from ciuic.errors import (
     DeviceError,
@@ -24,6 +27,8 @@ from ciuic.errors import (
 from ciuic.quantize import quantize_columns
 from ciuic.tensor import CiuicTensor
 
+from ..standin import StandIn
+
 
 @pytest.fixture
 def cpu() -> Iterator[CpuDevice]:
@@ -31,10 +36,17 @@ def cpu() -> Iterator[CpuDevice]:
         yield device
 
 
+@pytest.fixture
+def plain() -> Iterator[Device]:
+    """A device without an arena."""
+    with StandIn("plain") as device:
+        yield device
+
+
 class Gate:
     """Holds a device's queue until it is opened."""
 
-    def __init__(self, device: CpuDevice) -> None:
+    def __init__(self, device: Device) -> None:
         self._open = threading.Event()
         self.entered = threading.Event()
         device._kernels["add"] = self._wait
@@ -52,11 +64,11 @@ def ones(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
-def test_tasks_run_in_order_and_may_use_results_that_are_not_there_yet(cpu: CpuDevice) -> None:
-    gate = Gate(cpu)
-    x = cpu.upload(ones(2, 3))
-    first = cpu.submit("add", [x, x])
-    second = cpu.submit("silu_mul", [first.output, first.output])
+def test_tasks_run_in_order_and_may_use_results_that_are_not_there_yet(plain: Device) -> None:
+    gate = Gate(plain)
+    x = plain.upload(ones(2, 3))
+    first = plain.submit("add", [x, x])
+    second = plain.submit("silu_mul", [first.output, first.output])
     assert not first.done
     assert not second.done
     gate.open()
@@ -112,40 +124,40 @@ def test_reshape_shares_memory(cpu: CpuDevice) -> None:
         view.reshape(4)
 
 
-def test_memory_is_counted_and_given_back(cpu: CpuDevice) -> None:
-    before = cpu.used_bytes
-    x = cpu.upload(ones(10, 10))
-    y = cpu.submit("add", [x, x]).wait()
-    assert cpu.used_bytes - before == 800
+def test_memory_is_counted_and_given_back(plain: Device) -> None:
+    before = plain.used_bytes
+    x = plain.upload(ones(10, 10))
+    y = plain.submit("add", [x, x]).wait()
+    assert plain.used_bytes - before == 800
     del x
     gc.collect()
-    assert cpu.used_bytes - before == 400
-    cpu.free(y)
-    cpu.synchronize()
-    assert cpu.used_bytes == before
+    assert plain.used_bytes - before == 400
+    plain.free(y)
+    plain.synchronize()
+    assert plain.used_bytes == before
     with pytest.raises(TransferError, match=r"^an array was used after its memory"):
         y.numpy()
     del y
     gc.collect()
-    assert cpu.used_bytes == before
+    assert plain.used_bytes == before
 
 
-def test_memory_ends_with_the_figures(cpu: CpuDevice) -> None:
-    x = cpu.upload(ones(100))
-    cpu.capacity_bytes = cpu.used_bytes + 399
+def test_memory_ends_with_the_figures(plain: Device) -> None:
+    x = plain.upload(ones(100))
+    plain.capacity_bytes = plain.used_bytes + 399
     with pytest.raises(OutOfMemory) as error:
-        cpu.submit("add", [x, x])
-    assert str(error.value) == "cpu: 400 bytes wanted, 399 of 799 bytes available"
+        plain.submit("add", [x, x])
+    assert str(error.value) == "plain: 400 bytes wanted, 399 of 799 bytes available"
     assert (error.value.wanted, error.value.available, error.value.capacity) == (400, 399, 799)
-    cpu.capacity_bytes += 1
-    np.testing.assert_array_equal(cpu.submit("add", [x, x]).wait().numpy(), 2 * ones(100))
+    plain.capacity_bytes += 1
+    np.testing.assert_array_equal(plain.submit("add", [x, x]).wait().numpy(), 2 * ones(100))
 
 
-def test_arrays_in_use_by_queued_tasks_outlive_their_handles(cpu: CpuDevice) -> None:
-    gate = Gate(cpu)
-    x = cpu.upload(ones(3))
-    event = cpu.submit("add", [x, x])
-    cpu.free(x)
+def test_arrays_in_use_by_queued_tasks_outlive_their_handles(plain: Device) -> None:
+    gate = Gate(plain)
+    x = plain.upload(ones(3))
+    event = plain.submit("add", [x, x])
+    plain.free(x)
     del x
     gate.open()
     np.testing.assert_array_equal(event.wait().numpy(), 2 * ones(3))
@@ -260,11 +272,11 @@ def test_close_can_give_up_what_is_queued() -> None:
         waiting.wait()
 
 
-def test_threads_may_share_a_device(cpu: CpuDevice) -> None:
+def test_threads_may_share_a_device(plain: Device) -> None:
     def work(number: int) -> None:
-        x = cpu.upload(np.full(50, number, np.float32))
+        x = plain.upload(np.full(50, number, np.float32))
         for _ in range(50):
-            x = cpu.submit("add", [x, cpu.upload(ones(50))]).output
+            x = plain.submit("add", [x, plain.upload(ones(50))]).output
         results[number] = x.numpy()
 
     results: dict[int, np.ndarray] = {}
@@ -277,8 +289,8 @@ def test_threads_may_share_a_device(cpu: CpuDevice) -> None:
         np.testing.assert_array_equal(results[number], np.full(50, number + 50))
     results.clear()
     gc.collect()
-    cpu.synchronize()
-    assert cpu.used_bytes == 0
+    plain.synchronize()
+    assert plain.used_bytes == 0
 
 
 def test_threads_of_the_cpu_are_one_unless_set() -> None:

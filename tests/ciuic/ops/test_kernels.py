@@ -213,3 +213,16 @@ def test_moving_rows() -> None:
     assert not cache[[0, 1, 5]].any()
     np.testing.assert_array_equal(run("slice_rows", rows, start=1, stop=3), rows[1:])
     np.testing.assert_array_equal(run("add", rows, rows), 2 * rows)
+
+
+@pytest.mark.parametrize("op", sorted(name for name, one in OPERATORS.items() if one.takes_out))
+def test_kernels_write_where_they_are_told(op: str) -> None:
+    rng = np.random.default_rng(sum(map(ord, op)))
+    x, y = rng.standard_normal((2, 5, 7)).astype(np.float32)
+    ids = np.array([4, 0, 2], np.int32)
+    shares = np.array([0.5, 2.0, 1.0], np.float32)
+    inputs = {"embedding": (ids, x), "add_rows": (x, y[:3], ids, shares)}.get(op, (x, y))
+    want = OPERATORS[op].kernel(*inputs)
+    out = np.full(OPERATORS[op].shape(*inputs), np.nan, np.float32)
+    assert OPERATORS[op].kernel(*inputs, out=out) is out
+    np.testing.assert_array_equal(out, want)
