@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,23 @@ def test_the_status_says_whether_it_fits_and_is_in_time(
     table = capsys.readouterr().out
     assert f"{use.share:.1%}" in table
     assert ("MHz" in table) == (clock is not None)
+
+
+@pytest.mark.parametrize(("given", "seed"), [([], 7), (["--seed", "3"], 3)])
+def test_the_seed_is_the_boards_or_what_was_asked_for(
+    given: list[str], seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def build(*_: Any, seed: int, **options: Any) -> flow.Build:
+        asked.append(seed)
+        raise UsageError("as far as this test goes")
+
+    monkeypatch.setattr(command, "build", build)
+    monkeypatch.setitem(BOARDS, "ecp5-85f", replace(BOARDS["ecp5-85f"], seed=7))
+    arguments = ["build", "--board", "ecp5-85f", "--output", str(tmp_path / "out"), *given]
+    assert cli.main(arguments) == 2
+    assert asked == [seed]
 
 
 def test_boards_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,8 @@ class Board:
         Options that name the part to nextpnr-ecp5; none where it is not placed and routed.
     pins
         Port of `ciuic_hw.ecp5.system.Ecp5Top` -> pin of the package.
+    seed
+        Of the placement: the one with the fastest clock of those that were tried.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Board:
     resources: Mapping[str, Resource]
     nextpnr: tuple[str, ...] = ()
     pins: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 1
 
 
 _LUTRAM = {

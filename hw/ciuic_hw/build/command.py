@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MHZ",
         help="wanted clock of what is placed and routed (default: 150; with openxc7 the board's)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the placement (default: 1)")
+    parser.add_argument("--seed", type=int, help="of the placement (default: the board's)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -132,7 +132,7 @@ def _yowasp(target: Board, arguments: argparse.Namespace) -> Start:
         folder,
         route=not arguments.synth_only,
         clock_hz=clock * 1e6,
-        seed=arguments.seed,
+        seed=target.seed if arguments.seed is None else arguments.seed,
         report=report,
     )
 
@@ -147,7 +147,7 @@ def _openxc7(target: Board, arguments: argparse.Namespace) -> Start:
         folder,
         files=files,
         clock_hz=arguments.clock and arguments.clock * 1e6,
-        seed=arguments.seed,
+        seed=target.seed if arguments.seed is None else arguments.seed,
         report=report,
     )
 
