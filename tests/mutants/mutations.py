@@ -91,7 +91,9 @@ MUTATIONS = (
     Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "Mux(ends, 0, place + 1)", "Mux(ends, 0, place)"),
-    Mutation("gemm/walk.py", "Mux(stepped, tiles_left == 3, tiles_left == 2)", "tiles_left == 2"),
+    Mutation(
+        "gemm/walk.py", "Mux(stepped, tiles_left == 3, tiles_left == 2)", "tiles_left == 2", SINGLE
+    ),
     # Softmax engine.
     Mutation("softmax/writer.py", "Mux(written, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
     Mutation("softmax/rows.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
