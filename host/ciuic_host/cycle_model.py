@@ -24,7 +24,7 @@ from .memory_timing import MemoryTiming
 
 FETCH = 5  # around the beats of a descriptor
 COMPLETE = 13  # around the beats of a record
-SOFTMAX = 104  # around the stages of a softmax
+SOFTMAX = 83  # around the stages of a softmax
 SOFTMAX_READ = 8  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 6  # between the requests of the scores of two rows
