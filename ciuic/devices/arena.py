@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -295,7 +296,7 @@ class ArenaDevice(Device):
                 known = DeviceArray(known.storage, array.shape, array.dtype)
             for_tasks.append(known)
         made = for_tasks.pop()
-        event = Device._enqueue(self, op, kernel, for_tasks, made, attributes, nbytes)
+        event = super()._enqueue(op, kernel, for_tasks, made, attributes, nbytes)
         event.output = output  # which the task itself must not hold
         return event
 
@@ -321,6 +322,6 @@ class ArenaDevice(Device):
         if value.nbytes:
             self._write(output, value)
 
+    @abstractmethod
     def _write(self, output: DeviceArray, value: npt.NDArray[Any]) -> None:
         """Copy an array's contents to where it lies in the arena."""
-        raise NotImplementedError
