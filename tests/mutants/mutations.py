@@ -97,6 +97,9 @@ MUTATIONS = (
     # Softmax engine.
     Mutation("softmax/writer.py", "Mux(written, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
     Mutation("softmax/rows.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
+    Mutation("softmax/datapath.py", "joined.i.ready & other.o.valid", "joined.i.ready", SOFTMAX),
+    Mutation("softmax/gearbox.py", "active & output_end", "output_end", SOFTMAX),
+    Mutation("overlay.py", "with m.If(stages[-1]):", "with m.If(stages[0]):", OVERLAY),
     Mutation("softmax/rows.py", "less(listed.last, reach)", "less(reach, listed.last)", SOFTMAX),
     Mutation("softmax/rows.py", "Mux(empty, 0, low - 1)", "low - 1", SOFTMAX),
     Mutation("softmax/rows.py", "reach.eq(reach + 1)", "reach.eq(reach + 2)", SOFTMAX),
