@@ -156,8 +156,9 @@ def _middle(rounds: Sequence[Row]) -> Row:
 def _reading(model: Model, host: CpuDevice, found: DeviceResidency, tokens: int) -> float:
     """Return the seconds of reading what streams for a token, and doing nothing else.
 
-    As much is read before and meanwhile as by `seconds_per_token`: disks that are shared are fast
-    for a while and slower afterwards.
+    It goes through as much memory as the slots are, one after another: fewer would stay in the
+    processor's cache, which the weights of a token do not. As much is read before and meanwhile as
+    by `seconds_per_token`: disks that are shared are fast for a while and slower afterwards.
     """
     streamed = set(found.streamed)
     extents: list[tuple[Path, int, int]] = []
@@ -171,7 +172,7 @@ def _reading(model: Model, host: CpuDevice, found: DeviceResidency, tokens: int)
                     start = weight.extent.start + k * piece.start
                     extents.append((weight.extent.path, start, k * (piece.stop - piece.start)))
     free = queue.SimpleQueue[mmap.mmap]()
-    for _ in range(host.copy_lanes):
+    for _ in range(found.slots):
         free.put(memory_for(found.slot_bytes))
 
     def read(extent: tuple[Path, int, int]) -> None:

@@ -63,11 +63,11 @@ class CpuDevice(ArenaDevice):
     emulated = False
     host_memory = True
     arrays_on_host = True
-    # With three reads on their way the disk is never idle, nor with eight slots when a core is
-    # late; larger pieces and more slots keep weights out that would stay. A piece takes two huge
-    # pages with those that it shares at its ends.
-    piece_nbytes = (4 << 20) - 2 * PAGE_NBYTES
-    slot_counts = ((8,), (4, 3, 2))
+    # With three reads on their way the disk is never idle, nor with five slots when a core is
+    # late; larger pieces and more slots keep weights out that would stay, and smaller pieces take
+    # longer beside kernels. A piece takes four huge pages with those that it shares at its ends.
+    piece_nbytes = (8 << 20) - 2 * PAGE_NBYTES
+    slot_counts = ((5,), (4, 3, 2))
     copy_lanes = 3
     roofline = Roofline(
         flops_per_second=3e10,
