@@ -2,7 +2,7 @@
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
-__all__ = ["count", "highest", "less"]
+__all__ = ["count", "countdown", "highest", "less"]
 
 
 def less(one: Value, other: Value) -> Value:
@@ -26,6 +26,26 @@ def count(m: Module, step: Value, clear: Value, bits: int, *, name: str) -> Valu
     with m.Else():
         m.d.sync += [low.eq(low[:half] + step), high.eq(high + low[half])]
     return Cat(low[:half], high)
+
+
+def countdown(m: Module, number: Value, *, start: Value, step: Value) -> Value:
+    """Return a register that says whether steps are left of a number of them.
+
+    ``start`` takes the number, one at least. A step may come late in its cycle: what is left is
+    counted a cycle behind it, and whether one step alone is left is known before it comes.
+    """
+    more, last, stepped = Signal(), Signal(), Signal()
+    left = Signal(number.shape())
+    m.d.sync += stepped.eq(step)
+    with m.If(start):
+        m.d.sync += [more.eq(1), last.eq(number == 1)]
+    with m.Elif(step):
+        m.d.sync += [more.eq(~last), last.eq(Mux(stepped, left == 3, left == 2))]
+    with m.If(start):
+        m.d.sync += left.eq(number)
+    with m.Elif(stepped):
+        m.d.sync += left.eq(left - 1)
+    return more
 
 
 def highest(value: Value) -> tuple[Value, Value]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.sim import Simulator
-from ciuic_hw.arithmetic import count, highest, less
+from ciuic_hw.arithmetic import count, countdown, highest, less
 
 BITS = 6
 
@@ -44,6 +44,42 @@ def test_a_count_is_right_from_the_second_cycle_behind_a_step(seed: int) -> None
     simulator.add_testbench(testbench)
     simulator.run()
     assert max(expected) == (1 << BITS) - 1  # it wrapped
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("seed", range(3))
+def test_a_countdown_ends_with_its_last_step(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m = Module()
+    number, start, step = Signal(BITS), Signal(), Signal()
+    more = Signal()
+    m.d.comb += more.eq(countdown(m, number, start=start, step=step))
+
+    async def testbench(ctx: Any) -> None:
+        assert not ctx.get(more)
+        for steps in (1, 2, 3, 4, *rng.integers(1, 1 << BITS, 60).tolist()):
+            often = rng.choice([0.3, 0.8, 1.0])
+            ctx.set(number, steps)
+            ctx.set(start, 1)
+            await ctx.tick()
+            ctx.set(start, 0)
+            ctx.set(number, int(rng.integers(1 << BITS)))
+            while steps:
+                assert ctx.get(more), f"seed {seed}: {steps} left"
+                stepping = bool(rng.random() < often)
+                ctx.set(step, stepping)
+                await ctx.tick()
+                steps -= stepping
+            ctx.set(step, 0)
+            assert not ctx.get(more), f"seed {seed}"
+            for _ in range(rng.integers(3)):
+                await ctx.tick()
+                assert not ctx.get(more), f"seed {seed}"
+
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
 
 
 def test_less_and_highest_for_all_values() -> None:

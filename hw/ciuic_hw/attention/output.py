@@ -14,7 +14,7 @@ from ciuic.abi.numerics import (
     RECIPROCAL_FRACTION,
 )
 
-from ..arithmetic import highest
+from ..arithmetic import countdown, highest
 from ..axi.ports import WritePort
 from ..jobs import outcome
 from ..softmax.table import Interpolator
@@ -167,20 +167,17 @@ class AttentionOutput(Component):
     def _requests(self, m):
         """Announce every row; return whether all are."""
         job, request = self._job, self.write.request
-        left = Signal.like(job.m)
-        more = Signal()
+        asked = Signal()
+        more = countdown(m, job.m, start=self._start, step=asked)
         m.d.comb += [
             request.valid.eq(more),
             request.p.nbytes.eq(job.d_v << exact_log2(RESULT_BITS // 8)),
+            asked.eq(request.valid & request.ready),
         ]
-        with m.If(request.valid & request.ready):
-            m.d.sync += [
-                left.eq(left - 1),
-                more.eq(left != 1),
-                request.p.addr.eq(request.p.addr + job.o_stride),
-            ]
+        with m.If(asked):
+            m.d.sync += request.p.addr.eq(request.p.addr + job.o_stride)
         with m.If(self._start):
-            m.d.sync += [left.eq(job.m), more.eq(1), request.p.addr.eq(job.o_addr)]
+            m.d.sync += request.p.addr.eq(job.o_addr)
         return ~more
 
     def _fetch(self, m):

@@ -132,7 +132,14 @@ class WriteChannel(Component):
 
         # W: move the burst's beats. What is needed of them is found out a beat ahead.
         head, new_head = Signal(burst), Signal()
-        m.d.comb += head.eq(issued.r_data)
+        m.submodules.next = following = SkidBuffer(burst)
+        m.d.comb += [
+            Value.cast(following.i.p).eq(issued.r_data),
+            following.i.valid.eq(issued.r_rdy),
+            issued.r_en.eq(following.i.ready),
+            head.eq(following.o.p),
+            following.o.ready.eq(new_head),
+        ]
         mine = Signal(len(datas))  # whose burst it is, if there is one
         left = Signal(8)  # beats behind this one
         final, ends = Signal(), Signal()  # last beat of the burst, and of its request
@@ -150,7 +157,6 @@ class WriteChannel(Component):
             output.i.valid.eq((mine & Cat(port.valid | self.drain for port in datas)).any()),
             taken.eq(output.i.valid & output.i.ready),
             new_head.eq(~mine.any() | (taken & final)),
-            issued.r_en.eq(new_head),
             self.data.eq(output.o.p.data),
             self.strb.eq(output.o.p.strb),
             self.last.eq(output.o.p.last),
@@ -161,7 +167,7 @@ class WriteChannel(Component):
             m.d.comb += port.ready.eq(mine[index] & output.i.ready & ~self.drain)
         with m.If(new_head):
             m.d.sync += [
-                mine.eq(Mux(issued.r_rdy, 1 << head.port, 0)),
+                mine.eq(Mux(following.o.valid, 1 << head.port, 0)),
                 left.eq(head.len),
                 final.eq(head.len == 0),
                 ends.eq(head.last),

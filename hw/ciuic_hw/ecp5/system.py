@@ -17,8 +17,9 @@ from .uart import UartReceiver, UartTransmitter
 __all__ = ["CLOCK_DIVISOR", "CRYSTAL_HZ", "VCO_HZ", "Ecp5System", "Ecp5Top"]
 
 CRYSTAL_HZ = 25_000_000
-VCO_HZ = 600_000_000  # must be 400 to 800 MHz: Lattice FPGA-DS-02012, sysCLOCK PLL timing
-CLOCK_DIVISOR = 8  # until a build finds the smallest that the design is fast enough for
+# Until a build finds what the design is fast enough for (`ciuic_hw.build.pll`).
+VCO_HZ = 600_000_000
+CLOCK_DIVISOR = 8
 
 
 class Ecp5System(Component):

@@ -111,6 +111,7 @@ class Drain(Component):
         job = walk.current
         self._active = active = Signal()
         bank, row = Signal(), Signal(range(config.accumulator_rows))
+        turned = Signal()
 
         # A row waits at the memory's output until the one before it has gone.
         fetched, fetch, take = Signal(), Signal(), Signal()
@@ -152,7 +153,9 @@ class Drain(Component):
             moves.eq(~some | step.ready),
             walk.step.eq(take),
             self.read_bank.eq(bank),
-            self.read_row.eq(row),
+            # `take` comes late: the row begins anew in the cycle behind that of the last one.
+            turned.eq(self.drained.any()),
+            self.read_row.eq(Mux(turned, 0, row)),
         ]
         m.d.sync += self.drained.eq(0)
         ends = ~some | final
@@ -171,11 +174,7 @@ class Drain(Component):
         with m.If(take):
             m.d.sync += [fetched.eq(0), shared.eq(job.parameters & walk.last_row)]
             with m.If(walk.last_row):
-                m.d.sync += [
-                    self.drained.bit_select(bank, 1).eq(1),
-                    bank.eq(~bank),
-                    row.eq(0),
-                ]
+                m.d.sync += [self.drained.bit_select(bank, 1).eq(1), bank.eq(~bank)]
             with m.Else():
                 m.d.comb += fetch.eq(1)
             with m.If(walk.last):
@@ -184,7 +183,9 @@ class Drain(Component):
             m.d.comb += fetch.eq(1)
         m.d.comb += self.read_en.eq(fetch)
         m.d.sync += fetching.eq((fetching << 1) | fetch)
-        with m.If(fetching[0]):
+        with m.If(turned):
+            m.d.sync += row.eq(0)
+        with m.Elif(fetching[0]):
             m.d.sync += row.eq(row + 1)
         with m.If(fetching[-1]):
             m.d.sync += fetched.eq(1)

@@ -7,8 +7,8 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi.descriptors import MAX_SIZE
 
-from ..arithmetic import less
-from ..streams import SkidBuffer, delay
+from ..arithmetic import countdown, less
+from ..streams import SkidBuffer
 from .layouts import result_row_layout
 
 __all__ = ["RowAddresses", "RowLengths", "RowWords", "length_layout"]
@@ -187,29 +187,16 @@ class RowAddresses(wiring.Component):
                 "rows": In(range(MAX_SIZE + 1)),
                 "step": In(1),
                 "addr": Out(config.address_bits),
-                "done": Out(1, init=1),
+                "done": Out(1),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        left = Signal.like(self.rows)  # as of a cycle ago, as `step` comes late
-        last = Signal()
-        stepped = delay(m, self.step, 1)
+        more = countdown(m, self.rows, start=self.start, step=self.step)
+        m.d.comb += self.done.eq(~more)
         with m.If(self.start):
-            m.d.sync += [
-                last.eq(self.rows == 1),
-                self.done.eq(0),
-                self.addr.eq(self.base),
-            ]
+            m.d.sync += self.addr.eq(self.base)
         with m.Elif(self.step):
-            m.d.sync += [
-                last.eq(Mux(stepped, left == 3, left == 2)),
-                self.done.eq(last),
-                self.addr.eq(self.addr + self.stride),
-            ]
-        with m.If(self.start):
-            m.d.sync += left.eq(self.rows)
-        with m.Elif(stepped):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += self.addr.eq(self.addr + self.stride)
         return m

@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 from ciuic.abi import Status
 from ciuic.abi.descriptors import MAX_SIZE
 
+from ..arithmetic import countdown
 from ..axi.ports import EngineSignature, WritePort
 from ..jobs import status_of
 from ..streams import delay
@@ -56,15 +57,12 @@ class RowWriter(wiring.Component):
         )
         m.submodules.addresses = addresses = RowAddresses(self.config)
         job = Signal(write_job_layout(self.config))
-        # Rows that are not completely handed over: whether there are some, whether it is one, and
-        # how many, a cycle ago.
-        more, last = Signal(), Signal()
-        left = Signal(range(MAX_SIZE + 1))
         # Rows whose results come, not requested: how many, and whether there are some.
         begun, some = Signal(range(2 * ROWS_WAITING)), Signal()
         take, start, requested, row_written = Signal(), Signal(), Signal(), Signal()
         stride, nbytes, refused = Signal(32), Signal(32), Signal(Status)  # of the job that runs
         request = self.write.request
+        more = countdown(m, job.rows, start=start, step=row_written)  # to be handed over
         m.d.comb += [
             jobs.w_data.eq(self.job.payload),
             jobs.w_en.eq(self.job.valid),
@@ -94,14 +92,6 @@ class RowWriter(wiring.Component):
             some.eq(begins | begun[1:].any() | (some & ~requested)),
         ]
         written = delay(m, row_written, 1)
-        with m.If(start):
-            m.d.sync += [more.eq(1), last.eq(job.rows == 1)]
-        with m.Elif(row_written):
-            m.d.sync += [more.eq(~last), last.eq(Mux(written, left == 3, left == 2))]
-        with m.If(start):
-            m.d.sync += left.eq(job.rows)
-        with m.Elif(written):
-            m.d.sync += left.eq(left - 1)
         with m.If(take):
             m.d.sync += [stride.eq(job.stride), nbytes.eq(job.nbytes), refused.eq(job.status)]
         busy = self._count(m, start, written)
