@@ -22,9 +22,9 @@ from . import gemm_cycles
 from .gemm_cycles import Job, Shape
 from .memory_timing import MemoryTiming
 
-FETCH = 5  # around the beats of a descriptor
-COMPLETE = 13  # around the beats of a record
-SOFTMAX = 83  # around the stages of a softmax
+FETCH = 17  # from the doorbell to the start of a descriptor, around its beats
+COMPLETE = 23  # from the end of a descriptor to the interrupt, around the beats of its record
+SOFTMAX = 86  # around the stages of a softmax
 SOFTMAX_READ = 8  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 6  # between the requests of the scores of two rows
@@ -56,13 +56,13 @@ class Work:
 
 
 def fetch(config: OverlayConfig, timing: MemoryTiming) -> int:
-    """Return the cycles from the doorbell until a descriptor has been read."""
+    """Return the cycles from the doorbell until a descriptor is started."""
     beats = DESCRIPTOR.nbytes // config.bus_bytes
     return round(FETCH + timing.read_latency + beats * timing.beat)
 
 
 def complete(config: OverlayConfig, timing: MemoryTiming) -> int:
-    """Return the cycles from the end of an engine's work until its record is written."""
+    """Return the cycles from the end of an engine's work until the interrupt of its record."""
     beats = COMPLETION.nbytes // config.bus_bytes
     return round(COMPLETE + timing.write_latency + beats * timing.beat)
 

@@ -155,7 +155,7 @@ class Memory:
                 ctx.set(port.acknowledged, answered)
                 ctx.set(port.error, error)
                 ctx.set(port.busy, bool(requests or answers))
-                ctx.set(port.data.ready, rng.random() >= pause)
+                ctx.set(port.data.ready, bool(requests) and rng.random() >= pause)
 
         return serve
 

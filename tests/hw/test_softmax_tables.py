@@ -54,7 +54,6 @@ def test_the_logic_of_a_table_is_the_table(tmp_path: Path) -> None:
     """The LUTs of the netlist give, for every address, what the memory would."""
     dut = Interpolator(replace(TINY, softmax_tables="lut"), TABLE, value_bits=18)
     module = netlist(dut, "synth_ecp5", tmp_path)
-    position = module["ports"]["position"]["bits"][numerics.STEP_BITS :]
     drivers = {
         wires["Z"][0]: (cell["type"], cell["parameters"], wires)
         for cell in module["cells"].values()
@@ -67,6 +66,9 @@ def test_the_logic_of_a_table_is_the_table(tmp_path: Path) -> None:
         for cell in module["cells"].values()
         if cell["type"] == "TRELLIS_FF"
     }
+    # The position is registered before it is looked up.
+    behind = {wires["DI"][0]: bit for bit, (_, wires) in registers.items()}
+    position = [behind[bit] for bit in module["ports"]["position"]["bits"][numerics.STEP_BITS :]]
     for address, (value, slope) in enumerate(TABLE):
         known = {bit: address >> place & 1 for place, bit in enumerate(position)}
         known |= {"0": 0, "1": 1}

@@ -18,7 +18,7 @@ from ..arithmetic import countdown, highest
 from ..axi.ports import WritePort
 from ..jobs import outcome
 from ..softmax.table import Interpolator
-from ..streams import PipelineFifo, delay
+from ..streams import PipelineFifo, SkidBuffer, delay
 from .job import attention_layout
 from .values import align
 
@@ -166,8 +166,10 @@ class AttentionOutput(Component):
 
     def _requests(self, m):
         """Announce every row; return whether all are."""
-        job, request = self._job, self.write.request
-        asked = Signal()
+        job, asked = self._job, Signal()
+        m.submodules.requests = requests = SkidBuffer(self.write.request.p.shape())
+        connect(m, requests.o, flipped(self.write.request))
+        request = requests.i
         more = countdown(m, job.m, start=self._start, step=asked)
         m.d.comb += [
             request.valid.eq(more),
@@ -178,7 +180,7 @@ class AttentionOutput(Component):
             m.d.sync += request.p.addr.eq(request.p.addr + job.o_stride)
         with m.If(self._start):
             m.d.sync += request.p.addr.eq(job.o_addr)
-        return ~more
+        return ~more & ~requests.o.valid
 
     def _fetch(self, m):
         """Fetch rows of sums, all blocks of columns of a row of the result after each other."""

@@ -140,7 +140,8 @@ class WriteChannel(Component):
             head.eq(following.o.p),
             following.o.ready.eq(new_head),
         ]
-        mine = Signal(len(datas))  # whose burst it is, if there is one
+        mine, active = Signal(len(datas)), Signal()  # whose burst it is, if there is one
+        draining = delay(m, self.drain, 1)  # it comes from far
         left = Signal(8)  # beats behind this one
         final, ends = Signal(), Signal()  # last beat of the burst, and of its request
         tail = Signal(config.bus_bytes)
@@ -151,12 +152,14 @@ class WriteChannel(Component):
         taken = Signal()
         m.d.comb += [
             output.i.p.data.eq(selected(mine, (port.p for port in datas))),
-            output.i.p.strb.eq(Mux(self.drain, 0, Mux(final & ends, tail, -1))),
+            output.i.p.strb.eq(Mux(draining, 0, Mux(final & ends, tail, -1))),
             output.i.p.last.eq(final),
             output.i.p.owner.eq(mine),
-            output.i.valid.eq((mine & Cat(port.valid | self.drain for port in datas)).any()),
+            output.i.valid.eq(
+                (mine & Cat(port.valid for port in datas)).any() | (active & draining)
+            ),
             taken.eq(output.i.valid & output.i.ready),
-            new_head.eq(~mine.any() | (taken & final)),
+            new_head.eq(~active | (taken & final)),
             self.data.eq(output.o.p.data),
             self.strb.eq(output.o.p.strb),
             self.last.eq(output.o.p.last),
@@ -164,9 +167,10 @@ class WriteChannel(Component):
             output.o.ready.eq(self.data_ready),
         ]
         for index, port in enumerate(datas):
-            m.d.comb += port.ready.eq(mine[index] & output.i.ready & ~self.drain)
+            m.d.comb += port.ready.eq(mine[index] & output.i.ready & ~draining)
         with m.If(new_head):
             m.d.sync += [
+                active.eq(following.o.valid),
                 mine.eq(Mux(following.o.valid, 1 << head.port, 0)),
                 left.eq(head.len),
                 final.eq(head.len == 0),

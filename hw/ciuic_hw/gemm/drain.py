@@ -9,7 +9,7 @@ from ciuic.abi import PARAMETERS, OverlayConfig, Status
 
 from ..axi.ports import WritePort, beat_layout
 from ..jobs import outcome
-from ..streams import delay
+from ..streams import SkidBuffer, delay
 from .accumulators import FETCH_LATENCY
 from .job import job_layout, result_lanes
 from .output import OutputStage
@@ -86,12 +86,14 @@ class Drain(Component):
         self._announcing = active = Signal()
         self._announced = announced = Signal(2)  # all rows of the bank
         bank, offered = Signal(), Signal()
-        request = self.write.request
+        m.submodules.requests = requests = SkidBuffer(self.write.request.p.shape())
+        connect(m, requests.o, flipped(self.write.request))
+        self._requesting = requests.o.valid
         m.d.comb += [
-            request.valid.eq(offered),
-            request.p.addr.eq(ahead.addr),
-            request.p.nbytes.eq(ahead.nbytes),
-            ahead.step.eq(request.valid & request.ready),
+            requests.i.valid.eq(offered),
+            requests.i.p.addr.eq(ahead.addr),
+            requests.i.p.nbytes.eq(ahead.nbytes),
+            ahead.step.eq(requests.i.valid & requests.i.ready),
         ]
         m.d.sync += [
             announced.eq(announced & ~self.drained),
@@ -207,7 +209,8 @@ class Drain(Component):
             self.done.p.busy.eq(Mux(job.refused == Status.PENDING, self.busy[parity], 0)),
             *(walk.job.eq(self.job.p) for walk in walks),
         ]
-        written = delay(m, ~self.write.busy, 1)  # known late; rows leave long before they are
+        # Known late; rows leave long before they are.
+        written = delay(m, ~(self._requesting | self.write.busy), 1)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)

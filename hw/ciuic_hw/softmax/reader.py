@@ -75,10 +75,8 @@ class RowReader(wiring.Component):
         start, walking = Signal(), Signal()
         # What is the same for all rows; known a cycle after the descriptor is.
         limit = Signal(range(config.max_row))
-        first = Signal.like(limit)
-        row_offset, whole = descriptor.row_offset, descriptor.n - 1
-        causal = (descriptor.flags & Flag.CAUSAL).any() & less(row_offset, descriptor.n)
-        m.d.sync += [limit.eq(whole), first.eq(Mux(causal, row_offset, whole))]
+        first, whole, causal = Signal.like(limit), Signal.like(limit), Signal()
+        m.d.sync += [limit.eq(whole), first.eq(Mux(causal, descriptor.row_offset, whole))]
         m.d.comb += [
             addresses.start.eq(start),
             addresses.base.eq(descriptor.a_addr),
@@ -96,7 +94,14 @@ class RowReader(wiring.Component):
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.descriptor.ready.eq(1)
-                m.d.sync += descriptor.eq(self.descriptor.payload)
+                coming = self.descriptor.payload
+                m.d.sync += [
+                    descriptor.eq(coming),
+                    whole.eq(coming.n - 1),
+                    causal.eq(
+                        (coming.flags & Flag.CAUSAL).any() & less(coming.row_offset, coming.n)
+                    ),
+                ]
                 with m.If(self.descriptor.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):

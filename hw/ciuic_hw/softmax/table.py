@@ -41,7 +41,7 @@ class Interpolator(wiring.Component):
     ``Interpolator.latency`` cycles.
     """
 
-    latency = 7
+    latency = 8
 
     def __init__(self, config, table, *, value_bits):
         self.style = STYLES[config.softmax_tables]
@@ -64,11 +64,12 @@ class Interpolator(wiring.Component):
         # Block RAM is slow to answer: its output register comes before the multiplier.
         entry = self.entry(delay(m, Value.cast(read.data), 1, reset_less=True))
         slope = delay(m, entry.slope, 1, reset_less=True)
-        step = delay(m, self.position[: numerics.STEP_BITS], 3, reset_less=True)
+        position = delay(m, self.position, 1, reset_less=True)  # block RAM may be far away
+        step = delay(m, position[: numerics.STEP_BITS], 3, reset_less=True)
         product = delay(m, slope * step, 2, reset_less=True)
         half = 1 << (numerics.STEP_BITS - 1)
         decrease = delay(m, product + half, 1, reset_less=True)
         start = delay(m, entry.value, 4, reset_less=True)
-        m.d.comb += read.addr.eq(self.position >> numerics.STEP_BITS)
+        m.d.comb += read.addr.eq(position >> numerics.STEP_BITS)
         m.d.sync += self.value.eq(start - (decrease >> numerics.STEP_BITS))
         return m

@@ -12,7 +12,7 @@ from ciuic.abi.descriptors import MAX_SIZE
 from ..arithmetic import countdown
 from ..axi.ports import EngineSignature, WritePort
 from ..jobs import status_of
-from ..streams import delay
+from ..streams import SkidBuffer, delay
 from .layouts import ROWS_WAITING, result_beat_layout, write_job_layout
 from .rows import RowAddresses
 
@@ -61,7 +61,12 @@ class RowWriter(wiring.Component):
         begun, some = Signal(range(2 * ROWS_WAITING)), Signal()
         take, start, requested, row_written = Signal(), Signal(), Signal(), Signal()
         stride, nbytes, refused = Signal(32), Signal(32), Signal(Status)  # of the job that runs
-        request = self.write.request
+        # Beats and requests have a long way to the write channel.
+        m.submodules.beats = beats = SkidBuffer(self.i.payload.shape())
+        m.submodules.requests = requests = SkidBuffer(self.write.request.payload.shape())
+        wiring.connect(m, wiring.flipped(self.i), beats.i)
+        wiring.connect(m, requests.o, wiring.flipped(self.write.request))
+        request, beat = requests.i, beats.o
         more = countdown(m, job.rows, start=start, step=row_written)  # to be handed over
         m.d.comb += [
             jobs.w_data.eq(self.job.payload),
@@ -80,11 +85,11 @@ class RowWriter(wiring.Component):
             # A request without data would keep the write channel from other engines.
             request.valid.eq(some & ~addresses.done),
             requested.eq(request.valid & request.ready),
-            self.write.data.payload.eq(self.i.payload.data),
+            self.write.data.payload.eq(beat.payload.data),
             # Beats of the next job wait until this one is complete.
-            self.write.data.valid.eq(self.i.valid & more),
-            self.i.ready.eq(self.write.data.ready & more),
-            row_written.eq(self.i.valid & self.i.ready & self.i.payload.final),
+            self.write.data.valid.eq(beat.valid & more),
+            beat.ready.eq(self.write.data.ready & more),
+            row_written.eq(beat.valid & beat.ready & beat.payload.final),
         ]
         begins = delay(m, self.row_begin, 1)
         m.d.sync += [
@@ -94,12 +99,12 @@ class RowWriter(wiring.Component):
         written = delay(m, row_written, 1)
         with m.If(take):
             m.d.sync += [stride.eq(job.stride), nbytes.eq(job.nbytes), refused.eq(job.status)]
-        busy = self._count(m, start, written)
+        busy = self._count(m, beat.payload.row, start, written)
         read_error = Signal()
         with m.If(start):
             m.d.sync += read_error.eq(0)
         with m.Elif(row_written):
-            m.d.sync += read_error.eq(read_error | self.i.payload.row.error)
+            m.d.sync += read_error.eq(read_error | beat.payload.row.error)
 
         end, reporting = Signal(), Signal()
         with m.FSM():
@@ -160,10 +165,10 @@ class RowWriter(wiring.Component):
                     self.done.payload.busy.eq(words),
                 ]
 
-    def _count(self, m, start, written):
+    def _count(self, m, row, start, written):
         """Return the words that the lanes took for the rows written, a cycle behind each."""
         busy = Signal(32)
-        words = delay(m, (self.i.payload.row.last >> exact_log2(self.config.lanes)) + 1, 1)
+        words = delay(m, (row.last >> exact_log2(self.config.lanes)) + 1, 1)
         with m.If(start):
             m.d.sync += busy.eq(0)
         with m.Elif(written):
