@@ -63,6 +63,7 @@ MUTATIONS = (
     Mutation("axi/write.py", "(2 << head.tail) - 1", "(4 << head.tail) - 1", OVERLAY),
     Mutation("axi/write.py", "delay(m, self.resp[1], 2)", "delay(m, self.resp[0], 2)", OVERLAY),
     Mutation("axi/write.py", "free.eq(~self.addr_valid & room", "free.eq(room", OVERLAY),
+    Mutation("axi/write.py", "new_head.eq(~active | (", "new_head.eq((", OVERLAY),
     Mutation("axi/read.py", "~less(room, splitter.burst.p.beats)", "room.any()", OVERLAY),
     # Command processor, registers, copy.
     Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
@@ -91,12 +92,12 @@ MUTATIONS = (
     Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "Mux(ends, 0, place + 1)", "Mux(ends, 0, place)"),
+    Mutation("gemm/drain.py", "self.read_row.eq(Mux(turned, 0, row))", "self.read_row.eq(row)"),
     Mutation(
         "gemm/walk.py", "Mux(stepped, tiles_left == 3, tiles_left == 2)", "tiles_left == 2", SINGLE
     ),
     # Softmax engine.
-    Mutation("softmax/writer.py", "Mux(written, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
-    Mutation("softmax/rows.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
+    Mutation("arithmetic.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
     Mutation("softmax/datapath.py", "joined.i.ready & other.o.valid", "joined.i.ready", SOFTMAX),
     Mutation("softmax/gearbox.py", "active & output_end", "output_end", SOFTMAX),
     Mutation("overlay.py", "with m.If(stages[-1]):", "with m.If(stages[0]):", OVERLAY),
@@ -173,7 +174,7 @@ MUTATIONS = (
         "softmax/reciprocal.py", "norm_1, 1 + table.latency", "norm_1, table.latency", SOFTMAX
     ),
     Mutation("softmax/table.py", "product + half", "product", SOFTMAX),
-    Mutation("softmax/writer.py", "self.i.valid & more", "self.i.valid", SOFTMAX),
+    Mutation("softmax/writer.py", "beat.valid & more", "beat.valid", SOFTMAX),
     Mutation("softmax/writer.py", "busy.eq(busy + words)", "busy.eq(busy + 1)", SOFTMAX),
     Mutation("softmax/writer.py", "~more & ~reporting", "~more", SOFTMAX),
     Mutation("softmax/writer.py", "own.eq(open_ - acknowledged)", "own.eq(0)", SOFTMAX),

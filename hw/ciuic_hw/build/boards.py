@@ -47,7 +47,7 @@ class Board:
     part
         The device.
     synthesize
-        The Yosys command that maps to it, without the name of the top module.
+        The Yosys commands that map to it, with ``{top}`` for the name of the top module.
     resources
         What the part holds.
     nextpnr
@@ -89,6 +89,19 @@ def _xilinx(lut: int, ff: int, bram: int, dsp: int, generation: int) -> dict[str
     }
 
 
+# A reset that fewer than eight registers have is made of logic before them: the way to a slice's
+# own is longer. Otherwise this is what synth_ecp5 does with registers.
+_REGISTERS = (
+    *("$_DFF_?_ 01", "$_DFF_?P?_ r", "$_SDFF_?P?_ r"),
+    *("$_DFFE_??_ 01", "$_DFFE_?P??_ r", "$_SDFFE_?P??_ r"),
+    "$_DLATCH_?_ x",
+)
+_SYNTH_ECP5 = (
+    "synth_ecp5 -top {top} -run :map_ffs; opt_clean; "
+    f"dfflegalize {' '.join(f'-cell {one}' for one in _REGISTERS)} -minsrst 8; "
+    "opt_merge; opt_clean; synth_ecp5 -top {top} -run map_ffs:"
+)
+
 BOARDS: dict[str, Board] = {
     one.name: one
     for one in (
@@ -96,7 +109,7 @@ BOARDS: dict[str, Board] = {
             name="ecp5-85f",
             config=CONFIGS["tiny"],
             part="LFE5U-85F-6BG381",
-            synthesize="synth_ecp5",
+            synthesize=_SYNTH_ECP5,
             resources={
                 # A carry cell is two LUTs; a distributed RAM takes two for storage, two to write.
                 "LUT": Resource(
@@ -114,14 +127,14 @@ BOARDS: dict[str, Board] = {
             name="pynq-z2",
             config=CONFIGS["pynq-z2"],
             part="xc7z020clg400-1",
-            synthesize="synth_xilinx -family xc7 -flatten",
+            synthesize="synth_xilinx -family xc7 -flatten -top {top}",
             resources=_xilinx(53200, 106400, 140, 220, generation=1),
         ),
         Board(
             name="kv260",
             config=CONFIGS["kv260"],
             part="xck26-sfvc784-2LV-c",
-            synthesize="synth_xilinx -family xcup -flatten",
+            synthesize="synth_xilinx -family xcup -flatten -top {top}",
             resources=_xilinx(117120, 234240, 144, 1248, generation=2),
         ),
     )

@@ -140,7 +140,7 @@ def synthesize(board: Board, folder: Path, top: str) -> tuple[Use, ...]:
     """Run Yosys on ``overlay.il`` in a folder; return what the cells of its netlist take."""
     # No word is used that was read while it was written, so no logic need stand for that case.
     memories = "setparam -set COLLISION_X_MASK 1'1 t:$memrd_v2 r:CLK_ENABLE=1 %i; "
-    script = f"read_rtlil overlay.il; {memories}{board.synthesize} -top {top}; "
+    script = f"read_rtlil overlay.il; {memories}{board.synthesize.format(top=top)}; "
     tools.yosys(script + "write_json overlay.json; tee -q -o cells.json stat -json", folder=folder)
     text = (folder / "cells.json").read_text()
     return _uses(board, json.loads(text)["design"]["num_cells_by_type"])
