@@ -24,9 +24,10 @@ from .transport import PAGE_BYTES
 SLAB_WORDS = 16  # of activations, of every row at a time
 ACTIVATIONS_QUEUE, WEIGHTS_QUEUE, OTHERS_QUEUE = 128, 512, 32  # beats
 MAX_BURST = 256  # beats
-REQUEST = 3  # cycles between two requests of a port
+REQUEST = 6  # cycles between two requests of a port
 ROW = 4  # between two rows of results
 BURST = 3  # cycles between two bursts of a request
+ANSWER = 14  # around the answer to a burst that is written, the memory's own cycles left out
 DISPATCH = 16  # from a descriptor to the first address
 READ = 11  # from an address to its beat in the engine, the memory's own cycles left out
 PLAN = 8  # from the end of a job until the one after the next is taken
@@ -421,7 +422,9 @@ class _Engine:
         latency = self.config.rows.bit_length() + 13
         full = self.start + tile.rows + latency
         begin = max(full, self.drained)
-        pace = max(tile.row_steps, tile.row_beats * self.timing.beat, ROW)
+        # No more rows are on their way than bursts may be.
+        answered = (self.timing.write_latency + ANSWER) / self.config.outstanding
+        pace = max(tile.row_steps, tile.row_beats * self.timing.beat, ROW, answered)
         self.drained = begin + tile.rows * pace
         self.bank_free[self.blocks_done % 2] = self.drained
         self.blocks_done += 1

@@ -48,7 +48,7 @@ def test_decoding_keeps_the_bus_busy_and_reads_keys_and_values_once() -> None:
 def test_the_emulated_cycles_are_those_of_the_rtl(memory: str) -> None:
     cases = [Case(1, 1, 64, 64), Case(8, 8, 64, 64), Case(9, 3, 1, 128), Case(1, 1, 1, 512)]
     for found in model_bench.compare(SIM, memory, cases):
-        assert abs(found.error) <= 0.05, found
+        assert abs(found.error) <= 0.02, found
 
 
 def test_the_bound_and_the_bytes_are_those_of_the_shape() -> None:

@@ -38,6 +38,15 @@ def test_the_bars_are_met_and_the_model_is_right(memory: str) -> None:
         row = gemm_bench.row_of(SIM, memory, case, Taken(found.rtl_cycles, 0))
         unreachable = memory == "ddr" and case == SHORTEST_ON_DDR
         assert row.fraction_of_bound >= (0.89 if unreachable else BARS[memory]), row
+        assert abs(found.error) <= 0.02, found
+
+
+@pytest.mark.parametrize("config", ["sim", "tiny"])
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_the_model_knows_how_short_rows_follow_one_another(config: str, memory: str) -> None:
+    # Short rows of activations, of results, and of both; sixteen bursts may wait for answers.
+    cases = [Case(((577, 17, 3),)), Case(((17, 3, 577),)), Case(((64, 1, 3),))]
+    for found in model_bench.compare(CONFIGS[config], memory, cases):
         assert abs(found.error) <= 0.05, found
 
 

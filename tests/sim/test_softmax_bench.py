@@ -51,7 +51,7 @@ def test_the_emulated_cycles_are_those_of_the_rtl(memory: str) -> None:
         Case(32, 64, Format.INT32, Format.Q0_8, heads=16),
     ]
     for found in model_bench.compare(SIM, memory, cases):
-        assert abs(found.error) <= 0.05, found
+        assert abs(found.error) <= 0.02, found
 
 
 def test_short_rows_of_many_descriptors_keep_the_lanes_busy() -> None:
