@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.sim import Simulator
 from ciuic_hw.axi.bus import Axi4
@@ -27,6 +27,7 @@ MEMORY_BYTES = 0x10000
 SLVERR = 2
 DEADLINE_CYCLES = 20_000
 LENGTHS = (1, 9, 64, 700)
+SOURCE = 0xE20  # of the first engine; the longest copies go beyond 4 KiB
 
 
 class Copies(Component):
@@ -39,6 +40,7 @@ class Copies(Component):
                 "memory": Out(Axi4(bus_bytes=BUS, address_bits=CONFIG.address_bits)),
                 **{f"{name}_descriptor": engine["descriptor"] for name in ENGINES},
                 **{f"{name}_done": engine["done"] for name in ENGINES},
+                **{f"{name}_acknowledged": Out(1) for name in ENGINES},
                 "drain": In(1),
             }
         )
@@ -53,6 +55,7 @@ class Copies(Component):
             m.submodules[name] = engine = CopyEngine(CONFIG)
             connect(m, engine.read, getattr(reader, name))
             connect(m, engine.write, getattr(writer, name))
+            m.d.comb += getattr(self, f"{name}_acknowledged").eq(engine.write.acknowledged)
             connect(m, flipped(getattr(self, f"{name}_descriptor")), engine.descriptor)
             connect(m, engine.done, flipped(getattr(self, f"{name}_done")))
         return m
@@ -148,8 +151,16 @@ def run(
     dut = Copies()
     memory = Memory(7, refused)
     before = memory.bytes.copy()
-    sources = {name: 0x20 + index * 0x2000 for index, name in enumerate(ENGINES)}
+    sources = {name: SOURCE + index * 0x2000 for index, name in enumerate(ENGINES)}
     found: dict[str, list[int]] = {name: [] for name in engines}
+    acknowledged = dict.fromkeys(engines, 0)
+
+    async def count(ctx: Any) -> None:
+        while True:
+            strobes = [getattr(dut, f"{name}_acknowledged") for name in engines]
+            *_, seen = await ctx.tick().sample(Cat(strobes))
+            for index, name in enumerate(engines):
+                acknowledged[name] += seen >> index & 1
 
     def copies(name: str) -> Any:
         async def submit(ctx: Any) -> None:
@@ -171,6 +182,7 @@ def run(
     simulator.add_clock(1e-6)
     simulator.add_testbench(memory.reads(dut.memory, pause), background=True)
     simulator.add_testbench(memory.writes(dut.memory, pause), background=True)
+    simulator.add_testbench(count, background=True)
     for name in engines:
         simulator.add_testbench(copies(name))
     for _ in range(2 * DEADLINE_CYCLES):
@@ -178,6 +190,8 @@ def run(
             break
     else:
         raise AssertionError(f"{found} within {DEADLINE_CYCLES} cycles")
+    # Once for a request, though the longest takes two bursts.
+    assert acknowledged == dict.fromkeys(engines, len(LENGTHS))
     if refused is None:
         wanted = before.copy()
         for name in engines:
@@ -197,7 +211,10 @@ def test_copies_beside_each_other_are_exact(engines: tuple[str, ...], pause: flo
 
 @pytest.mark.parametrize(
     ("refused", "status"),
-    [(0x2020 + 128, Status.READ_ERROR), (0xA020 + 128, Status.WRITE_ERROR)],
+    [
+        (SOURCE + 0x2000 + 128, Status.READ_ERROR),
+        (SOURCE + 0xA000 + 128, Status.WRITE_ERROR),
+    ],
 )
 def test_an_error_is_told_to_the_engine_that_it_belongs_to(refused: int, status: Status) -> None:
     found = run(0.2, refused)

@@ -136,6 +136,7 @@ class Memory:
         async def serve(ctx: Any) -> None:
             rng = np.random.default_rng(2)
             requests: deque[list[int]] = deque()  # address, bytes left
+            early: deque[int] = deque()  # beats
             answers: deque[tuple[int, bool]] = deque()  # when, whether it is an error
             ctx.set(port.request.ready, 1)
             now = 0
@@ -148,14 +149,17 @@ class Memory:
                 if asked:
                     requests.append([request.addr, request.nbytes])
                 if ready and given:
-                    self._store(requests, answers, word, now)
+                    early.append(word)
+                while early and requests:
+                    self._store(requests, answers, early.popleft(), now)
                 error, answered = False, bool(answers) and answers[0][0] <= now
                 if answered:
                     error = answers.popleft()[1]
                 ctx.set(port.acknowledged, answered)
                 ctx.set(port.error, error)
                 ctx.set(port.busy, bool(requests or answers))
-                ctx.set(port.data.ready, bool(requests) and rng.random() >= pause)
+                # As the write channel, it takes two beats before it knows where they go.
+                ctx.set(port.data.ready, len(early) < 2 and rng.random() >= pause)
 
         return serve
 
@@ -166,7 +170,6 @@ class Memory:
         word: int,
         now: int,
     ) -> None:
-        assert requests, "results without a request"
         address, left = requests[0]
         kept = word.to_bytes(BUS, "little")[: min(left, BUS)]
         if address == self.refused:

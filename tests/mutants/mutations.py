@@ -14,9 +14,10 @@ ATTENTION = "sim/benches/test_attention.py::test_attention_engine[plain]"
 ZYNQ = "tests/hw/test_zynq_bridges.py"
 ZYNQ_RTL = "sim/benches/test_zynq.py"
 ECP5 = "tests/hw/test_ecp5.py"
+CHANNELS = "tests/hw/test_axi_channels.py"
 BENCHES = (
     *(GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_STAGES, SOFTMAX_RTL),
-    *(ATTENTION, ZYNQ, ZYNQ_RTL, ECP5),
+    *(ATTENTION, ZYNQ, ZYNQ_RTL, ECP5, CHANNELS),
 )
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
 TESTS = {
@@ -30,6 +31,7 @@ TESTS = {
     ZYNQ: "",
     ZYNQ_RTL: ".*",
     ECP5: "",
+    CHANNELS: "",
 }
 
 
@@ -181,7 +183,7 @@ MUTATIONS = (
     Mutation(
         "softmax/writer.py", "write_error.eq(later_error | error)", "write_error.eq(0)", SOFTMAX
     ),
-    Mutation("axi/write.py", "answer & last", "answer", OVERLAY),
+    Mutation("axi/write.py", "answer & last", "answer", CHANNELS),
     Mutation(
         "streams.py",
         "self.depth - self.latency - MARGIN)",
