@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.hdl import Cat, Module
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import Component, Out, connect, flipped
 from amaranth.sim import Simulator
 from ciuic_hw.axi.bus import Axi4
 from ciuic_hw.axi.ports import EngineSignature
@@ -41,7 +41,6 @@ class Copies(Component):
                 **{f"{name}_descriptor": engine["descriptor"] for name in ENGINES},
                 **{f"{name}_done": engine["done"] for name in ENGINES},
                 **{f"{name}_acknowledged": Out(1) for name in ENGINES},
-                "drain": In(1),
             }
         )
 
@@ -221,3 +220,43 @@ def test_an_error_is_told_to_the_engine_that_it_belongs_to(refused: int, status:
     long = [length > 128 for length in LENGTHS]
     assert found["two"] == [status if one else Status.OK for one in long]
     assert found["one"] == found["three"] == [Status.OK] * len(LENGTHS)
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_a_burst_whose_data_do_not_come_is_ended_without_writing(given: int) -> None:
+    """A soft reset lets the bus come to rest: what is announced has to be sent (A3.4.1)."""
+    dut = WriteChannel(CONFIG, ENGINES[:1])
+    port, count = dut.one, 8
+    beats: list[tuple[int, int]] = []  # strobes, last
+
+    async def memory(ctx: Any) -> None:
+        ctx.set(dut.addr_ready, 1)
+        ctx.set(dut.data_ready, 1)
+        while True:
+            *_, valid, strobes, last = await ctx.tick().sample(dut.data_valid, dut.strb, dut.last)
+            if valid:
+                beats.append((strobes, last))
+            ctx.set(dut.resp_valid, valid & last)
+
+    async def engine(ctx: Any) -> None:
+        ctx.set(port.request.payload, {"addr": 0x100, "nbytes": count * BUS})
+        ctx.set(port.request.valid, 1)
+        await ctx.tick().until(port.request.ready)
+        ctx.set(port.request.valid, 0)
+        for _ in range(given):
+            ctx.set(port.data.valid, 1)
+            await ctx.tick().until(port.data.ready)
+        ctx.set(port.data.valid, 0)
+        await ctx.tick().repeat(30)
+        assert beats == [((1 << BUS) - 1, 0)] * given
+        ctx.set(dut.drain, 1)
+        await ctx.tick().repeat(30)
+        assert beats[given:] == [(0, 0)] * (count - given - 1) + [(0, 1)]
+        assert ctx.get(dut.quiet)
+        assert not ctx.get(port.busy)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(memory, background=True)
+    simulator.add_testbench(engine)
+    simulator.run()

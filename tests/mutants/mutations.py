@@ -66,6 +66,7 @@ MUTATIONS = (
     Mutation("axi/write.py", "delay(m, self.resp[1], 2)", "delay(m, self.resp[0], 2)", OVERLAY),
     Mutation("axi/write.py", "free.eq(~self.addr_valid & room", "free.eq(room", OVERLAY),
     Mutation("axi/write.py", "new_head.eq(~active | (", "new_head.eq((", OVERLAY),
+    Mutation("axi/write.py", "(active & draining)", "(active & ~active)", CHANNELS),
     Mutation("axi/read.py", "~less(room, splitter.burst.p.beats)", "room.any()", OVERLAY),
     # Command processor, registers, copy.
     Mutation("command/dispatch.py", "(flying < desc", "(flying <= desc", OVERLAY),
@@ -191,6 +192,7 @@ MUTATIONS = (
         SOFTMAX,
     ),
     # Attention engine.
+    Mutation("attention/output.py", "~more & ~requests.o.valid", "~more", ATTENTION),
     Mutation("attention/job.py", "Mux(bit, many << place, 0)", "Mux(bit, many, 0)", ATTENTION),
     Mutation("attention/job.py", "scores_left == 0, ~fresh[0] |", "scores_left == 0,", ATTENTION),
     Mutation("attention/queries.py", "row_word + job.query_tiles", "row_word", ATTENTION),
