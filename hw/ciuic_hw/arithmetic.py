@@ -35,7 +35,7 @@ def countdown(m: Module, number: Value, *, start: Value, step: Value) -> Value:
     counted a cycle behind it, and whether one step alone is left is known before it comes.
     """
     more, last, stepped = Signal(), Signal(), Signal()
-    left = Signal(number.shape())
+    left = Signal(number.shape(), reset_less=True)
     m.d.sync += stepped.eq(step)
     with m.If(start):
         m.d.sync += [more.eq(1), last.eq(number == 1)]

@@ -4,7 +4,9 @@ from amaranth.hdl import *
 
 from ciuic.abi import Status
 
-__all__ = ["hand_out", "outcome", "status_of"]
+from .streams import delay
+
+__all__ = ["hand_out", "outcome", "status_of", "when_ready"]
 
 
 def hand_out(m, ports, job, start):
@@ -13,7 +15,8 @@ def hand_out(m, ports, job, start):
     Parameters
     ----------
     ports
-        Streams of jobs. A job that is refused goes to the last alone, which reports it.
+        Streams of jobs, see `when_ready`. A job that is refused goes to the last alone, which
+        reports it.
     job
         The job; must not change until all have it.
     start : Signal(1)
@@ -21,13 +24,23 @@ def hand_out(m, ports, job, start):
     """
     pending = Signal(len(ports))
     for index, port in enumerate(ports):
-        m.d.comb += [port.p.eq(job), port.valid.eq(pending[index])]
-        with m.If(port.valid & port.ready):
+        m.d.comb += [port.p.eq(job), port.valid.eq(when_ready(m, pending[index], port))]
+        with m.If(port.valid):
             m.d.sync += pending[index].eq(0)
     with m.If(start):
         reporter, everyone = 1 << len(ports) - 1, (1 << len(ports)) - 1
         m.d.sync += pending.eq(Mux(job.refused == Status.PENDING, everyone, reporter))
     return ~pending.any()
+
+
+def when_ready(m, offered, port):
+    """Return whether something is offered to a port that was ready in the cycle before.
+
+    A port that is far away, and once ready stays so until it takes something, takes it then: it is
+    known here in the same cycle, without the way from its ``ready``. Behind that the port is not
+    ready for a cycle at least, in which nothing may be offered.
+    """
+    return offered & delay(m, port.ready, 1)
 
 
 def outcome(m, refused, *, read_error, write_error, reported):

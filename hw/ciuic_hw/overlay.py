@@ -25,6 +25,7 @@ from .copy import CopyEngine
 from .gemm.engine import GemmEngine
 from .softmax.engine import SoftmaxEngine
 from .sources import build_hash
+from .streams import delay
 
 __all__ = ["Overlay"]
 
@@ -161,7 +162,7 @@ class Overlay(Component):
             fetch.base.eq(control.ring_base),
             fetch.log2.eq(control.ring_log2),
             fetch.doorbell.eq(control.doorbell),
-            dispatch.run.eq(run),
+            dispatch.run.eq(delay(m, run, 1)),
             dispatch.completed.eq(complete.completed),
             complete.base.eq(control.completion_base),
             complete.log2.eq(control.ring_log2),
@@ -194,13 +195,10 @@ class Overlay(Component):
             m.d.sync += [complete.beats_read.eq(0), complete.beats_written.eq(0)]
 
         idle_cycles = Signal(32)
-        moving = Signal()
+        moving, busy = Signal(), delay(m, control.busy, 1)
         m.d.sync += [
             moving.eq(
-                Cat(channel.beat for channel in readers).any()
-                | writer.beat.any()
-                | ~control.busy
-                | soft
+                Cat(channel.beat for channel in readers).any() | writer.beat.any() | ~busy | soft
             ),
             idle_cycles.eq(Mux(moving, 0, idle_cycles + 1)),
             complete.watchdog_expired.eq(
@@ -249,12 +247,12 @@ class Overlay(Component):
 
     def _counters(self, m, control, readers, writer, engines, complete, soft):
         """Count what `registers.COUNTERS` names; return the counters by name."""
-        running = {}
+        running, busy = {}, delay(m, control.busy, 1)
         for name in ("gemm", "softmax"):
             running[name] = Signal(name=f"{name}_running")
             number = tuple(engines).index(name)
             m.d.comb += running[name].eq(
-                complete.note.valid & (complete.note.p.engine == number) & control.busy
+                complete.note.valid & (complete.note.p.engine == number) & busy
             )
         events = {
             "cycles": 1,

@@ -72,34 +72,62 @@ class SkidBuffer(Component):
     ----------
     shape
         Shape of the payload.
+    late
+        Shape of what goes with it, if anything, and is needed a cycle later: nothing of it hangs on
+        ``ready``, which is late and would have many registers to reach.
 
     Members
     -------
     i : In(stream)
     o : Out(stream)
+    i_late : In(late)
+        Goes with ``i``.
+    late : Out(late)
+        Belongs to what ``o`` offered in the cycle before.
 
     Latency
     -------
     One cycle.
     """
 
-    def __init__(self, shape):
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+    def __init__(self, shape, *, late=0):
+        self.late_shape = late
+        super().__init__(
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "i_late": In(late),
+                "late": Out(late),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
-        shape = self.i.p.shape()
-        held, aside = Signal(shape, reset_less=True), Signal(shape, reset_less=True)
-        waiting = Signal()
-        m.d.comb += [self.i.ready.eq(~waiting), self.o.p.eq(held)]
-        with m.If(self.i.ready):
-            m.d.sync += aside.eq(self.i.p)
+        waiting, moves = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(~waiting),
+            Value.cast(self.o.p).eq(self._hold(m, self.i.p, waiting, moves)),
+        ]
         # Plain logic: `o.ready` is late, and an enable or a reset of a register is slower.
         some, kept = waiting | self.i.valid, self.o.valid & ~self.o.ready
+        m.d.comb += moves.eq(~kept)
         m.d.sync += [self.o.valid.eq(some | kept), waiting.eq(some & kept)]
-        with m.If(~kept):
-            m.d.sync += held.eq(Mux(waiting, aside, self.i.p))
+        if Shape.cast(self.late_shape).width:
+            came = delay(m, Value.cast(self.i_late), 1, reset_less=True)
+            was_waiting, moved = delay(m, waiting, 1), delay(m, moves, 1)
+            m.d.comb += Value.cast(self.late).eq(self._hold(m, came, was_waiting, moved))
         return m
+
+    @staticmethod
+    def _hold(m, payload, waiting, moves):
+        """Return the payload that is offered: the one aside, if it waits, or the one that comes."""
+        payload = Value.cast(payload)
+        held, aside = Signal.like(payload, reset_less=True), Signal.like(payload, reset_less=True)
+        with m.If(~waiting):
+            m.d.sync += aside.eq(payload)
+        with m.If(moves):
+            m.d.sync += held.eq(Mux(waiting, aside, payload))
+        return held
 
 
 class StreamFifo(Component):

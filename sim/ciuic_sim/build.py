@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 TOP = "top"  # name of the top module in the netlist
 FLATTEN = (
-    "read_rtlil top.il; hierarchy -auto-top; rename -top top; proc; flatten; opt; "
+    # Cleaned before it is optimised: a register that turns out constant must have but one name.
+    "read_rtlil top.il; hierarchy -auto-top; rename -top top; proc; flatten; opt_clean; opt; "
     # Parallel multiplexers would become functions, which Verilator does not see through.
     "opt_clean -purge; pmuxtree; opt_clean -purge; write_verilog -noattr top.v"
 )

@@ -1,4 +1,4 @@
-"""The FIFO behind pipelines that cannot stall: each entry leaves once, in order, unchanged.
+"""FIFO and skid buffer: each entry leaves once, in order, unchanged.
 
 Proven for `DEPTH` cycles after reset.
 """
@@ -14,7 +14,7 @@ pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[dev]'
 from amaranth.asserts import AnyConst, AnySeq
 from amaranth.hdl import Assert, Assume, Elaboratable, Module, Signal
 from ciuic_hw import streams
-from ciuic_hw.streams import PipelineFifo, delay
+from ciuic_hw.streams import PipelineFifo, SkidBuffer, delay
 
 from .prove import Counterexample, prove
 
@@ -63,6 +63,37 @@ class FifoProperties(Elaboratable):
         # All of them are counted, wherever they are.
         m.d.comb += Assert(entered - left <= self.depth)
         return m
+
+
+class SkidProperties(Elaboratable):
+    """A skid buffer between two sides that move whenever they like."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.dut = dut = SkidBuffer(WIDTH, late=WIDTH)
+        index, value, other = AnyConst(4), AnyConst(WIDTH), AnyConst(WIDTH)
+        m.d.comb += [
+            dut.i.valid.eq(AnySeq(1)),
+            dut.i.p.eq(AnySeq(WIDTH)),
+            dut.i_late.eq(AnySeq(WIDTH)),
+            dut.o.ready.eq(AnySeq(1)),
+        ]
+        enters, leaves = dut.i.valid & dut.i.ready, dut.o.valid & dut.o.ready
+        entered, left = Signal(4), Signal(4)
+        m.d.sync += [entered.eq(entered + enters), left.eq(left + leaves)]
+        with m.If(enters & (entered == index)):
+            m.d.comb += [Assume(dut.i.p == value), Assume(dut.i_late == other)]
+        offered = dut.o.valid & (left == index)
+        with m.If(offered):
+            m.d.comb += Assert(dut.o.p == value)
+        with m.If(delay(m, offered, 1)):
+            m.d.comb += Assert(dut.late == other)
+        m.d.comb += [Assert(dut.o.valid == (entered != left)), Assert(entered - left <= 2)]
+        return m
+
+
+def test_skid_buffer_keeps_every_entry_and_what_comes_late(tmp_path: Path) -> None:
+    prove(SkidProperties(), depth=DEPTH, folder=tmp_path)
 
 
 @pytest.mark.parametrize(("depth", "latency"), [(5, 0), (7, 2)])

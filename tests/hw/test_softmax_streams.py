@@ -56,8 +56,8 @@ async def take(ctx: Any, port: Any, rng: np.random.Generator, pause: float) -> A
     return payload
 
 
-def result_row(last: int, limit: int, lanes: int) -> dict[str, int]:
-    """Return where a row ends, as in `result_row_layout`."""
+def span(last: int, limit: int, lanes: int) -> dict[str, int]:
+    """Return where a row ends, as in `span_layout`."""
     short, single = int(last < lanes), int(limit < lanes)
     return {"last": last, "limit": limit, "short": short, "single": single}
 
@@ -209,7 +209,7 @@ def test_row_words_cover_each_row(first: int, limit: int, padded: bool) -> None:
     async def testbench(ctx: Any) -> None:
         for row in range(6):
             valid = min(first + row, limit) + 1
-            ctx.set(dut.row, result_row(valid - 1, limit, lanes))
+            ctx.set(dut.row, span(valid - 1, limit, lanes))
             covered = limit + 1 if padded else valid
             for start in range(0, covered, lanes):
                 mask = sum(1 << lane for lane in range(lanes) if start + lane < valid)
@@ -267,8 +267,8 @@ def test_maximum_stage_finds_the_largest_valid_score(lanes: int, pause: float) -
 
     async def rows(ctx: Any) -> None:
         for length in lengths:
-            result = result_row(max(length - 1, 0), max(lengths) - 1, lanes)
-            row = {"result": result, "empty": int(length == 0)}
+            ends = span(max(length - 1, 0), max(lengths) - 1, lanes)
+            row = {"span": ends, "empty": int(length == 0)}
             await offer(ctx, dut.row, row, rng, pause / 2)
 
     async def room(ctx: Any) -> None:

@@ -73,6 +73,8 @@ MUTATIONS = (
     Mutation(
         "command/dispatch.py", "taken.eq(handed | (due & ~good))", "taken.eq(handed)", OVERLAY
     ),
+    Mutation("jobs.py", "return offered & delay(m, port.ready, 1)", "return offered", OVERLAY),
+    Mutation("command/complete.py", "mine[number] & answered)", "mine[number])", OVERLAY),
     Mutation("overlay.py", "m.d.sync += soft.eq(1)", "m.d.sync += soft.eq(0)", OVERLAY),
     Mutation("overlay.py", "zip((spread, *stages), stages", "zip((soft, *stages), stages", OVERLAY),
     Mutation("command/fetch.py", "failed.eq(failed | beat.p.error)", "failed.eq(0)", OVERLAY),
@@ -95,13 +97,23 @@ MUTATIONS = (
     Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "Mux(ends, 0, place + 1)", "Mux(ends, 0, place)"),
+    Mutation("gemm/drain.py", "(shared & some & ends", "(shared & ends"),
+    Mutation("gemm/drain.py", "(ready & ends & ~stalls)", "(ready & ~stalls)"),
+    Mutation("gemm/weights.py", "scaling.eq(scales_left != 1)", "scaling.eq(0)"),
     Mutation("gemm/drain.py", "self.read_row.eq(Mux(turned, 0, row))", "self.read_row.eq(row)"),
     Mutation(
         "gemm/walk.py", "Mux(stepped, tiles_left == 3, tiles_left == 2)", "tiles_left == 2", SINGLE
     ),
     # Softmax engine.
     Mutation("arithmetic.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
-    Mutation("softmax/datapath.py", "joined.i.ready & other.o.valid", "joined.i.ready", SOFTMAX),
+    Mutation(
+        "softmax/datapath.py", "one.ready.eq(rows.i.valid &", "one.ready.eq(one.valid &", SOFTMAX
+    ),
+    Mutation("softmax/datapath.py", "_later(m, row)", "row", SOFTMAX),
+    Mutation(
+        "softmax/normalize.py", "ProbabilityLane.latency - 1", "ProbabilityLane.latency", SOFTMAX
+    ),
+    Mutation("streams.py", "(m, came, was_waiting, moved)", "(m, came, waiting, moved)", SOFTMAX),
     Mutation("softmax/gearbox.py", "active & output_end", "output_end", SOFTMAX),
     Mutation("overlay.py", "with m.If(stages[-1]):", "with m.If(stages[0]):", OVERLAY),
     Mutation("softmax/rows.py", "less(listed.last, reach)", "less(reach, listed.last)", SOFTMAX),
@@ -110,26 +122,26 @@ MUTATIONS = (
     Mutation("softmax/rows.py", "lane <= row.last[", "lane < row.last[", SOFTMAX),
     Mutation(
         "softmax/rows.py",
-        "self.addr.eq(self.addr + self.stride)",
-        "self.addr.eq(self.addr)",
+        "addr.eq(addr + self.stride)",
+        "addr.eq(addr)",
         SOFTMAX,
     ),
     Mutation(
         "softmax/reader.py",
-        "requests.i.valid.eq(described & ~row.empty)",
+        "requests.i.valid.eq(described & ~row.words.empty)",
         "requests.i.valid.eq(described)",
         SOFTMAX,
     ),
     Mutation(
         "softmax/reader.py",
-        "score_bytes.valid.eq(described & ~row.empty)",
+        "score_bytes.valid.eq(described & ~row.words.empty)",
         "score_bytes.valid.eq(described)",
         SOFTMAX,
     ),
     Mutation("softmax/reader.py", "m.d.sync += error.eq(1)", "m.d.sync += error.eq(0)", SOFTMAX),
     Mutation("softmax/gearbox.py", "~less(following, last)", "~less(chunk, last)", SOFTMAX),
     Mutation("softmax/datapath.py", "(inside & refused)", "refused", SOFTMAX),
-    Mutation("softmax/datapath.py", "m.If(error & ~row.empty)", "m.If(error)", SOFTMAX),
+    Mutation("softmax/datapath.py", "error & ~row.empty", "error", SOFTMAX),
     Mutation("softmax/datapath.py", "words[normalize.narrow]", "words[0]", SOFTMAX),
     Mutation(
         "softmax/maximum.py",
@@ -140,8 +152,8 @@ MUTATIONS = (
     Mutation("softmax/maximum.py", "fresh | less(", "less(", SOFTMAX),
     Mutation(
         "softmax/exponential.py",
-        "delay(m, self.multiplier, 6,",
         "delay(m, self.multiplier, 5,",
+        "delay(m, self.multiplier, 4,",
         SOFTMAX,
     ),
     Mutation(
@@ -196,6 +208,9 @@ MUTATIONS = (
     Mutation("attention/job.py", "Mux(bit, many << place, 0)", "Mux(bit, many, 0)", ATTENTION),
     Mutation("attention/job.py", "scores_left == 0, ~fresh[0] |", "scores_left == 0,", ATTENTION),
     Mutation("attention/queries.py", "row_word + job.query_tiles", "row_word", ATTENTION),
+    Mutation("attention/queries.py", "(announced | self.requested)", "announced", ATTENTION),
+    Mutation("attention/sequencer.py", "<< ~scores_bank", "<< scores_bank", ATTENTION),
+    Mutation("attention/tiles.py", "m.If(were_values)", "m.If(walk.values)", ATTENTION),
     Mutation(
         "attention/queries.py",
         "(self.row[len(some) :], self.bank)",

@@ -179,9 +179,8 @@ class AttentionEngine(Component):
             scores.sum_row.eq(output.row),
             output.sum.eq(scores.sum),
             output.complete.eq(values.complete),
-            values.fetch.eq(output.fetch),
             values.half.eq(output.half),
             values.place.eq(output.place),
-            output.fetch_ready.eq(values.fetch_ready),
+            output.fetch_next.eq(values.fetch_next),
             output.fetched.eq(values.fetched),
         ]

@@ -73,7 +73,7 @@ class AttentionPlanner(Component):
         m = Module()
         config = self.config
         descriptor = self.descriptor.p
-        job = Signal(attention_layout(config))
+        job = Signal(attention_layout(config), reset_less=True)
         start = Signal()
         handed = hand_out(m, [getattr(self, unit) for unit in self.units], job, start)
         wrong = Signal(2 * 4)  # sizes that are zero, or too large
@@ -149,10 +149,12 @@ def _product(m, few, many):
 
     It is a sum of shifted terms: multipliers are for what runs every cycle.
     """
-    terms = [delay(m, Mux(bit, many << place, 0), 1) for place, bit in enumerate(few)]
+    terms = [
+        delay(m, Mux(bit, many << place, 0), 1, reset_less=True) for place, bit in enumerate(few)
+    ]
     while len(terms) > 1:
         pairs = itertools.zip_longest(terms[::2], terms[1::2], fillvalue=C(0, 1))
-        terms = [delay(m, one + other, 1) for one, other in pairs]
+        terms = [delay(m, one + other, 1, reset_less=True) for one, other in pairs]
     return terms[0]
 
 

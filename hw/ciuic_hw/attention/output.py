@@ -118,7 +118,7 @@ class AttentionOutput(Component):
         Strobes: a half of the value accumulators is complete.
     half_take, half_free : In(2), Out(2)
         Strobes: a job begins to use a half; halves that none uses.
-    fetch, half, place, fetch_ready, fetched
+    fetch_next, half, place, fetched
         To and from `ValueAccumulators`.
     row, sum : Out, In(ATTENTION_SUM_BITS)
         The sum of probabilities of a row of the half, two cycles later.
@@ -140,10 +140,9 @@ class AttentionOutput(Component):
                 "complete": In(2),
                 "half_take": In(2),
                 "half_free": Out(2, init=3),
-                "fetch": Out(1),
+                "fetch_next": In(1),
                 "half": Out(1),
                 "place": Out(range(config.attention_rows)),
-                "fetch_ready": In(1),
                 "fetched": In(config.cols * ACCUMULATOR_BITS),
                 "row": Out(ceil_log2(config.accumulator_rows)),
                 "sum": In(ATTENTION_SUM_BITS),
@@ -156,7 +155,7 @@ class AttentionOutput(Component):
 
     def elaborate(self, platform):
         m = Module()
-        self._job = Signal(attention_layout(self.config))
+        self._job = Signal(attention_layout(self.config), reset_less=True)
         self._start = Signal()  # strobe: all of the half may be read
         asked = self._requests(m)
         self._fetch(m)
@@ -170,16 +169,19 @@ class AttentionOutput(Component):
         m.submodules.requests = requests = SkidBuffer(self.write.request.p.shape())
         connect(m, requests.o, flipped(self.write.request))
         request = requests.i
+        addr = Signal.like(request.p.addr, reset_less=True)
         more = countdown(m, job.m, start=self._start, step=asked)
+        stepped = delay(m, asked, 1)  # the address follows a cycle behind
         m.d.comb += [
-            request.valid.eq(more),
+            request.valid.eq(more & ~stepped),
+            request.p.addr.eq(addr),
             request.p.nbytes.eq(job.d_v << exact_log2(RESULT_BITS // 8)),
             asked.eq(request.valid & request.ready),
         ]
-        with m.If(asked):
-            m.d.sync += request.p.addr.eq(request.p.addr + job.o_stride)
+        with m.If(stepped):
+            m.d.sync += addr.eq(addr + job.o_stride)
         with m.If(self._start):
-            m.d.sync += request.p.addr.eq(job.o_addr)
+            m.d.sync += addr.eq(job.o_addr)
         return ~more & ~requests.o.valid
 
     def _fetch(self, m):
@@ -196,9 +198,9 @@ class AttentionOutput(Component):
         block = Signal.like(job.value_blocks)
         place = Signal.like(self.place)
         last_block, last_row, fetched = Signal(), Signal(), Signal()
+        may = delay(m, self.fetch_next, 1)
         m.d.comb += [
-            self.fetch.eq(active & settled & ~under_way.any() & ~valid),
-            fetched.eq(self.fetch & self.fetch_ready),
+            fetched.eq(may & active & settled & ~under_way.any() & ~valid),
             self.place.eq(place),
             self.row.eq(row),
         ]
@@ -238,27 +240,27 @@ class AttentionOutput(Component):
         connect(m, results.o, flipped(self.write.data))
         words = Signal(config.cols * ACCUMULATOR_BITS, reset_less=True)
         total = Signal(ATTENTION_SUM_BITS, reset_less=True)
-        left = Signal(range(places + 1))
-        rest = Signal(range(places + 1))  # words of the last block of columns
-        ends = Signal(init=1)  # one word is left, or none
-        taken, moves = Signal(), Signal()
+        left = Signal(range(places + 1), reset_less=True)
+        rest = Signal(range(places + 1), reset_less=True)  # words of the last block of columns
+        # Words are left; it is the last one, or there is none.
+        some, ends = Signal(), Signal(init=1)
+        room = results.room
         number = Mux(self._held_last, rest, places)
         columns = job.d_v[: exact_log2(config.cols)]
         m.d.sync += rest.eq(Mux(columns == 0, places, (columns + (count - 1)) >> exact_log2(count)))
         m.d.comb += [
-            taken.eq((left != 0) & results.room),
-            moves.eq((left == 0) | results.room),
-            self._take.eq(self._valid & moves & ends),
+            self._take.eq(self._valid & ends & room),
             quotient.values.eq(words[:width]),
             quotient.total.eq(total),
             results.payload.eq(quotient.o),
-            results.valid.eq(delay(m, taken, Quotient.latency)),
+            results.valid.eq(delay(m, some & room, Quotient.latency)),
         ]
         # What is held need not be valid to move up: then nothing is left.
-        with m.If(moves):
+        with m.If(room):
             m.d.sync += [
                 words.eq(Mux(ends, self._held, Cat(words[width:], words[-width:]))),
-                left.eq(Mux(ends, Mux(self._valid, number, 0), left - 1)),
+                left.eq(Mux(ends, number, left - 1)),
+                some.eq(~ends | self._valid),
                 ends.eq(Mux(ends, ~self._valid | (number == 1), left == 2)),
             ]
             with m.If(ends):
@@ -269,7 +271,7 @@ class AttentionOutput(Component):
         job = self._job
         parity = Signal(init=1)
         completed = Signal(2)
-        busy = Signal(32)
+        busy = Signal(32, reset_less=True)
         m.d.sync += [
             completed.eq((completed | self.complete) & ~(self._start << parity)),
             self.half_free.eq((self.half_free | (self._fetched_all << parity)) & ~self.half_take),
@@ -284,12 +286,12 @@ class AttentionOutput(Component):
         m.d.comb += [
             self.half.eq(parity),
             self.done.p.status.eq(status),
-            self.done.p.busy.eq(Mux(job.refused == Status.PENDING, busy, 0)),
+            self.done.p.busy.eq(busy),
         ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
-                m.d.sync += job.eq(self.job.p)
+                m.d.sync += [job.eq(self.job.p), busy.eq(0)]
                 with m.If(self.job.valid):
                     m.next = "REPORT"
                     with m.If(self.job.p.refused == Status.PENDING):

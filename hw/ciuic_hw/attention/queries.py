@@ -3,16 +3,16 @@
 from amaranth.hdl import *
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import ceil_log2, exact_log2
 
 from ciuic.abi import ATTENTION_ROW, OverlayConfig
 
-from ..axi.ports import ReadPort
+from ..axi.ports import ReadPort, request_layout
 from ..gemm.accumulators import FETCH_LATENCY
 from ..gemm.job import scratchpad_words, word_bytes
 from ..layouts import record_layout
-from ..streams import delay
+from ..streams import SkidBuffer, delay
 from .job import attention_layout
 
 __all__ = ["QueryLoader", "RowLoader"]
@@ -59,27 +59,37 @@ class QueryLoader(Component):
 
     def elaborate(self, platform):
         m = Module()
-        request, beat = self.read.request, self.read.data
-        job = Signal(attention_layout(self.config))
+        beat = self.read.data
+        # Memory is far away.
+        m.submodules.requests = requests = SkidBuffer(request_layout(self.config))
+        connect(m, requests.o, flipped(self.read.request))
+        addr = Signal(self.config.address_bits, reset_less=True)
+        job = Signal(attention_layout(self.config), reset_less=True)
         bank = Signal()
         # Rows to ask for and to come; whether there are some, and whether it is one.
-        asks, rows = Signal.like(job.m), Signal.like(job.m)
+        asks, rows = (Signal.like(job.m, reset_less=True) for _ in range(2))
         asking, last_ask, last_row = Signal(), Signal(), Signal()
         row_word, word = Signal(range(scratchpad_words(self.config) + 1)), Signal(job.k.shape())
         lane = Signal(ceil_log2(self.lanes))
-        arrives = Signal()
+        arrives, asked, announced = Signal(), Signal(), Signal(init=1)
         m.d.comb += [
+            asked.eq(asking & requests.i.ready),
+            requests.i.valid.eq(asking),
+            requests.i.p.addr.eq(addr),
+            requests.i.p.nbytes.eq(job.k),
+            self.requested.eq(~asking & ~requests.o.valid & ~announced),
             beat.ready.eq(1),
             arrives.eq(beat.valid),
             self.error.eq(arrives & beat.p.error),
+            self.write_data.eq(delay(m, beat.p.data, 1, reset_less=True)),
         ]
         m.d.sync += [
+            announced.eq((announced | self.requested) & ~asking),
             self.full.eq(self.full & ~self.release),
             self.write_en.eq(arrives),
             self.write_bank.eq(bank),
             self.write_word.eq(row_word + word),
             self.write_lane.eq(lane),
-            self.write_data.eq(beat.p.data),
         ]
 
         with m.FSM():
@@ -87,7 +97,7 @@ class QueryLoader(Component):
                 m.d.comb += self.job.ready.eq(~self.full.bit_select(bank, 1))
                 m.d.sync += [
                     job.eq(self.job.p),
-                    request.p.addr.eq(self.job.p.a_addr),
+                    addr.eq(self.job.p.a_addr),
                     asks.eq(self.job.p.m),
                     rows.eq(self.job.p.m),
                     last_ask.eq(self.job.p.m == 1),
@@ -98,14 +108,12 @@ class QueryLoader(Component):
                     m.d.sync += asking.eq(1)
                     m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.comb += request.valid.eq(asking)
-                with m.If(request.valid & request.ready):
-                    m.d.comb += self.requested.eq(last_ask)
+                with m.If(asked):
                     m.d.sync += [
                         asks.eq(asks - 1),
                         asking.eq(~last_ask),
                         last_ask.eq(asks == 2),
-                        request.p.addr.eq(request.p.addr + job.a_stride),
+                        addr.eq(addr + job.a_stride),
                     ]
                 with m.If(arrives):
                     last_lane = (lane == self.lanes - 1) if self.lanes > 1 else 1
@@ -124,7 +132,6 @@ class QueryLoader(Component):
                                 bank.eq(~bank),
                             ]
                             m.next = "IDLE"
-        m.d.comb += request.p.nbytes.eq(job.k)
         return m
 
 
@@ -163,7 +170,13 @@ class RowLoader(Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        request, beat = self.read.request, self.read.data
+        beat = self.read.data
+        m.submodules.requests = requests = SkidBuffer(request_layout(self.config))
+        connect(m, requests.o, flipped(self.read.request))
+        request = requests.i
+        addr = Signal(config.address_bits, reset_less=True)
+        nbytes = Signal(range(config.accumulator_rows * ATTENTION_ROW.nbytes + 1), reset_less=True)
+        m.d.comb += [request.p.addr.eq(addr), request.p.nbytes.eq(nbytes)]
         per_beat = config.bus_bytes // ATTENTION_ROW.nbytes
         depth = config.accumulator_rows // per_beat
         m.submodules.memory = memory = Memory(shape=config.bus_bytes * 8, depth=2 * depth, init=[])
@@ -199,8 +212,8 @@ class RowLoader(Component):
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(~loading & ~self.full.bit_select(bank, 1))
                 m.d.sync += [
-                    request.p.addr.eq(self.job.p.p_addr),
-                    request.p.nbytes.eq(self.job.p.m << exact_log2(ATTENTION_ROW.nbytes)),
+                    addr.eq(self.job.p.p_addr),
+                    nbytes.eq(self.job.p.m << exact_log2(ATTENTION_ROW.nbytes)),
                 ]
                 with m.If(self.job.valid & self.job.ready):
                     m.d.sync += loading.eq(1)

@@ -103,12 +103,12 @@ class ScoreStage(Component):
     def _walk(self, m):
         """Take words of scores, in the order of blocks, rows and columns; return what they are."""
         config = self.config
-        job = Signal(attention_layout(config))
+        job = Signal(attention_layout(config), reset_less=True)
         half, bank, block = Signal(), Signal(), Signal()
-        blocks_left = Signal(job.key_blocks.shape())
+        blocks_left = Signal(job.key_blocks.shape(), reset_less=True)
         row, place = Signal(ceil_log2(config.accumulator_rows)), Signal(range(self.steps))
         last_row, row_before, last_block = Signal(), Signal.like(job.m), Signal()
-        base, first_block = Signal(job.n.shape()), Signal()
+        base, first_block = Signal(job.n.shape(), reset_less=True), Signal()
         word = Signal(
             data.StructLayout(
                 {
@@ -259,7 +259,8 @@ class ScoreStage(Component):
                 for one, other in zip(candidates[::2], candidates[1::2], strict=True)
             ]
         at = self._scaled + 1 + exact_log2(self.config.lanes)
-        running, largest, octave = Signal(OCTAVE), Signal(OCTAVE), Signal(OCTAVE)
+        running, octave = (Signal(OCTAVE, reset_less=True) for _ in range(2))
+        largest = Signal(OCTAVE)
         one = candidates[0]
         m.d.comb += largest.eq(Mux(late("first", at) | less(running, one), one, running))
         m.d.sync += running.eq(largest)
@@ -327,7 +328,8 @@ class ScoreStage(Component):
         m.submodules.states = states = RowStates(self.config, sum_after=after + levels + self.steps)
         # Words pass here `steps` - 1 cycles later than the octave says.
         at = octave_after + after + levels + self.steps - 1
-        running, total = Signal.like(states.total), Signal.like(states.total)
+        running = Signal.like(states.total, reset_less=True)
+        total = Signal.like(states.total)
         m.d.comb += total.eq(Mux(late("first", at), 0, running) + terms[0])
         m.d.sync += [running.eq(total), states.total.eq(total)]
         m.d.comb += [

@@ -88,12 +88,12 @@ class AttentionSequencer(Component):
         m = Module()
         config = self.config
         m.submodules.walk = walk = PhaseWalk()
-        job = Signal(attention_layout(config))
+        job = Signal(attention_layout(config), reset_less=True)
         active, parity = Signal(), Signal(init=1)  # of the job that runs
         scores_bank, values_bank = Signal(), Signal()
         row = Signal(ceil_log2(config.accumulator_rows))
         tile = Signal(job.query_tiles.shape())
-        tiles = Signal.like(tile)
+        tiles = Signal.like(tile, reset_less=True)
         place = Signal(range(config.attention_rows))
         first_row, last_row = Signal(init=1), Signal()
         first_tile, last_tile = Signal(init=1), Signal()
@@ -153,34 +153,34 @@ class AttentionSequencer(Component):
                     tile.eq(tile + 1),
                     first_tile.eq(0),
                 ]
-        # Strobes, a cycle late: the next phase has other banks.
-        m.d.sync += [self.take.eq(0), self.probabilities_release.eq(0), self.queries_release.eq(0)]
         with m.If(~there):  # between phases
             m.d.sync += [tile.eq(0), first_tile.eq(1), place.eq(0), self.word.eq(0)]
         with m.If(phase_ends):
             with m.If(walk.values):
-                m.d.sync += self.probabilities_release.bit_select(values_bank, 1).eq(1)
                 m.d.sync += [values_bank.eq(~values_bank), active.eq(~walk.last)]
             with m.Else():
-                m.d.sync += self.take.bit_select(scores_bank, 1).eq(1)
                 m.d.sync += scores_bank.eq(~scores_bank)
-                with m.If(walk.last_scores):
-                    m.d.sync += self.queries_release.bit_select(parity, 1).eq(1)
+        # Strobes, two cycles late, when the next phase has other banks already.
+        ended, was_values = delay(m, phase_ends, 1), delay(m, walk.values, 1)
+        was_last_scores = delay(m, walk.last_scores, 1)
+        m.d.sync += [
+            self.take.eq((ended & ~was_values) << ~scores_bank),
+            self.probabilities_release.eq((ended & was_values) << ~values_bank),
+            self.queries_release.eq((ended & was_last_scores) << parity),
+        ]
         with m.If(walk.start):
             m.d.sync += [job.eq(self.job.p), active.eq(1), parity.eq(~parity)]
-        issued = delay(m, self.issue, 1)
         for index in range(2):
-            clear = walk.start & (parity != index)
-            m.d.comb += self.busy[index].eq(
-                count(m, issued & (parity == index), clear, 32, name=f"busy_{index}")
-            )
+            step = delay(m, self.issue & (parity == index), 1)
+            clear = delay(m, walk.start & (parity != index), 1)
+            m.d.comb += self.busy[index].eq(count(m, step, clear, 32, name=f"busy_{index}"))
         return m
 
     @staticmethod
     def _find_last(m, last, index, count, *, step, idle):
         """Keep a flag that says whether an index is the last of a number, known a step ahead."""
         single = count == 1
-        before = Signal(count.shape())
+        before = Signal(count.shape(), reset_less=True)
         m.d.sync += before.eq(count - 2)
         with m.If(step):
             m.d.sync += last.eq(Mux(last, single, index == before))

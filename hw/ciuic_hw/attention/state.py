@@ -129,7 +129,7 @@ class RowStates(Component):
             adder.addr.eq(delay(m, place, 5, reset_less=True)),
             adder.en.eq(delay(m, begins, wait + 3)),
         ]
-        m.d.sync += adder.data.eq(Mux(overwrite, 0, old) + new)
+        m.d.comb += adder.data.eq(delay(m, Mux(overwrite, 0, old) + new, 1, reset_less=True))
         out = sums.read_port()
         m.d.comb += [
             out.addr.eq(Cat(self.sum_row, self.sum_half)),

@@ -8,7 +8,7 @@ from amaranth.utils import exact_log2
 from ciuic.abi import OverlayConfig
 
 from ..axi.ports import ReadPort
-from ..streams import SkidBuffer
+from ..streams import SkidBuffer, delay
 from .job import PhaseWalk, attention_layout
 
 __all__ = ["TileFeeder", "TileLoader"]
@@ -43,14 +43,17 @@ class TileLoader(Component):
         m = Module()
         config = self.config
         m.submodules.walk = walk = PhaseWalk()
-        job = Signal(attention_layout(config))
+        job = Signal(attention_layout(config), reset_less=True)
         active = Signal()
         ahead = Signal(range(4))  # jobs whose queries were requested and whose tiles were not
         settled = Signal(3)  # what is the same for the whole job is known
         done = Signal(config.ports)  # ports that have this phase's request
-        key_bytes, value_bytes, nbytes = Signal(32), Signal(32), Signal(32)  # of a stripe
-        key_offset, value_offset = Signal(32), Signal(32)
+        key_bytes, value_bytes, nbytes, key_offset, value_offset = (  # of a stripe
+            Signal(32, name=name, reset_less=True)
+            for name in ("key_bytes", "value_bytes", "nbytes", "key_offset", "value_offset")
+        )
         taken = Signal(config.ports)
+        stepped, were_values = delay(m, walk.step, 1), delay(m, walk.values, 1)
         stripe_log2 = exact_log2(config.tile_bytes) - exact_log2(config.ports)
         m.d.sync += [
             key_bytes.eq(job.query_tiles << stripe_log2),
@@ -67,15 +70,17 @@ class TileLoader(Component):
         ]
         for port in range(config.ports):
             request = getattr(self, f"request_{port}")
-            stripes = [Signal(config.address_bits, name=f"{kind}_{port}") for kind in ("k", "v")]
+            keys, values, addr = (
+                Signal(config.address_bits, name=f"{name}_{port}", reset_less=True)
+                for name in ("keys", "values", "addr")
+            )
             m.d.sync += [
-                stripes[0].eq(job.w_addr + port * job.w_stride),
-                stripes[1].eq(job.r_addr + port * job.r_stride),
-                request.p.addr.eq(
-                    Mux(walk.values, stripes[1] + value_offset, stripes[0] + key_offset)
-                ),
+                keys.eq(job.w_addr + port * job.w_stride),
+                values.eq(job.r_addr + port * job.r_stride),
+                addr.eq(Mux(walk.values, values + value_offset, keys + key_offset)),
             ]
             m.d.comb += [
+                request.p.addr.eq(addr),
                 request.valid.eq(active & settled.all() & ~done[port]),
                 request.p.nbytes.eq(nbytes),
                 taken[port].eq(done[port] | (request.valid & request.ready)),
@@ -84,7 +89,9 @@ class TileLoader(Component):
             m.d.sync += done.eq(taken)
         with m.If(walk.step):
             m.d.sync += [done.eq(0), settled.eq(settled >> 2), active.eq(~walk.last)]
-            with m.If(walk.values):
+        # Ports are far away, so offsets follow a cycle behind; until then nothing is settled.
+        with m.If(stepped):
+            with m.If(were_values):
                 m.d.sync += value_offset.eq(value_offset + value_bytes)
             with m.Else():
                 m.d.sync += key_offset.eq(key_offset + key_bytes)

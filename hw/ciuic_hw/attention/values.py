@@ -43,10 +43,10 @@ class ValueAccumulators(Component):
         Look up a row of a block of keys; two cycles later it is there.
     complete : Out(2)
         Strobes: the half is complete.
-    fetch, half, place : In(1), In(1), In
-        Read a row of sums, if ``fetch_ready``.
-    fetch_ready : Out(1)
-        It is read.
+    fetch_next : Out(1)
+        In the next cycle a row of sums may be read.
+    half, place : In(1), In
+        Which one.
     fetched : Out(cols * ACCUMULATOR_BITS)
         Two cycles later, for that cycle.
     """
@@ -62,10 +62,9 @@ class ValueAccumulators(Component):
                 "shifts_row": Out(range(config.accumulator_rows)),
                 "shifts": In(SHIFTS),
                 "complete": Out(2),
-                "fetch": In(1),
+                "fetch_next": Out(1),
                 "half": In(1),
                 "place": In(range(config.attention_rows)),
-                "fetch_ready": Out(1),
                 "fetched": Out(config.cols * ACCUMULATOR_BITS),
             }
         )
@@ -83,7 +82,7 @@ class ValueAccumulators(Component):
         stages = [(self.issue, self.target)]
         for step in range(arrival + 4):
             valid = Signal(name=f"valid_{step}")
-            target = Signal(value_target_layout(config), name=f"target_{step}")
+            target = Signal(value_target_layout(config), name=f"target_{step}", reset_less=True)
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
         _, read_target = stages[arrival - 2]
@@ -92,9 +91,9 @@ class ValueAccumulators(Component):
         # A job's first block does not look at what is there, so that the port is free for results.
         busy = Signal()
         soon, soon_target = stages[arrival - 3]
-        m.d.sync += busy.eq(soon & ~soon_target.first)
+        m.d.sync += busy.eq(~self.fetch_next)
         m.d.comb += [
-            self.fetch_ready.eq(~busy),
+            self.fetch_next.eq(~soon | soon_target.first),
             read.en.eq(1),
             read.addr.eq(
                 Mux(
@@ -127,8 +126,8 @@ class ValueAccumulators(Component):
             write.en.eq(writes),
             write.addr.eq(Cat(write_target.place, write_target.half)),
             write.data.eq(Cat(totals)),
-            self.complete.eq((writes & write_target.last) << write_target.half),
         ]
+        m.d.sync += self.complete.eq((writes & write_target.last) << write_target.half)
         return m
 
 

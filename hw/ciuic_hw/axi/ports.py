@@ -112,7 +112,8 @@ class EngineSignature(Signature):
     Members
     -------
     descriptor : In(stream)
-        One whole descriptor; taken when the engine starts on it.
+        One whole descriptor; taken when the engine starts on it. Once the engine is ready it stays
+        so until then.
     done : Out(stream)
         ``status`` (a `ciuic.abi.Status`), after the last write was acknowledged. A read or write
         error is reported here once the engine is idle again. ``busy`` counts the cycles in which

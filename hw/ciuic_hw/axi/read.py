@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import OverlayConfig
 
 from ..arithmetic import less
-from ..streams import StreamFifo
+from ..streams import StreamFifo, delay
 from .bus import BURST_INCR, MAX_BURST_BEATS
 from .ports import ReadPort, beat_layout, lowest, selected
 from .splitter import BurstSplitter, burst_layout
@@ -61,11 +61,12 @@ class ReadQueue(Component):
         connect(m, fifo.o, flipped(self.port.data))
 
         room = Signal(range(self.depth + 1), init=self.depth)
-        issue, issued, taken = Signal(), Signal(9), Signal()
+        issue, issued, taken = Signal(), Signal(), Signal()
+        beats = delay(m, splitter.burst.p.beats, 1, reset_less=True)
         m.d.sync += [
-            issued.eq(Mux(issue, splitter.burst.p.beats, 0)),
+            issued.eq(issue),
             taken.eq(self.port.data.valid & self.port.data.ready),
-            room.eq(room - issued + taken),
+            room.eq(room - Mux(issued, beats, 0) + taken),
             # Once there is room there is room until the burst is issued. The next one is valid at
             # the earliest when `room` knows of that.
             self.burst.valid.eq(
@@ -148,13 +149,14 @@ class ReadChannel(Component):
         )
         issue = Signal(data.StructLayout({"valid": 1, "addr": self.config.address_bits, "len": 8}))
         free, found, settled, room = Signal(), Signal(), Signal(), Signal()
+        draining = delay(m, self.drain, 1)  # it comes from far
         m.d.sync += [room.eq(order.w_rdy), settled.eq(found & ~free)]
         m.d.comb += [
             self.addr.eq(issue.addr),
             self.len.eq(issue.len),
             self.addr_valid.eq(issue.valid),
             # Not in the cycle in which the last one is taken: `addr_ready` comes from far.
-            free.eq(~issue.valid & room & ~self.drain & settled),
+            free.eq(~issue.valid & room & ~draining & settled),
         ]
         with m.If(self.addr_ready):
             m.d.sync += issue.valid.eq(0)
@@ -203,7 +205,7 @@ class ReadChannel(Component):
             beat.data.eq(Mux(error, 0, self.data)),
             beat.error.eq(error),
             beat.last.eq(self.last & head.last),
-            self.quiet.eq(self.drain & ~order.level.any() & ~issue.valid & ~self.beat.any()),
+            self.quiet.eq(draining & ~order.level.any() & ~issue.valid & ~self.beat.any()),
         ]
         for index, queue in enumerate(queues):
             m.d.comb += [queue.beat.valid.eq(self.beat[index]), queue.beat.p.eq(beat)]

@@ -9,6 +9,7 @@ from ciuic.abi import COMPLETION, OverlayConfig, Status
 
 from ..axi.ports import WritePort, selected
 from ..layouts import COMPLETION_LAYOUT
+from ..streams import delay
 from .dispatch import note_layout
 from .fetch import ring_position
 
@@ -76,11 +77,13 @@ class Complete(Component):
         note = self.note.p
         record = Signal(COMPLETION_LAYOUT, reset_less=True)
         words = Signal(COMPLETION.nbytes * 8, reset_less=True)
-        left = Signal(range(beats + 1))
+        left, some = Signal(range(beats + 1)), Signal()  # beats of the record; whether any
         seen_read, seen_written = Signal(32), Signal(32)
         ports = [getattr(self, name) for name in self.engines]
-        statuses = [port.p.status for port in ports]
         refused, mine = Signal(), Signal(len(ports))  # or whose answer it is
+        # Answers a cycle late, as engines are far away. They stay until they are taken.
+        answers = [delay(m, Value.cast(port.p), 1, reset_less=True) for port in ports]
+        answer, answered = Signal(ports[0].p.shape()), Signal()
         final = Signal()  # no further descriptor was submitted
         following = Signal(32)
         m.d.sync += self.note.ready.eq(0)
@@ -92,9 +95,17 @@ class Complete(Component):
         ]
         write = self.write
 
-        m.d.comb += [write.data.p.eq(words[:bus_bits]), write.data.valid.eq(left != 0)]
+        m.d.comb += [write.data.p.eq(words[:bus_bits]), write.data.valid.eq(some)]
         with m.If(write.data.valid & write.data.ready):
-            m.d.sync += [words.eq(words >> bus_bits), left.eq(left - 1)]
+            m.d.sync += [
+                words.eq(Cat(words[bus_bits:], words[-bus_bits:])),
+                left.eq(left - 1),
+                some.eq(left != 1),
+            ]
+        m.d.comb += [
+            answer.eq(selected(mine, answers)),
+            answered.eq((mine & Cat(delay(m, port.valid, 1) for port in ports)).any()),
+        ]
 
         with m.FSM():
             with m.State("WAIT"):
@@ -110,18 +121,20 @@ class Complete(Component):
             with m.State("TAKE"):
                 # The record follows what there is until the answer is.
                 m.d.sync += [
-                    record.status.eq(Mux(refused, note.status, selected(mine, statuses))),
+                    record.status.eq(Mux(refused, note.status, answer.status)),
                     record.index.eq(self.completed),
                     record.fetched.eq(note.fetched),
                     record.started.eq(note.started),
                     record.finished.eq(self.cycle),
                     record.beats_read.eq(self.beats_read - seen_read),
                     record.beats_written.eq(self.beats_written - seen_written),
-                    record.busy.eq(selected(mine, (port.p.busy for port in ports))),
+                    record.busy.eq(answer.busy),
                     record.tag.eq(note.tag),
                 ]
-                m.d.comb += [port.ready.eq(mine[number]) for number, port in enumerate(ports)]
-                with m.If(refused | (mine & Cat(port.valid for port in ports)).any()):
+                m.d.comb += [
+                    port.ready.eq(mine[number] & answered) for number, port in enumerate(ports)
+                ]
+                with m.If(refused | answered):
                     m.d.sync += self.note.ready.eq(1)
                     m.next = "REQUEST"
             with m.State("REQUEST"):
@@ -132,12 +145,12 @@ class Complete(Component):
                 ]
                 m.d.sync += words.eq(record)
                 with m.If(write.request.ready):
-                    m.d.sync += left.eq(beats)
+                    m.d.sync += [left.eq(beats), some.eq(1)]
                     m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(write.error):
                     m.d.sync += record.status.eq(Status.WRITE_ERROR)
-                with m.If((left == 0) & ~write.busy):
+                with m.If(~some & ~write.busy):
                     m.next = "COUNT"
             with m.State("COUNT"):
                 m.d.sync += [

@@ -8,6 +8,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from ciuic.abi import Opcode, OverlayConfig, Status
 from ciuic.abi.descriptors import ALIGNED
 
+from ..jobs import when_ready
 from ..layouts import DESCRIPTOR_LAYOUT
 from .fetch import FETCHED_LAYOUT
 
@@ -51,7 +52,7 @@ class Dispatch(Component):
     fetched : In(stream)
         See `Fetch`.
     <engine> : Out(stream)
-        Descriptors.
+        Descriptors, see `when_ready`.
     note : Out(stream)
         See `note_layout`.
     """
@@ -114,14 +115,16 @@ class Dispatch(Component):
         m.d.comb += due.eq(checked & ~taken & self.run & self.note.ready & free & turn)
         m.d.sync += [
             offered.eq(Mux(handed, 0, offered | Mux(due & good, 1 << engine, 0))),
-            taken.eq(handed | (due & ~good)),  # an engine's answer comes from far
+            taken.eq(handed | (due & ~good)),
         ]
         for number, name in enumerate(self.engines):
             port = getattr(self, name)
-            m.d.comb += [port.p.eq(descriptor), port.valid.eq(offered[number])]
-            with m.If(port.valid & port.ready):
-                m.d.comb += handed.eq(1)
+            m.d.comb += [
+                port.p.eq(descriptor),
+                port.valid.eq(when_ready(m, offered[number], port)),
+            ]
         m.d.comb += [
+            handed.eq(Cat(getattr(self, name).valid for name in self.engines).any()),
             self.fetched.ready.eq(taken),
             self.note.valid.eq(taken),
             self.note.p.engine.eq(engine),

@@ -90,8 +90,7 @@ class Accumulators(Component):
         m.d.comb += [
             scales.load.eq(delay(m, self.load_scales, SWAP_DELAY)),
             scales.beat.eq(delay(m, self.beat, SWAP_DELAY, reset_less=True)),
-            scales.swap.eq(delay(m, self.swap, SWAP_DELAY)),
-            scales.slot.eq(delay(m, self.slot, SWAP_DELAY)),
+            scales.swap.eq(delay(m, self.swap << self.slot, SWAP_DELAY)),
             scales.sums.eq(self.sums),
             scales.sums_slot.eq(stages[latency - SCALE_LATENCY - 1][1].slot),
             scales.w4.eq(sums_target.w4),

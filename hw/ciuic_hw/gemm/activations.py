@@ -155,18 +155,19 @@ class ActivationLoader(Component):
         request = self.read.request
         job = Signal(job_layout(config), reset_less=True)
         bank = Signal()
-        rows_left = Signal(job.m.shape())
+        rows_left = Signal(job.m.shape(), reset_less=True)
         row = Signal(range(config.accumulator_rows + 1))
-        tile_addr = Signal(config.address_bits)  # first row of the tile
-        row_addr = Signal(config.address_bits)
-        offset = Signal(job.k.shape())  # of the slab, or slice, in its row
-        part_bytes = Signal(range(max(slab_bytes, slice_bytes) + 1))  # of a slab or slice
-        blocks_left = Signal(job.n_blocks.shape())
-        k_left = Signal(job.k.shape())
+        tile_addr = Signal(config.address_bits, reset_less=True)  # first row of the tile
+        row_addr = Signal(config.address_bits, reset_less=True)
+        offset = Signal(job.k.shape(), reset_less=True)  # of the slab, or slice, in its row
+        part = range(max(slab_bytes, slice_bytes) + 1)
+        part_bytes = Signal(part, reset_less=True)  # of a slab or slice
+        blocks_left = Signal(job.n_blocks.shape(), reset_less=True)
+        k_left = Signal(job.k.shape(), reset_less=True)
 
         # What a step needs to know is found out in the cycle before it.
         tile_rows = Signal(range(config.accumulator_rows + 1))
-        next_row, end = Signal(config.address_bits), Signal(config.address_bits)
+        next_row, end = (Signal(config.address_bits, reset_less=True) for _ in range(2))
         last_row, last_part, last_tile, last_block = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
             tile_rows.eq(Mux(rows_left < job.tile_m, rows_left, job.tile_m)),
@@ -280,13 +281,13 @@ class ActivationLoader(Component):
             beat.ready.eq(settled[-1]),
             arrives.eq(beat.valid & settled[-1]),
             self.error.eq(arrives & beat.p.error),
+            self.write_data.eq(delay(m, beat.p.data, 1, reset_less=True)),
         ]
         m.d.sync += [
             self.write_en.eq(arrives),
             self.write_bank.eq(bank),
             self.write_word.eq(row_word + slab_word + word),
             self.write_lane.eq(lane),
-            self.write_data.eq(beat.p.data),
             settled.eq((settled << 1) | 1),
             slab_ended.eq(arrives & beat.p.last & last_row),
             next_slab.eq(slab_word + SLAB_WORDS),

@@ -159,12 +159,10 @@ class ComputeSequencer(Component):
                 first_row.eq(0),
                 row_word.eq(row_word + job.row_words),
             ]
-        issued, issued_parity = delay(m, self.issue, 1), delay(m, parity, 1)
-        for index, mine in enumerate((~issued_parity, issued_parity)):
-            clear = starting & (parity == index)
-            m.d.comb += self.busy[index].eq(
-                count(m, issued & mine, clear, 32, name=f"busy_{index}")
-            )
+        for index in range(2):
+            step = delay(m, self.issue & (parity == index), 1)
+            clear = delay(m, walk.start & (parity != index), 1)
+            m.d.comb += self.busy[index].eq(count(m, step, clear, 32, name=f"busy_{index}"))
         with m.If(walk.step):  # the next tile along K
             m.d.sync += [
                 row.eq(0),

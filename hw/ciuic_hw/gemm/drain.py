@@ -109,21 +109,25 @@ class Drain(Component):
     def _rows(self, m, walk, output):
         """Take rows from full banks, `lanes` columns a cycle; return whether none is under way."""
         config, lanes = self.config, self.lanes
-        bits = accumulator_bits(config)
+        bits, width = accumulator_bits(config), lanes * accumulator_bits(config)
         job = walk.current
         self._active = active = Signal()
         bank, row = Signal(), Signal(range(config.accumulator_rows))
         turned = Signal()
 
-        # A row waits at the memory's output until the one before it has gone.
+        # A row waits at the memory's output until the one before it has gone; that one's `take` is
+        # late, so the next is fetched in the cycle behind it.
         fetched, fetch, take = Signal(), Signal(), Signal()
         fetching = Signal(FETCH_LATENCY - 1)
         words = Signal(config.cols * bits, reset_less=True)
-        left = Signal(range(self.places + 1))
-        some, final = Signal(), Signal()  # left is not zero; it is one
-        place = Signal(ceil_log2(self.places))
+        left = Signal(range(self.places + 1), reset_less=True)
+        # Words are there; they are the last ones of a row, or there are none.
+        some, ends = Signal(), Signal(init=1)
+        place = Signal(ceil_log2(self.places), reset_less=True)
         step = output.step
-        stepped, free, moves = Signal(), Signal(), Signal()
+        # The words and what decides on them are far apart: each has a register of whether there is
+        # room. One holds the inverse, so that synthesis does not take the two for one.
+        stalls = delay(m, ~output.room, 1)
         shared = Signal()  # parameters may be used until the last row has left `words`
         # The row is there, its parameters are, and all addresses before the last row goes.
         ready, has_parameters, announced = Signal(), Signal(), Signal()
@@ -140,19 +144,17 @@ class Drain(Component):
             ),
         ]
         m.d.comb += [
-            stepped.eq(step.valid & step.ready),
             step.valid.eq(some),
-            step.p.sums.eq(words[: lanes * bits]),
+            step.p.sums.eq(words[:width]),
             step.p.parameters.eq(self.parameters_lanes),
             step.p.w4.eq(job.w4),
             step.p.has_parameters.eq(job.parameters),
             step.p.requantize.eq(job.requantize),
             step.p.residual.eq(job.residual),
-            step.p.last.eq(final),
+            step.p.last.eq(ends),
             self.parameters_place.eq(place),
-            free.eq(~some | (final & stepped & ~shared)),
-            take.eq(ready & free),
-            moves.eq(~some | step.ready),
+            # When a row is ready, parameters are not shared.
+            take.eq(ready & ends & ~stalls),
             walk.step.eq(take),
             self.read_bank.eq(bank),
             # `take` comes late: the row begins anew in the cycle behind that of the last one.
@@ -160,30 +162,31 @@ class Drain(Component):
             self.read_row.eq(Mux(turned, 0, row)),
         ]
         m.d.sync += self.drained.eq(0)
-        ends = ~some | final
         # What moves up need not be a row: then there are no words.
-        with m.If(moves):
+        with m.If(step.ready):
             m.d.sync += [
-                words.eq(Mux(ends, self.read_data, words >> lanes * bits)),
-                left.eq(Mux(ends, walk.steps, left - 1)),
-                final.eq(Mux(ends, walk.steps == 1, left == 2)),
+                words.eq(Mux(ends, self.read_data, Cat(words[width:], words[-width:]))),
                 place.eq(Mux(ends, 0, place + 1)),
             ]
-        m.d.sync += some.eq(take | (some & ~(stepped & final)))
-        with m.If(stepped & final):
-            m.d.comb += self.parameters_release.eq(shared)
+        with m.If(~stalls):
+            m.d.sync += [
+                left.eq(Mux(ends, walk.steps, left - 1)),
+                some.eq(~ends | ready),
+                ends.eq(Mux(ends, ~ready | (walk.steps == 1), left == 2)),
+            ]
+        m.d.sync += self.parameters_release.eq(shared & some & ends & ~stalls)
+        with m.If(self.parameters_release):
             m.d.sync += shared.eq(0)
         with m.If(take):
             m.d.sync += [fetched.eq(0), shared.eq(job.parameters & walk.last_row)]
             with m.If(walk.last_row):
                 m.d.sync += [self.drained.bit_select(bank, 1).eq(1), bank.eq(~bank)]
-            with m.Else():
-                m.d.comb += fetch.eq(1)
             with m.If(walk.last):
                 m.d.sync += active.eq(0)
-        with m.Elif(active & ~fetched & ~fetching.any() & self.full.bit_select(bank, 1)):
-            m.d.comb += fetch.eq(1)
-        m.d.comb += self.read_en.eq(fetch)
+        m.d.comb += [
+            fetch.eq(active & ~fetched & ~fetching.any() & self.full.bit_select(bank, 1)),
+            self.read_en.eq(fetch),
+        ]
         m.d.sync += fetching.eq((fetching << 1) | fetch)
         with m.If(turned):
             m.d.sync += row.eq(0)
@@ -206,8 +209,7 @@ class Drain(Component):
         )
         m.d.comb += [
             self.done.p.status.eq(status),
-            self.done.p.busy.eq(Mux(job.refused == Status.PENDING, self.busy[parity], 0)),
-            *(walk.job.eq(self.job.p) for walk in walks),
+            *(walk.job.eq(job) for walk in walks),
         ]
         # Known late; rows leave long before they are.
         written = delay(m, ~(self._requesting | self.write.busy), 1)
@@ -216,16 +218,17 @@ class Drain(Component):
                 m.d.comb += self.job.ready.eq(1)
                 m.d.sync += job.eq(self.job.p)
                 with m.If(self.job.valid):
-                    m.next = "REPORT"
-                    with m.If(self.job.p.refused == Status.PENDING):
-                        m.d.comb += [walk.start.eq(1) for walk in walks]
-                        m.d.sync += [
-                            self._active.eq(1),
-                            self._announcing.eq(1),
-                            parity.eq(~parity),
-                        ]
-                        m.next = "ROWS"
+                    m.next = "START"
+            with m.State("START"):
+                # Those that are refused begin as well, and end without a row.
+                m.d.comb += [walk.start.eq(1) for walk in walks]
+                m.d.sync += self.done.p.busy.eq(0)
+                m.next = "REPORT"
+                with m.If(job.refused == Status.PENDING):
+                    m.d.sync += [self._active.eq(1), self._announcing.eq(1), parity.eq(~parity)]
+                    m.next = "ROWS"
             with m.State("ROWS"):
+                m.d.sync += self.done.p.busy.eq(self.busy[parity])
                 with m.If(idle & written):
                     m.next = "REPORT"
             with m.State("REPORT"):

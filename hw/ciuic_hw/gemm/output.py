@@ -19,8 +19,8 @@ SUM_BITS = 33  # an INT32 sum and an INT32 bias
 FACTOR_BITS = 17  # unsigned, of a multiplier's 18
 BEYOND = 1 << 10  # stands for all larger values: behind the residual they saturate, too
 LATENCY = 15  # of the arithmetic before the residual
-ROOM_LATENCY = 1  # until the drain, far from the FIFO, knows of room in it
-WAITING = 32  # results that wait for the bus or for the residual
+ROOM_LATENCY = 2  # until the drain, far from the FIFO, knows of room in it
+WAITING = 64  # results that wait for the bus or for the residual
 
 
 def step_layout(config: OverlayConfig) -> data.StructLayout:
@@ -54,6 +54,8 @@ class OutputStage(Component):
     -------
     step : In(stream)
         See `step_layout`.
+    room : Out(1)
+        ``step.ready`` in the next cycle.
     residual : In(stream)
         Beats of the residual, in the order of the results.
     beat : Out(stream)
@@ -70,6 +72,7 @@ class OutputStage(Component):
         super().__init__(
             {
                 "step": In(stream.Signature(step_layout(config))),
+                "room": Out(1),
                 "residual": In(stream.Signature(beat_layout(config))),
                 "beat": Out(stream.Signature(config.bus_bytes * 8)),
                 "empty": Out(1),
@@ -94,7 +97,8 @@ class OutputStage(Component):
             result, depth=WAITING, latency=LATENCY + ROOM_LATENCY
         )
         m.d.comb += [
-            self.step.ready.eq(delay(m, results.room, ROOM_LATENCY)),
+            self.room.eq(delay(m, results.room, ROOM_LATENCY - 1)),
+            self.step.ready.eq(delay(m, self.room, 1)),
             taken.eq(self.step.valid & self.step.ready),
             results.valid.eq(delay(m, taken, LATENCY)),
         ]

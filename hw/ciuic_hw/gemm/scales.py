@@ -32,8 +32,8 @@ class Scales(Component):
     -------
     load, beat : In(1), In(stream_bytes * 8)
         A beat of scales.
-    swap, slot : In(1), In(1)
-        A tile becomes current; its scales go to this slot.
+    swap : In(2)
+        Strobes: a tile becomes current; its scales go to this slot.
     sums_slot : In(1)
         Which scales the next sums need.
     sums, w4 : In
@@ -48,8 +48,7 @@ class Scales(Component):
             {
                 "load": In(1),
                 "beat": In(config.stream_bytes * 8),
-                "swap": In(1),
-                "slot": In(1),
+                "swap": In(2),
                 "sums": In(config.cols * sum_bits(config)),
                 "sums_slot": In(1),
                 "w4": In(1),
@@ -82,11 +81,9 @@ class Scales(Component):
                 for place in range(beats):
                     with m.Case(place):
                         m.d.sync += loaded.word_select(place, len(self.beat)).eq(self.beat)
-        with m.If(self.swap):
-            with m.If(self.slot):
-                m.d.sync += slots[1].eq(loaded)
-            with m.Else():
-                m.d.sync += slots[0].eq(loaded)
+        for slot, swap in zip(slots, self.swap, strict=True):
+            with m.If(swap):
+                m.d.sync += slot.eq(loaded)
         scales = Mux(self.sums_slot, slots[1], slots[0])
         w4 = delay(m, self.w4, PRODUCT_LATENCY, reset_less=True)
         for col, value in enumerate(sums):

@@ -74,7 +74,7 @@ class TileWalk(Component):
         blocks_left = Signal(job.n_blocks.shape(), reset_less=True)
         tiles_left = Signal(job.k_blocks.shape(), reset_less=True)
         then_last = Signal()  # behind this tile of M
-        rest_rows = Signal.like(rows_left)
+        rest_rows = Signal.like(rows_left, reset_less=True)
         start = self.start if self.along_k else delay(m, self.start, 1)
         outer = delay(m, self.step & self.last_k, 1)  # the next block of columns
         rest = job.n[: exact_log2(cols)]  # columns of the last block, zero if it is full
@@ -186,11 +186,12 @@ class RowWalk(Component):
         stride = getattr(job, self.stride)
         row = Signal(range(1, config.accumulator_rows + 1), init=1)  # from one on
         stepped = delay(m, self.step, 1)  # what holds of the row still does
-        tile_addr, row_addr = Signal(config.address_bits), Signal(config.address_bits)
-        offset = Signal(config.address_bits)  # of the block in a row
+        tile_addr, row_addr, offset, next_row, next_offset = (
+            Signal(config.address_bits, name=name, reset_less=True)
+            for name in ("tile_addr", "row_addr", "offset", "next_row", "next_offset")
+        )  # offsets are those of blocks in a row
         settling = Signal()
         block_bytes = Signal(range(config.cols * 4 + 1))
-        next_row, next_offset = Signal(config.address_bits), Signal(config.address_bits)
         m.d.comb += [
             walk.start.eq(self.start),
             walk.job.eq(self.job),

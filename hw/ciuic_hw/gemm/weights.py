@@ -45,12 +45,12 @@ class WeightLoader(Component):
         active = Signal()
         settled = Signal(4)  # what is the same for the whole job is known
         done = Signal(config.ports)  # ports that have this block's request
-        offset, nbytes = Signal(32), Signal(32)  # of a stripe
+        offset, nbytes = (Signal(32, reset_less=True) for _ in range(2))  # of a stripe
         ready = Signal()
 
         per_port = exact_log2(config.ports)
-        groups = Signal(job.k.shape())
-        tile_bytes, group_bytes = Signal(32), Signal(32)
+        groups = Signal(job.k.shape(), reset_less=True)
+        tile_bytes, group_bytes = (Signal(32, reset_less=True) for _ in range(2))
         m.d.sync += [
             groups.eq((job.k + (W4_GROUP - 1)) >> exact_log2(W4_GROUP)),
             group_bytes.eq(Mux(job.w4, groups << exact_log2(config.scale_bytes), 0)),
@@ -70,7 +70,7 @@ class WeightLoader(Component):
         ]
         for port in range(config.ports):
             request = getattr(self, f"request_{port}")
-            stripe = Signal(config.address_bits, name=f"stripe_{port}")
+            stripe = Signal(config.address_bits, name=f"stripe_{port}", reset_less=True)
             m.d.sync += stripe.eq(job.w_addr + port * job.w_stride)
             m.d.comb += [
                 request.valid.eq(active & settled.all() & ~done[port]),
@@ -160,7 +160,8 @@ class WeightFeeder(Component):
         m.submodules.waiting = waiting = SkidBuffer(kind)
         active, finished = Signal(), Signal()
         scale_beats = config.scale_bytes // config.stream_bytes
-        scales_left = Signal(range(scale_beats + 1))
+        scales_left = Signal(range(scale_beats + 1), reset_less=True)
+        scaling = Signal()  # some are left
         tiles_left = Signal(range(W4_GROUP // config.rows + 1))  # of the group
         place, next_place = (Signal(range(config.tile_beats)) for _ in range(2))
         last, starting = Signal(), Signal()
@@ -171,14 +172,14 @@ class WeightFeeder(Component):
         m.d.comb += [
             valid.eq(Cat(*(port.valid for port in ports), active, ~turning).all()),
             take.eq(valid & waiting.i.ready),
-            weights.eq(take & (scales_left == 0)),
+            weights.eq(take & ~scaling),
             step.eq(Mux(job.w4, 2, 1)),
             waiting.i.valid.eq(valid),
             waiting.i.p.beat.eq(Cat(port.p.data for port in ports)),
             waiting.i.p.place.eq(place),
-            waiting.i.p.scales.eq(scales_left != 0),
+            waiting.i.p.scales.eq(scaling),
             waiting.i.p.w4.eq(job.w4),
-            waiting.i.p.last.eq((scales_left == 0) & last),
+            waiting.i.p.last.eq(~scaling & last),
             self.error.eq(take & Cat(port.p.error for port in ports).any()),
             walk.job.eq(self.job.p),
             walk.step.eq(take & waiting.i.p.last),
@@ -197,14 +198,15 @@ class WeightFeeder(Component):
         for port in ports:
             m.d.comb += port.ready.eq(take)
 
-        with m.If(take & (scales_left != 0)):
-            m.d.sync += scales_left.eq(scales_left - 1)
+        with m.If(take & scaling):
+            m.d.sync += [scales_left.eq(scales_left - 1), scaling.eq(scales_left != 1)]
         with m.If(walk.step & job.w4):
             m.d.sync += tiles_left.eq(tiles_left - 1)
             with m.If((tiles_left == 1) | walk.last_k):
                 m.d.sync += [
                     tiles_left.eq(W4_GROUP // config.rows),
                     scales_left.eq(scale_beats),
+                    scaling.eq(1),
                 ]
         with m.If(finished):
             m.d.sync += active.eq(0)
@@ -212,7 +214,8 @@ class WeightFeeder(Component):
             m.d.sync += active.eq(1)
         with m.If(walk.start):
             m.d.sync += [
-                scales_left.eq(Mux(self.job.p.w4, scale_beats, 0)),
+                scales_left.eq(scale_beats),
+                scaling.eq(self.job.p.w4),
                 tiles_left.eq(W4_GROUP // config.rows),
             ]
 

@@ -12,8 +12,11 @@ from .exponential import ExponentialStage
 from .gearbox import Gearbox
 from .layouts import (
     EXPONENTIAL,
+    EXPONENTIAL_LATE,
+    NORMALIZE_LATE,
     RECIPROCAL,
     RESULT_FORMATS,
+    ROW_LATE,
     ROWS_WAITING,
     SCORE,
     SCORE_FORMATS,
@@ -76,8 +79,7 @@ class SoftmaxDatapath(wiring.Component):
         m.submodules.maximum = maximum = MaximumStage(self.config)
         m.submodules.exponential = exponential = ExponentialStage(self.config)
         m.submodules.normalize = normalize = NormalizeStage(self.config)
-        wiring.connect(m, wiring.flipped(self.row), maximum.row)
-        m.d.comb += [self.active.eq(exponential.taken), self.row_begin.eq(normalize.row_begin)]
+        m.d.comb += self.active.eq(exponential.taken)
         if self.config.attention:
             wiring.connect(m, wiring.flipped(self.borrower), exponential.borrower)
         error = self._unpack(m, maximum)
@@ -95,10 +97,13 @@ class SoftmaxDatapath(wiring.Component):
         """
         lanes, bus_bytes = self.config.lanes, self.config.bus_bytes
         sizes = [one.nbytes for one in SCORE_FORMATS]
+        mode = self.score_bytes.payload.mode
         m.submodules.unpack = unpack = Gearbox(
-            [(bus_bytes, size * lanes) for size in sizes], max_bytes=self.config.max_row * 4
+            [(bus_bytes, size * lanes) for size in sizes],
+            max_bytes=self.config.max_row * 4,
+            tag=mode.shape(),
         )
-        word = data.StructLayout({"data": unpack.o.payload.data.shape(), "error": 1})
+        word = data.StructLayout({"scores": data.ArrayLayout(SCORE, lanes), "error": 1})
         m.submodules.words = words = SkidBuffer(word)
         # The way back to memory's queue is long.
         m.submodules.beats = beats = SkidBuffer(self.i.payload.shape())
@@ -106,25 +111,26 @@ class SoftmaxDatapath(wiring.Component):
         error = Signal()
         m.d.comb += [
             unpack.row.payload.last_byte.eq(self.score_bytes.payload.last_byte),
-            unpack.row.payload.mode.eq(self.score_bytes.payload.mode),
+            unpack.row.payload.mode.eq(mode),
+            unpack.row.payload.tag.eq(mode),
             unpack.row.valid.eq(self.score_bytes.valid),
             self.score_bytes.ready.eq(unpack.row.ready),
             unpack.i.payload.eq(beats.o.payload.data),
             unpack.i.valid.eq(beats.o.valid),
             beats.o.ready.eq(unpack.i.ready),
-            words.i.payload.data.eq(unpack.o.payload.data),
             words.i.payload.error.eq(error),
             words.i.valid.eq(unpack.o.valid),
             unpack.o.ready.eq(words.i.ready),
+            maximum.i.payload.eq(words.o.payload.scores),
             maximum.i.valid.eq(words.o.valid),
             words.o.ready.eq(maximum.i.ready),
         ]
-        with m.Switch(maximum.row.payload.mode):
-            for mode, size in enumerate(sizes):
-                with m.Case(mode):
+        with m.Switch(unpack.o.payload.tag):
+            for index, size in enumerate(sizes):
+                with m.Case(index):
                     for lane in range(lanes):
-                        score = words.o.payload.data.word_select(lane, 8 * size)
-                        m.d.comb += maximum.i.payload[lane].eq(score.as_signed())
+                        score = unpack.o.payload.data.word_select(lane, 8 * size)
+                        m.d.comb += words.i.payload.scores[lane].eq(score.as_signed())
 
         beat = beats.o.payload
         inside, refused = Signal(), Signal()
@@ -146,23 +152,31 @@ class SoftmaxDatapath(wiring.Component):
             SCORE, depth=ROWS_WAITING, latency=ROOM_LATENCY + maximum.latency
         )
         m.submodules.rows = rows = PipelineFifo(
-            row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
+            row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY + 1
         )
         wiring.connect(m, scores.o, exponential.i)
-        self._join(m, "known", (rows, exponential.row), (maxima, exponential.maximum))
-        row = Signal(row_layout(self.config))
+        coming = self._take_rows(m, "coming", maximum.row, ROW_LATE, self.row)
+        known = self._take_rows(m, "known", exponential.row, EXPONENTIAL_LATE, rows.o, maxima.o)
+        row = maximum.row.payload
         m.d.comb += [
+            coming.i.payload.eq(self.row.payload.words),
+            coming.i_late.eq(self.row.payload.late),
+            known.i.payload.eq(rows.o.payload.words),
+            known.i_late.row.eq(rows.o.payload.late),
+            known.i_late.maximum.eq(maxima.o.payload),
+            exponential.row_late.eq(known.late),
             maximum.room.eq(_room(m, scores, maxima, rows)),
             scores.valid.eq(maximum.taken),
             scores.payload.eq(maximum.i.payload),
             maxima.valid.eq(maximum.valid),
             maxima.payload.eq(maximum.maximum),
-            row.eq(maximum.row.payload),
-            rows.valid.eq(maximum.row_end),
-            rows.payload.eq(row),
+            # In the cycle behind its last word all of a row is known.
+            rows.valid.eq(delay(m, maximum.row_end, 1)),
+            rows.payload.words.eq(_later(m, row)),
+            rows.payload.late.eq(coming.late),
         ]
-        with m.If(error & ~row.empty):
-            m.d.comb += rows.payload.result.error.eq(1)
+        with m.If(delay(m, error & ~row.empty, 1)):
+            m.d.comb += rows.payload.late.result.error.eq(1)
 
     def _join_exponential(self, m, exponential, normalize):
         words = self.config.max_row // self.config.lanes
@@ -176,40 +190,39 @@ class SoftmaxDatapath(wiring.Component):
             RECIPROCAL, depth=ROWS_WAITING, latency=ROOM_LATENCY + exponential.row_latency
         )
         m.submodules.result_rows = rows = PipelineFifo(
-            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY + 1
         )
         wiring.connect(m, exponentials.o, normalize.i)
-        self._join(m, "summed", (rows, normalize.row), (reciprocals, normalize.reciprocal))
+        summed = self._take_rows(m, "summed", normalize.row, NORMALIZE_LATE, rows.o, reciprocals.o)
         m.d.comb += [
+            summed.i.payload.eq(rows.o.payload.span),
+            summed.i_late.result.eq(rows.o.payload.result),
+            summed.i_late.reciprocal.eq(reciprocals.o.payload),
+            normalize.row_late.eq(summed.late),
             exponential.room.eq(_room(m, exponentials, reciprocals, rows)),
             exponentials.valid.eq(exponential.word_valid),
             exponentials.payload.eq(exponential.word),
             reciprocals.valid.eq(exponential.reciprocal_valid),
             reciprocals.payload.eq(exponential.reciprocal),
-            rows.valid.eq(exponential.row_end),
-            rows.payload.eq(exponential.row.payload.result),
+            rows.valid.eq(delay(m, exponential.row_end, 1)),
+            rows.payload.span.eq(_later(m, exponential.row.payload.span)),
+            rows.payload.result.eq(exponential.row_late.row.result),
         ]
 
-    def _join(self, m, name, *pairs):
-        """Let what is known of a row leave two FIFOs together, so that a stage waits for one.
+    def _take_rows(self, m, name, port, late, *streams):
+        """Let what is known of a row leave streams together, so that a stage waits for one.
 
-        The stage takes both streams at once, when it has taken the row's last word.
+        The stage takes the row when it has taken its last word, which is late. So what it does not
+        need before the cycle behind a word does not hang on that. Return the buffer between, whose
+        payloads are to be driven.
         """
-        (one, one_to), (other, other_to) = pairs
-        both = data.StructLayout({"one": one.o.payload.shape(), "other": other.o.payload.shape()})
-        m.submodules[name] = joined = SkidBuffer(both)
+        m.submodules[name] = rows = SkidBuffer(port.payload.shape(), late=late)
         m.d.comb += [
-            Value.cast(joined.i.payload.one).eq(one.o.payload),
-            Value.cast(joined.i.payload.other).eq(other.o.payload),
-            joined.i.valid.eq(one.o.valid & other.o.valid),
-            one.o.ready.eq(joined.i.ready & other.o.valid),
-            other.o.ready.eq(joined.i.ready & one.o.valid),
-            Value.cast(one_to.payload).eq(joined.o.payload.one),
-            Value.cast(other_to.payload).eq(joined.o.payload.other),
-            one_to.valid.eq(joined.o.valid),
-            other_to.valid.eq(joined.o.valid),
-            joined.o.ready.eq(one_to.ready),
+            rows.i.valid.eq(Cat(one.valid for one in streams).all()),
+            *(one.ready.eq(rows.i.valid & rows.i.ready) for one in streams),
         ]
+        wiring.connect(m, rows.o, port)
+        return rows
 
     def _pack(self, m, normalize):
         """Make beats of the results."""
@@ -219,7 +232,7 @@ class SoftmaxDatapath(wiring.Component):
             WIDE * lanes, depth=RESULTS_WAITING, latency=ROOM_LATENCY + normalize.latency
         )
         m.submodules.leaving = rows = PipelineFifo(
-            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY
+            result_row_layout(self.config), depth=ROWS_WAITING, latency=ROOM_LATENCY + 1
         )
         m.submodules.pack = pack = Gearbox(
             [(size * lanes, bus_bytes) for size in sizes],
@@ -229,17 +242,19 @@ class SoftmaxDatapath(wiring.Component):
         wiring.connect(m, results.o, pack.i)
         words = Array(Cat(one[: 8 * size] for one in normalize.word) for size in sizes)
         last_bytes = Array(
-            (rows.o.payload.limit << exact_log2(size)) | (size - 1) for size in sizes
+            (rows.o.payload.span.limit << exact_log2(size)) | (size - 1) for size in sizes
         )
+        m.d.sync += self.row_begin.eq(normalize.row_begin)
         m.d.comb += [
             normalize.room.eq(_room(m, results, rows)),
             results.valid.eq(normalize.valid),
             results.payload.eq(words[normalize.narrow]),
-            rows.valid.eq(normalize.row_begin),
-            rows.payload.eq(normalize.row.payload),
+            rows.valid.eq(self.row_begin),
+            rows.payload.span.eq(_later(m, normalize.row.payload)),
+            rows.payload.result.eq(normalize.row_late.result),
             pack.row.valid.eq(rows.o.valid),
-            pack.row.payload.mode.eq(rows.o.payload.narrow),
-            pack.row.payload.last_byte.eq(last_bytes[rows.o.payload.narrow]),
+            pack.row.payload.mode.eq(rows.o.payload.result.narrow),
+            pack.row.payload.last_byte.eq(last_bytes[rows.o.payload.result.narrow]),
             pack.row.payload.tag.eq(rows.o.payload),
             rows.o.ready.eq(pack.row.ready),
             self.o.valid.eq(pack.o.valid),
@@ -248,6 +263,11 @@ class SoftmaxDatapath(wiring.Component):
             self.o.payload.row.eq(pack.o.payload.tag),
             pack.o.ready.eq(self.o.ready),
         ]
+
+
+def _later(m, payload):
+    """Return a payload as it was in the cycle before."""
+    return payload.shape()(delay(m, Value.cast(payload), 1, reset_less=True))
 
 
 def _room(m, *fifos):

@@ -9,7 +9,14 @@ from ciuic.abi import numerics
 
 from ..attention.ports import EXPONENT_BITS, LanesPort
 from ..streams import delay
-from .layouts import EXPONENTIAL, RECIPROCAL, SCORE, row_layout, sum_bits
+from .layouts import (
+    EXPONENTIAL,
+    EXPONENTIAL_LATE,
+    RECIPROCAL,
+    SCORE,
+    sum_bits,
+    words_layout,
+)
 from .reciprocal import Reciprocal
 from .rows import RowWords
 from .table import Interpolator
@@ -28,18 +35,21 @@ class ExponentialLane(wiring.Component):
 
     Members
     -------
-    score, maximum : In(signed(32))
+    score : In(signed(32))
     inside : In(1)
         The element is valid; the exponential of others is zero.
-    multiplier, shift : In
-        The scale of this element.
+    maximum, multiplier, shift : In
+        A cycle behind the element: the largest of its row, and its scale.
     o : Out(EXPONENTIAL)
     exponent : Out(EXPONENT_BITS)
         The first half: the distance times the scale, ``ExponentialLane.exponent_latency`` cycles
         later.
-    apart, position : In(1), In(EXPONENT_FRACTION)
-        The second half takes this instead; ``o.mantissa`` is there ``Interpolator.latency`` cycles
-        later.
+    apart : In(1)
+        The halves take the following instead.
+    distance : In(32)
+        Its scale comes a cycle behind it, its ``exponent`` after as many as that of a score.
+    position : In(EXPONENT_FRACTION)
+        ``o.mantissa`` is there ``Interpolator.latency`` cycles later.
 
     Latency
     -------
@@ -54,13 +64,14 @@ class ExponentialLane(wiring.Component):
         super().__init__(
             {
                 "score": In(SCORE),
-                "maximum": In(SCORE),
                 "inside": In(1),
+                "maximum": In(SCORE),
                 "multiplier": In(numerics.MULTIPLIER_BITS),
                 "shift": In(SHIFT),
                 "o": Out(EXPONENTIAL),
                 "exponent": Out(EXPONENT_BITS),
                 "apart": In(1),
+                "distance": In(32),
                 "position": In(numerics.EXPONENT_FRACTION),
             }
         )
@@ -70,13 +81,17 @@ class ExponentialLane(wiring.Component):
         distance = Signal(numerics.DISTANCE_BITS, reset_less=True)
         outside = Signal(reset_less=True)
         # Scores come from block RAM, which is slow to answer.
-        maximum, score, inside = (
-            delay(m, value, 1, reset_less=True) for value in (self.maximum, self.score, self.inside)
+        score, inside, given = (
+            delay(m, value, 1, reset_less=True)
+            for value in (self.score, self.inside, self.distance)
         )
-        m.d.sync += [distance.eq(maximum - score), outside.eq(~inside)]
+        m.d.sync += [
+            distance.eq(Mux(self.apart, given, self.maximum - score)),
+            outside.eq(~inside & ~self.apart),
+        ]
 
         exponent = Signal(EXPONENT_BITS)
-        shift = delay(m, self.shift, 2, reset_less=True)
+        shift = delay(m, self.shift, 1, reset_less=True)
         m.d.comb += [
             self.exponent.eq(self._exponent(m, distance, outside, shift)),
             exponent.eq(Mux(self.apart, self.position, self.exponent)),
@@ -116,7 +131,7 @@ class ExponentialLane(wiring.Component):
 
         # Two multipliers of 18 bits, each with its own registers: at its inputs, within, behind.
         low_bits = numerics.MULTIPLIER_BITS
-        multiplier = delay(m, self.multiplier, 6, reset_less=True)
+        multiplier = delay(m, self.multiplier, 5, reset_less=True)
         low, high = (
             delay(m, delay(m, part, 1, reset_less=True) * multiplier, 2, reset_less=True)
             for part in (scaled[:low_bits], scaled[low_bits:])
@@ -199,11 +214,11 @@ class ExponentialStage(wiring.Component):
     Members
     -------
     row : In(stream)
-        See `row_layout`.
+        See `words_layout`.
+    row_late : In(EXPONENTIAL_LATE)
+        Of the row that was at ``row`` in the cycle before.
     i : In(stream)
         Words of ``lanes`` scores.
-    maximum : In(stream)
-        The largest score of each row.
     room : In(1)
         All outputs have room.
     taken : Out(1)
@@ -229,9 +244,9 @@ class ExponentialStage(wiring.Component):
         words = data.ArrayLayout(EXPONENTIAL, config.lanes)
         super().__init__(
             {
-                "row": In(stream.Signature(row_layout(config))),
+                "row": In(stream.Signature(words_layout(config))),
+                "row_late": In(EXPONENTIAL_LATE),
                 "i": In(stream.Signature(data.ArrayLayout(SCORE, config.lanes))),
-                "maximum": In(stream.Signature(SCORE)),
                 "room": In(1),
                 "taken": Out(1),
                 "row_end": Out(1),
@@ -256,29 +271,31 @@ class ExponentialStage(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = self.config.lanes
-        row = self.row.payload
+        row, late = self.row.payload, self.row_late
         m.submodules.words = words = RowWords(config=self.config)
+        # Much looks at it, so it goes from lane to lane, a cycle each; the first use is later.
+        owned = self.borrower.owned if self.config.attention else None
         m.d.comb += [
-            words.row.eq(row.result),
-            self.i.ready.eq(self.row.valid & self.maximum.valid & self.room),
+            words.row.eq(row.span),
+            self.i.ready.eq(self.row.valid & self.room),
             self.taken.eq(self.i.valid & self.i.ready),
             self.row_end.eq(self.taken & words.final),
             self.row.ready.eq(self.row_end),
-            self.maximum.ready.eq(self.row_end),
             words.step.eq(self.taken),
         ]
         for index in range(lanes):
             m.submodules[f"lane_{index}"] = lane = ExponentialLane(self.config)
             m.d.comb += [
                 lane.score.eq(self.i.payload[index]),
-                lane.maximum.eq(self.maximum.payload),
                 lane.inside.eq(words.valid[index] & ~row.empty),
-                lane.multiplier.eq(row.multiplier),
-                lane.shift.eq(row.shift),
+                lane.maximum.eq(late.maximum),
+                lane.multiplier.eq(late.row.multiplier),
+                lane.shift.eq(late.row.shift),
                 self.word[index].eq(lane.o),
             ]
             if self.config.attention:
-                self._lend(m, lane, index)
+                owned = delay(m, owned, 1)
+                self._lend(m, lane, index, owned)
         m.submodules.sum = row_sum = RowSum(self.config)
         m.submodules.reciprocal = reciprocal = Reciprocal(self.config)
         m.d.comb += [
@@ -292,20 +309,18 @@ class ExponentialStage(wiring.Component):
         ]
         return m
 
-    def _lend(self, m, lane, index):
+    def _lend(self, m, lane, index, owned):
         """Let the borrower have a lane."""
         borrower = self.borrower
         m.d.comb += [
             borrower.exponent[index].eq(lane.exponent),
             borrower.mantissa[index].eq(lane.o.mantissa),
+            lane.apart.eq(owned),
+            lane.distance.eq(borrower.magnitude[index]),
             lane.position.eq(borrower.position[index]),
-            lane.apart.eq(borrower.owned),
         ]
-        with m.If(borrower.owned):
+        with m.If(owned):
             m.d.comb += [
-                lane.maximum.eq(borrower.magnitude[index]),
-                lane.score.eq(0),
-                lane.inside.eq(1),
-                lane.multiplier.eq(borrower.multiplier),
-                lane.shift.eq(borrower.shift),
+                lane.multiplier.eq(delay(m, borrower.multiplier, 1, reset_less=True)),
+                lane.shift.eq(delay(m, borrower.shift, 1, reset_less=True)),
             ]

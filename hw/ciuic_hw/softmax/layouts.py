@@ -9,16 +9,22 @@ from ciuic.abi.descriptors import MAX_SIZE
 
 __all__ = [
     "EXPONENTIAL",
+    "EXPONENTIAL_LATE",
+    "NORMALIZE_LATE",
     "RECIPROCAL",
+    "RESULT",
     "RESULT_FORMATS",
     "ROWS_WAITING",
+    "ROW_LATE",
     "SCORE",
     "SCORE_FORMATS",
     "result_beat_layout",
     "result_row_layout",
     "row_layout",
     "score_bytes_layout",
+    "span_layout",
     "sum_bits",
+    "words_layout",
     "write_job_layout",
 ]
 
@@ -37,24 +43,36 @@ EXPONENTIAL = data.StructLayout(
 # 1 / sum = inverse * 2**-(norm + RECIPROCAL_FRACTION)
 RECIPROCAL = data.StructLayout({"inverse": numerics.RECIPROCAL_FRACTION, "norm": 5})
 
+# The format of a row's results, as an index in `RESULT_FORMATS`; whether the memory refused a part
+# of the row.
+RESULT = data.StructLayout({"narrow": 1, "error": 1})
 
-def result_row_layout(config: OverlayConfig) -> data.StructLayout:
-    """Return what the end of the engine must know of a row.
+# What a stage must know of a row a cycle behind each of its words. ``multiplier`` and ``shift`` are
+# a `ciuic.abi.numerics.SoftmaxScale`.
+ROW_LATE = data.StructLayout(
+    {
+        "multiplier": numerics.MULTIPLIER_BITS,
+        "shift": range(numerics.MAX_SHIFT + 1),
+        "result": RESULT,
+    }
+)
+EXPONENTIAL_LATE = data.StructLayout({"row": ROW_LATE, "maximum": SCORE})
+NORMALIZE_LATE = data.StructLayout({"result": RESULT, "reciprocal": RECIPROCAL})
+
+
+def span_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return where a row ends.
 
     ``last`` is its valid elements and ``limit`` all its elements, each less one; whether they are a
-    single word of ``lanes`` elements say ``short`` and ``single``. ``narrow`` is the index of the
-    results' format in `RESULT_FORMATS`; ``error``: the memory refused a part of it.
+    single word of ``lanes`` elements say ``short`` and ``single``.
     """
-    return data.StructLayout(
-        {
-            "last": range(config.max_row),
-            "limit": range(config.max_row),
-            "short": 1,
-            "single": 1,
-            "narrow": 1,
-            "error": 1,
-        }
-    )
+    elements = range(config.max_row)
+    return data.StructLayout({"last": elements, "limit": elements, "short": 1, "single": 1})
+
+
+def result_row_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return what the end of the engine must know of a row."""
+    return data.StructLayout({"span": span_layout(config), "result": RESULT})
 
 
 def result_beat_layout(config: OverlayConfig) -> data.StructLayout:
@@ -65,21 +83,17 @@ def result_beat_layout(config: OverlayConfig) -> data.StructLayout:
 
 
 def row_layout(config: OverlayConfig) -> data.StructLayout:
-    """Return all that the stages must know of a row, so that neighbours may differ in anything.
+    """Return all that the stages must know of a row, so that neighbours may differ in anything."""
+    return data.StructLayout({"words": words_layout(config), "late": ROW_LATE})
+
+
+def words_layout(config: OverlayConfig) -> data.StructLayout:
+    """Return what a stage must know of a row together with each of its words.
 
     A row that is ``empty`` has no valid element and no beats; its ``last`` is zero, so that it
-    passes the stages as one word. ``mode`` is the index of the scores' format in `SCORE_FORMATS`,
-    ``multiplier`` and ``shift`` are a `ciuic.abi.numerics.SoftmaxScale`.
+    passes the stages as one word.
     """
-    return data.StructLayout(
-        {
-            "result": result_row_layout(config),
-            "empty": 1,
-            "mode": range(len(SCORE_FORMATS)),
-            "multiplier": numerics.MULTIPLIER_BITS,
-            "shift": range(numerics.MAX_SHIFT + 1),
-        }
-    )
+    return data.StructLayout({"span": span_layout(config), "empty": 1})
 
 
 def score_bytes_layout(config: OverlayConfig) -> data.StructLayout:
@@ -96,13 +110,14 @@ def score_bytes_layout(config: OverlayConfig) -> data.StructLayout:
 
 
 def write_job_layout(config: OverlayConfig) -> data.StructLayout:
-    """Return where a descriptor's rows go; ``status``: why it is not run, or OK."""
+    """Return where a descriptor's rows go, whether it ``runs`` and, if it does not, why."""
     return data.StructLayout(
         {
             "addr": config.address_bits,
             "stride": 32,
             "rows": range(MAX_SIZE + 1),
             "nbytes": 32,
+            "runs": 1,
             "status": 8,
         }
     )

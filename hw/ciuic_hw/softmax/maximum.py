@@ -9,7 +9,7 @@ from ciuic.abi import numerics
 
 from ..arithmetic import less
 from ..streams import delay
-from .layouts import SCORE, row_layout
+from .layouts import SCORE, words_layout
 from .rows import RowWords
 
 __all__ = ["MaximumStage"]
@@ -21,7 +21,7 @@ class MaximumStage(wiring.Component):
     Members
     -------
     row : In(stream)
-        See `row_layout`.
+        See `words_layout`.
     i : In(stream)
         Words of ``lanes`` scores, of rows that are not empty.
     room : In(1)
@@ -44,7 +44,7 @@ class MaximumStage(wiring.Component):
         self.lanes = config.lanes
         super().__init__(
             {
-                "row": In(stream.Signature(row_layout(config))),
+                "row": In(stream.Signature(words_layout(config))),
                 "i": In(stream.Signature(data.ArrayLayout(SCORE, config.lanes))),
                 "room": In(1),
                 "taken": Out(1),
@@ -65,7 +65,7 @@ class MaximumStage(wiring.Component):
         may = Signal()
         m.submodules.words = words = RowWords(config=self.config)
         m.d.comb += [
-            words.row.eq(row.result),
+            words.row.eq(row.span),
             words.step.eq(self.taken),
             may.eq(self.room & self.row.valid),
             self.taken.eq(may & (self.i.valid | row.empty)),

@@ -8,7 +8,7 @@ from amaranth.utils import exact_log2
 from ciuic.abi import numerics
 
 from ..streams import delay
-from .layouts import EXPONENTIAL, RECIPROCAL, result_row_layout
+from .layouts import EXPONENTIAL, NORMALIZE_LATE, RECIPROCAL, span_layout
 from .rows import RowWords
 
 __all__ = ["NormalizeStage", "ProbabilityLane", "Rounding"]
@@ -26,6 +26,7 @@ class ProbabilityLane(wiring.Component):
     -------
     exponential : In(EXPONENTIAL)
     reciprocal : In(RECIPROCAL)
+        A cycle behind ``exponential``.
     o : Out(PROBABILITY_BITS)
         PROBABILITY_FRACTION fraction bits.
 
@@ -53,12 +54,11 @@ class ProbabilityLane(wiring.Component):
             - numerics.PROBABILITY_FRACTION
         )
         exponential = delay(m, self.exponential, 1, reset_less=True)
-        reciprocal = delay(m, self.reciprocal, 1, reset_less=True)
         # A multiplier with its own registers: at its inputs, within, behind.
         mantissa = delay(m, exponential.mantissa, 1, reset_less=True)
-        inverse = delay(m, reciprocal.inverse, 1, reset_less=True)
+        inverse = delay(m, self.reciprocal.inverse, 1, reset_less=True)
         product = delay(m, mantissa * inverse, 2, reset_less=True)
-        shift = delay(m, exponential.halvings + reciprocal.norm, 3, reset_less=True)
+        shift = delay(m, exponential.halvings + self.reciprocal.norm, 3, reset_less=True)
         coarse = delay(m, product[surplus:] >> (shift[3:] << 3), 1, reset_less=True)
         fine = delay(m, shift[:3], 1, reset_less=True)
         m.d.comb += self.o.eq(delay(m, (coarse >> fine)[: len(self.o)], 1, reset_less=True))
@@ -179,11 +179,11 @@ class NormalizeStage(wiring.Component):
     Members
     -------
     row : In(stream)
-        See `result_row_layout`.
+        See `span_layout`.
+    row_late : In(NORMALIZE_LATE)
+        Of the row that was at ``row`` in the cycle before.
     i : In(stream)
         Words of ``lanes`` exponentials, the valid ones of each row.
-    reciprocal : In(stream)
-        The reciprocal of each row's sum.
     room : In(1)
         The output has room.
     row_begin : Out(1)
@@ -203,9 +203,9 @@ class NormalizeStage(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "row": In(stream.Signature(result_row_layout(config))),
+                "row": In(stream.Signature(span_layout(config))),
+                "row_late": In(NORMALIZE_LATE),
                 "i": In(stream.Signature(data.ArrayLayout(EXPONENTIAL, config.lanes))),
-                "reciprocal": In(stream.Signature(RECIPROCAL)),
                 "room": In(1),
                 "row_begin": Out(1),
                 "valid": Out(1),
@@ -227,11 +227,10 @@ class NormalizeStage(wiring.Component):
         may, taken = Signal(), Signal()
         m.d.comb += [
             words.row.eq(self.row.payload),
-            may.eq(self.room & self.row.valid & self.reciprocal.valid),
+            may.eq(self.room & self.row.valid),
             taken.eq(may & (self.i.valid | masked)),
             self.i.ready.eq(may & ~masked),
             self.row.ready.eq(taken & words.final),
-            self.reciprocal.ready.eq(taken & words.final),
             words.step.eq(taken),
             self.row_begin.eq(taken & words.first),
         ]
@@ -241,13 +240,13 @@ class NormalizeStage(wiring.Component):
             m.submodules[f"lane_{index}"] = lane = ProbabilityLane()
             m.d.comb += [
                 lane.exponential.eq(self.i.payload[index]),
-                lane.reciprocal.eq(self.reciprocal.payload),
+                lane.reciprocal.eq(self.row_late.reciprocal),
                 rounding.i[index].eq(lane.o),
             ]
             with m.If(masked):
                 m.d.comb += lane.exponential.mantissa.eq(0)
         m.d.comb += [
-            rounding.narrow.eq(delay(m, self.row.payload.narrow, ProbabilityLane.latency)),
+            rounding.narrow.eq(delay(m, self.row_late.result.narrow, ProbabilityLane.latency - 1)),
             rounding.taken.eq(delay(m, taken, ProbabilityLane.latency)),
             rounding.final.eq(delay(m, words.final, ProbabilityLane.latency)),
             self.word.eq(rounding.o),

@@ -74,8 +74,8 @@ class RowReader(wiring.Component):
         descriptor = Signal(DESCRIPTOR_LAYOUT, reset_less=True)
         start, walking = Signal(), Signal()
         # What is the same for all rows; known a cycle after the descriptor is.
-        limit = Signal(range(config.max_row))
-        first, whole, causal = Signal.like(limit), Signal.like(limit), Signal()
+        limit, first, whole = (Signal(range(config.max_row), reset_less=True) for _ in range(3))
+        causal = Signal()
         m.d.sync += [limit.eq(whole), first.eq(Mux(causal, descriptor.row_offset, whole))]
         m.d.comb += [
             addresses.start.eq(start),
@@ -87,7 +87,7 @@ class RowReader(wiring.Component):
             lengths.first.eq(first),
             lengths.listed.eq((descriptor.flags & Flag.LENGTHS).any()),
         ]
-        status = self._check(m, descriptor)
+        self._check(m, descriptor)
         error = self._lengths(m, descriptor, lengths, start)
         self._rows(m, descriptor, addresses, lengths, walking, error)
 
@@ -111,7 +111,7 @@ class RowReader(wiring.Component):
                 m.d.comb += [self.job.valid.eq(1), start.eq(1)]
                 with m.If(self.job.ready):
                     m.next = "TAKE"
-                    with m.If(status == Status.OK):
+                    with m.If(self.job.payload.runs):
                         m.next = "LENGTHS"
             with m.State("LENGTHS"):
                 m.d.comb += self.lengths.request.valid.eq(lengths.listed)
@@ -124,7 +124,7 @@ class RowReader(wiring.Component):
         return m
 
     def _check(self, m, descriptor):
-        """Offer the job; return why the descriptor cannot be run, `Status.OK` if it can."""
+        """Say in the job whether the descriptor can be run, and why it cannot."""
         status = Signal(Status)
         narrow = Signal()
         wrong_size, wrong_format = Signal(4), Signal(4)
@@ -158,13 +158,13 @@ class RowReader(wiring.Component):
             self.job.payload.stride.eq(descriptor.o_stride),
             self.job.payload.rows.eq(descriptor.m),
             self.job.payload.nbytes.eq(_nbytes(descriptor.n, RESULT_FORMATS, narrow)),
+            self.job.payload.runs.eq(status == Status.OK),
             self.job.payload.status.eq(status),
         ]
-        return status
 
     def _lengths(self, m, descriptor, lengths, start):
         """Read the lengths of the rows; return whether the memory refused some of them."""
-        nbytes = Signal(range((MAX_SIZE + 1) * LENGTH_BITS // 8))
+        nbytes = Signal(range((MAX_SIZE + 1) * LENGTH_BITS // 8), reset_less=True)
         last_byte = Signal.like(nbytes)
         m.d.sync += [
             nbytes.eq(descriptor.m << exact_log2(LENGTH_BITS // 8)),
@@ -174,20 +174,23 @@ class RowReader(wiring.Component):
             [(self.config.bus_bytes, LENGTH_BITS // 8)], max_bytes=(MAX_SIZE + 1) * LENGTH_BITS // 8
         )
         read = self.lengths
+        # The way back to memory's queue is long.
+        m.submodules.listed = beats = SkidBuffer(read.data.payload.shape())
+        wiring.connect(m, wiring.flipped(read.data), beats.i)
         m.d.comb += [
             read.request.payload.addr.eq(descriptor.p_addr),
             read.request.payload.nbytes.eq(nbytes),
             unpack.row.payload.last_byte.eq(last_byte),
             unpack.row.valid.eq(read.request.valid & read.request.ready),
-            unpack.i.payload.eq(read.data.payload.data),
-            unpack.i.valid.eq(read.data.valid),
-            read.data.ready.eq(unpack.i.ready),
+            unpack.i.payload.eq(beats.o.payload.data),
+            unpack.i.valid.eq(beats.o.valid),
+            beats.o.ready.eq(unpack.i.ready),
             lengths.i.payload.eq(unpack.o.payload.data),
             lengths.i.valid.eq(unpack.o.valid),
             unpack.o.ready.eq(lengths.i.ready),
         ]
         error, refused = Signal(), Signal()
-        m.d.sync += refused.eq(read.data.valid & read.data.ready & read.data.payload.error)
+        m.d.sync += refused.eq(beats.o.valid & beats.o.ready & beats.o.payload.error)
         with m.If(start):
             m.d.sync += error.eq(0)
         with m.Elif(refused):
@@ -211,12 +214,12 @@ class RowReader(wiring.Component):
         wiring.connect(m, requests.o, wiring.flipped(self.request))
 
         length = lengths.o.payload
-        mode = Signal.like(self.row.payload.mode)
+        mode = Signal.like(self.score_bytes.payload.mode)
         row = Signal(row_layout(config), reset_less=True)
         element = _nbytes(1, SCORE_FORMATS, mode)
         allowed, described, step = Signal(), Signal(), Signal()
-        nbytes, addr = Signal(32), Signal.like(addresses.addr)
-        last_byte = Signal.like(self.score_bytes.payload.last_byte)
+        nbytes, addr = Signal(32, reset_less=True), Signal.like(addresses.addr, reset_less=True)
+        last_byte = Signal.like(self.score_bytes.payload.last_byte, reset_less=True)
         lane_bits = exact_log2(config.lanes)
         m.d.comb += [
             step.eq(allowed & lengths.o.valid),
@@ -232,26 +235,25 @@ class RowReader(wiring.Component):
             addr.eq(addresses.addr),
             nbytes.eq(_nbytes(length.last + 1, SCORE_FORMATS, mode)),
             last_byte.eq(_nbytes(length.last, SCORE_FORMATS, mode) | (element - 1)),
-            row.result.last.eq(length.last),
-            row.result.limit.eq(lengths.limit),
-            row.result.short.eq(length.last >> lane_bits == 0),
-            row.result.single.eq(lengths.limit >> lane_bits == 0),
-            row.result.narrow.eq(_mode(descriptor.out_format, RESULT_FORMATS)),
-            row.result.error.eq(error),
-            row.empty.eq(length.empty),
-            row.mode.eq(mode),
-            row.multiplier.eq(descriptor.multiplier),
-            row.shift.eq(descriptor.shift),
+            row.words.span.last.eq(length.last),
+            row.words.span.limit.eq(lengths.limit),
+            row.words.span.short.eq(length.last >> lane_bits == 0),
+            row.words.span.single.eq(lengths.limit >> lane_bits == 0),
+            row.late.result.narrow.eq(_mode(descriptor.out_format, RESULT_FORMATS)),
+            row.late.result.error.eq(error),
+            row.words.empty.eq(length.empty),
+            row.late.multiplier.eq(descriptor.multiplier),
+            row.late.shift.eq(descriptor.shift),
         ]
         m.d.comb += [
             requests.i.payload.addr.eq(addr),
             requests.i.payload.nbytes.eq(nbytes),
-            requests.i.valid.eq(described & ~row.empty),
+            requests.i.valid.eq(described & ~row.words.empty),
             rows.payload.eq(row),
             rows.valid.eq(described),
             score_bytes.payload.last_byte.eq(last_byte),
-            score_bytes.payload.mode.eq(row.mode),
-            score_bytes.valid.eq(described & ~row.empty),
+            score_bytes.payload.mode.eq(mode),
+            score_bytes.valid.eq(described & ~row.words.empty),
         ]
 
 

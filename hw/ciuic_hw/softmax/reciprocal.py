@@ -40,9 +40,9 @@ class Reciprocal(wiring.Component):
         m = Module()
         norm = Signal.like(self.o.norm)
         m.d.comb += norm.eq(highest(self.total[numerics.SUM_FRACTION :])[1])
-        norm_1 = delay(m, norm, 1)
-        total_1 = delay(m, self.total[numerics.SUM_FRACTION - FRACTION_BITS :], 1)
-        fraction = delay(m, (total_1 >> norm_1)[:FRACTION_BITS], 1)
+        norm_1 = delay(m, norm, 1, reset_less=True)
+        total_1 = delay(m, self.total[numerics.SUM_FRACTION - FRACTION_BITS :], 1, reset_less=True)
+        fraction = delay(m, (total_1 >> norm_1)[:FRACTION_BITS], 1, reset_less=True)
 
         table = Interpolator(
             self.config, numerics.reciprocal_table(), value_bits=numerics.RECIPROCAL_FRACTION
@@ -51,6 +51,6 @@ class Reciprocal(wiring.Component):
         m.d.comb += [
             table.position.eq(fraction),
             self.o.inverse.eq(table.value),
-            self.o.norm.eq(delay(m, norm_1, 1 + table.latency)),
+            self.o.norm.eq(delay(m, norm_1, 1 + table.latency, reset_less=True)),
         ]
         return m

@@ -9,7 +9,7 @@ from ciuic.abi.descriptors import MAX_SIZE
 
 from ..arithmetic import countdown, less
 from ..streams import SkidBuffer
-from .layouts import result_row_layout
+from .layouts import span_layout
 
 __all__ = ["RowAddresses", "RowLengths", "RowWords", "length_layout"]
 
@@ -108,7 +108,7 @@ class RowWords(wiring.Component):
 
     Members
     -------
-    row : In(result_row_layout)
+    row : In(span_layout)
         The row, constant while its words pass.
     step : In(1)
         Strobe: the word was taken, go on to the next.
@@ -126,7 +126,7 @@ class RowWords(wiring.Component):
         self.padded = padded
         super().__init__(
             {
-                "row": In(result_row_layout(config)),
+                "row": In(span_layout(config)),
                 "step": In(1),
                 "first": Out(1, init=1),
                 "final": Out(1),
@@ -194,9 +194,10 @@ class RowAddresses(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         more = countdown(m, self.rows, start=self.start, step=self.step)
-        m.d.comb += self.done.eq(~more)
+        addr = Signal.like(self.addr, reset_less=True)
+        m.d.comb += [self.done.eq(~more), self.addr.eq(addr)]
         with m.If(self.start):
-            m.d.sync += self.addr.eq(self.base)
+            m.d.sync += addr.eq(self.base)
         with m.Elif(self.step):
-            m.d.sync += self.addr.eq(self.addr + self.stride)
+            m.d.sync += addr.eq(addr + self.stride)
         return m

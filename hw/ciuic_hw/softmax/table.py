@@ -70,6 +70,8 @@ class Interpolator(wiring.Component):
         half = 1 << (numerics.STEP_BITS - 1)
         decrease = delay(m, product + half, 1, reset_less=True)
         start = delay(m, entry.value, 4, reset_less=True)
-        m.d.comb += read.addr.eq(position >> numerics.STEP_BITS)
-        m.d.sync += self.value.eq(start - (decrease >> numerics.STEP_BITS))
+        value = delay(
+            m, (start - (decrease >> numerics.STEP_BITS))[: len(start)], 1, reset_less=True
+        )
+        m.d.comb += [read.addr.eq(position >> numerics.STEP_BITS), self.value.eq(value)]
         return m

@@ -59,8 +59,11 @@ class RowWriter(wiring.Component):
         job = Signal(write_job_layout(self.config))
         # Rows whose results come, not requested: how many, and whether there are some.
         begun, some = Signal(range(2 * ROWS_WAITING)), Signal()
-        take, start, requested, row_written = Signal(), Signal(), Signal(), Signal()
-        stride, nbytes, refused = Signal(32), Signal(32), Signal(Status)  # of the job that runs
+        take, start, row_written = Signal(), Signal(), Signal()
+        requested, stepped = Signal(), Signal()
+        # Of the job that runs.
+        stride, nbytes = (Signal(32, reset_less=True) for _ in range(2))
+        refused = Signal(Status, reset_less=True)
         # Beats and requests have a long way to the write channel.
         m.submodules.beats = beats = SkidBuffer(self.i.payload.shape())
         m.submodules.requests = requests = SkidBuffer(self.write.request.payload.shape())
@@ -74,16 +77,16 @@ class RowWriter(wiring.Component):
             self.job.ready.eq(jobs.w_rdy),
             job.eq(jobs.r_data),
             jobs.r_en.eq(take),
-            start.eq(take & (job.status == Status.OK)),
+            start.eq(take & job.runs),
             addresses.start.eq(start),
             addresses.base.eq(job.addr),
             addresses.stride.eq(stride),
             addresses.rows.eq(job.rows),
-            addresses.step.eq(requested),
+            addresses.step.eq(stepped),
             request.payload.addr.eq(addresses.addr),
             request.payload.nbytes.eq(nbytes),
             # A request without data would keep the write channel from other engines.
-            request.valid.eq(some & ~addresses.done),
+            request.valid.eq(some & ~addresses.done & ~stepped),
             requested.eq(request.valid & request.ready),
             self.write.data.payload.eq(beat.payload.data),
             # Beats of the next job wait until this one is complete.
@@ -92,6 +95,7 @@ class RowWriter(wiring.Component):
             row_written.eq(beat.valid & beat.ready & beat.payload.final),
         ]
         begins = delay(m, self.row_begin, 1)
+        m.d.sync += stepped.eq(requested)  # the address follows a cycle behind
         m.d.sync += [
             begun.eq(begun + begins - requested),
             some.eq(begins | begun[1:].any() | (some & ~requested)),
@@ -104,7 +108,7 @@ class RowWriter(wiring.Component):
         with m.If(start):
             m.d.sync += read_error.eq(0)
         with m.Elif(row_written):
-            m.d.sync += read_error.eq(read_error | beat.payload.row.error)
+            m.d.sync += read_error.eq(read_error | beat.payload.row.result.error)
 
         end, reporting = Signal(), Signal()
         with m.FSM():
@@ -130,10 +134,13 @@ class RowWriter(wiring.Component):
         refusal until they are all there.
         """
         open_ = Signal(range(2 * MAX_SIZE + 2))  # requests without acknowledgement, of two jobs
-        own, owed = Signal.like(open_), Signal()  # those of the job that is reported; some are left
+        own, owed = (
+            Signal.like(open_, reset_less=True),
+            Signal(),
+        )  # those of the job that is reported; some are left
         acknowledged, error = self.write.acknowledged, self.write.error
-        read, words = Signal(), Signal.like(busy)
-        reason = Signal(Status)
+        read, words = Signal(), Signal.like(busy, reset_less=True)
+        reason = Signal(Status, reset_less=True)
         write_error, later_error = Signal(), Signal()  # of the job that is reported, that runs
         status = status_of(m, reason, read, write_error)
         # The last request of a job is two cycles before its end.
@@ -167,9 +174,9 @@ class RowWriter(wiring.Component):
 
     def _count(self, m, row, start, written):
         """Return the words that the lanes took for the rows written, a cycle behind each."""
-        busy = Signal(32)
-        words = delay(m, (row.last >> exact_log2(self.config.lanes)) + 1, 1)
-        with m.If(start):
+        busy = Signal(32, reset_less=True)
+        words = delay(m, (row.span.last >> exact_log2(self.config.lanes)) + 1, 1)
+        with m.If(delay(m, start, 1)):
             m.d.sync += busy.eq(0)
         with m.Elif(written):
             m.d.sync += busy.eq(busy + words)
