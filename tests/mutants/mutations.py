@@ -73,8 +73,6 @@ MUTATIONS = (
     Mutation(
         "command/dispatch.py", "taken.eq(handed | (due & ~good))", "taken.eq(handed)", OVERLAY
     ),
-    Mutation("jobs.py", "return offered & delay(m, port.ready, 1)", "return offered", OVERLAY),
-    Mutation("command/complete.py", "mine[number] & answered)", "mine[number])", OVERLAY),
     Mutation("overlay.py", "m.d.sync += soft.eq(1)", "m.d.sync += soft.eq(0)", OVERLAY),
     Mutation("overlay.py", "zip((spread, *stages), stages", "zip((soft, *stages), stages", OVERLAY),
     Mutation("command/fetch.py", "failed.eq(failed | beat.p.error)", "failed.eq(0)", OVERLAY),
@@ -97,8 +95,6 @@ MUTATIONS = (
     Mutation("gemm/output.py", "Mux(ends, 0, quarter + 1)", "quarter + 1"),
     Mutation("gemm/output.py", "(exact + bias)", "(exact - bias)"),
     Mutation("gemm/drain.py", "Mux(ends, 0, place + 1)", "Mux(ends, 0, place)"),
-    Mutation("gemm/drain.py", "(shared & some & ends", "(shared & ends"),
-    Mutation("gemm/drain.py", "(ready & ends & ~stalls)", "(ready & ~stalls)"),
     Mutation("gemm/weights.py", "scaling.eq(scales_left != 1)", "scaling.eq(0)"),
     Mutation("gemm/drain.py", "self.read_row.eq(Mux(turned, 0, row))", "self.read_row.eq(row)"),
     Mutation(
@@ -208,9 +204,7 @@ MUTATIONS = (
     Mutation("attention/job.py", "Mux(bit, many << place, 0)", "Mux(bit, many, 0)", ATTENTION),
     Mutation("attention/job.py", "scores_left == 0, ~fresh[0] |", "scores_left == 0,", ATTENTION),
     Mutation("attention/queries.py", "row_word + job.query_tiles", "row_word", ATTENTION),
-    Mutation("attention/queries.py", "(announced | self.requested)", "announced", ATTENTION),
     Mutation("attention/sequencer.py", "<< ~scores_bank", "<< scores_bank", ATTENTION),
-    Mutation("attention/tiles.py", "m.If(were_values)", "m.If(walk.values)", ATTENTION),
     Mutation(
         "attention/queries.py",
         "(self.row[len(some) :], self.bank)",
