@@ -205,6 +205,7 @@ MUTATIONS = (
     Mutation("attention/job.py", "scores_left == 0, ~fresh[0] |", "scores_left == 0,", ATTENTION),
     Mutation("attention/queries.py", "row_word + job.query_tiles", "row_word", ATTENTION),
     Mutation("attention/sequencer.py", "<< ~scores_bank", "<< scores_bank", ATTENTION),
+    Mutation("attention/tiles.py", "m.If(were_values)", "m.If(walk.values)", ATTENTION),
     Mutation(
         "attention/queries.py",
         "(self.row[len(some) :], self.bank)",
