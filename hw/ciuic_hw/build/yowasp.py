@@ -1,6 +1,6 @@
 """The flow whose tools are on PyPI: synthesis for all boards; for ECP5 a bitstream, too.
 
-Yosys ─► absorb ─► nextpnr-ecp5 ─► the PLL's clock ─► ecppack
+Yosys ─► absorb ─► nextpnr-ecp5 places ─► refine ─► it routes ─► the PLL's clock ─► ecppack
 """
 
 import json
@@ -14,12 +14,14 @@ from .absorb import absorb
 from .boards import Board
 from .flow import Bitstream, Build, Clock, Report, Use, name_bitstream, synthesize
 from .pll import fastest, with_pll
+from .refine import refine
 
 __all__ = ["build", "constraints"]
 
 TOP = "ciuic_top"
-STEPS = ("netlist", "synthesis", "place and route", "bitstream")
+STEPS = ("netlist", "synthesis", "placement", "better places", "routing", "bitstream")
 CRYSTAL = "clk"  # the port
+MARGIN = 0.99  # of the period, so much is asked of paths with estimated wires
 
 
 def build(
@@ -69,10 +71,14 @@ def build(
     clock = bitstream = None
     if routed:
         packages.append(tools.NEXTPNR)
-        uses, clock = _route(board, folder, clock_hz, seed)
+        _place(board, folder, clock_hz, seed)
         report(board.name, 3, steps)
-        bitstream = _pack(board, folder, clock)
+        _refine(folder, clock_hz)
         report(board.name, 4, steps)
+        uses, clock = _route(board, folder, clock_hz)
+        report(board.name, 5, steps)
+        bitstream = _pack(board, folder, clock)
+        report(board.name, 6, steps)
     return Build(
         board=board.name,
         config=board.config.name,
@@ -103,20 +109,33 @@ def constraints(board: Board) -> str:
     )
 
 
-def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tuple[Use, ...], Clock]:
-    """Move registers into hard blocks, place and route; return what was used, and the timing."""
+def _place(board: Board, folder: Path, clock_hz: float, seed: int) -> None:
+    """Move registers into hard blocks, and place."""
     netlist = json.loads((folder / "overlay.json").read_text())
     absorb(netlist["modules"][TOP])
     (folder / "overlay.json").write_text(json.dumps(netlist))
     (folder / "overlay.lpf").write_text(constraints(board))
     options = [
-        *board.nextpnr,
         *("--json", "overlay.json", "--lpf", "overlay.lpf", "--seed", str(seed)),
-        *("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail"),
-        *("--placer", "static", "--router", "router1"),  # two thirds of the wire of nextpnr's own
+        *("--placer", "static"),  # two thirds of the wire of nextpnr's own
+        *("--no-route", "--write", "placed.json"),
+    ]
+    _nextpnr(board, folder, clock_hz, options)
+
+
+def _refine(folder: Path, clock_hz: float) -> None:
+    design = json.loads((folder / "placed.json").read_text())
+    refine(design, MARGIN * 1e12 / clock_hz)
+    (folder / "refined.json").write_text(json.dumps(design))
+
+
+def _route(board: Board, folder: Path, clock_hz: float) -> tuple[tuple[Use, ...], Clock]:
+    """Route what is placed; return what was used, and the timing."""
+    options = [
+        *("--json", "refined.json", "--no-pack", "--router", "router1"),
         *("--report", "route.json", "--textcfg", "overlay.config"),
     ]
-    tools.nextpnr(options, folder=folder)
+    _nextpnr(board, folder, clock_hz, options)
     found = json.loads((folder / "route.json").read_text())
     placed = found["utilization"]
     uses = tuple(
@@ -124,6 +143,11 @@ def _route(board: Board, folder: Path, clock_hz: float, seed: int) -> tuple[tupl
         for name, kind in board.resources.items()
     )
     return uses, _timing(found, clock_hz)
+
+
+def _nextpnr(board: Board, folder: Path, clock_hz: float, options: list[str]) -> None:
+    clock = ("--freq", f"{clock_hz / 1e6:.3f}", "--timing-allow-fail")
+    tools.nextpnr([*board.nextpnr, *clock, *options], folder=folder)
 
 
 def _timing(found: dict, wanted_hz: float) -> Clock:
