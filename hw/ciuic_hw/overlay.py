@@ -269,11 +269,16 @@ class Overlay(Component):
         counters = {}
         for name in regs.COUNTERS:
             counters[name] = Signal(64, name=f"count_{name}")
+            low, high = counters[name][:32], counters[name][32:]
             event = Value.cast(events[name])
             seen = Signal.like(event, name=f"seen_{name}")
+            # The upper half gets its carry from a register; the lower one waits for it.
+            early, carry = Signal(32, name=f"early_{name}"), Signal(name=f"carry_{name}")
             m.d.sync += [
                 seen.eq(event),
-                counters[name].eq(Mux(soft, 0, counters[name] + seen)),
+                Cat(early, carry).eq(Mux(soft, 0, early + seen)),
+                low.eq(Mux(soft, 0, early)),
+                high.eq(Mux(soft, 0, high + carry)),
             ]
             m.d.comb += getattr(control, f"count_{name}").eq(counters[name])
         return counters

@@ -15,6 +15,8 @@ __all__ = ["refine"]
 
 GOALS = (1.12, 1.05, 1.0)  # times the wanted period, one after another
 SWEEPS = 3
+LAST_SWEEPS = 10  # at most; until only a few cells move
+FEW = 10
 LOCKED = f"{5:032b}"  # nextpnr's STRENGTH_LOCKED
 TRIES = 12  # groups, after the sweeps of a goal
 
@@ -29,6 +31,7 @@ def refine(design: dict, period: float) -> tuple[float, float]:
         that keeps nextpnr from reading it as it was written.
     period
         That paths should have at most, in ps.
+
     Returns
     -------
     tuple
@@ -46,8 +49,9 @@ def refine(design: dict, period: float) -> tuple[float, float]:
             if not search.regroup(TRIES):
                 break
             search.sweep()
-    while search.sweep() > 10:
-        pass
+    for _ in range(LAST_SWEEPS):
+        if search.sweep() < FEW:
+            break
     for number, cell in enumerate(netlist.cells):
         if netlist.bels[number]:
             cell["attributes"]["NEXTPNR_BEL"] = search.sites.bel(number)

@@ -22,14 +22,12 @@ COMB = {
     ("FXA", "OFX"): 239,
     ("FXB", "OFX"): 242,
 }
-_CARRY = {
+CARRY = {  # either half of a slice; 71 ps is what both take, but nextpnr has each take it once it
+    # has read its own JSON, which does not say which half is the upper one
     **{(pin, "F"): ps for pin, ps in _LUT.items()},
     **dict.fromkeys(((pin, "FCO") for pin in _LUT), 447),
+    **{("FCI", "F"): 443, ("FCI", "FCO"): 71},
 }
-CARRY = (  # the two halves of a slice
-    {**_CARRY, ("FCI", "F"): 443, ("FCI", "FCO"): 71},
-    {**_CARRY, ("FCI", "F"): 403, ("FCI", "FCO"): 0},
-)
 LUT_RAM_WRITE = {  # through the slice that holds the write port of a LUT RAM
     **{("A0", "WADO3"): 0, ("B0", "WADO1"): 0, ("C0", "WADO2"): 0, ("D0", "WADO0"): 0},
     **{("A1", "WDO1"): 0, ("B1", "WDO3"): 0, ("C1", "WDO0"): 0, ("D1", "WDO2"): 0},
@@ -73,19 +71,13 @@ def launch(cell: dict, pin: str) -> int | None:
     return None
 
 
-def cell_arcs(cell: dict, half: int) -> dict[tuple[str, str], int]:
-    """Return the ways through a cell: (input, output) -> ps.
-
-    Parameters
-    ----------
-    half
-        Which half of a slice it is in, 0 or 1.
-    """
+def cell_arcs(cell: dict) -> dict[tuple[str, str], int]:
+    """Return the ways through a cell: (input, output) -> ps."""
     if cell["type"] == "TRELLIS_RAMW":
         return LUT_RAM_WRITE
     if cell["type"] != "TRELLIS_COMB":
         return {}
-    return CARRY[half] if cell["parameters"].get("MODE") == "CCU2" else COMB
+    return CARRY if cell["parameters"].get("MODE") == "CCU2" else COMB
 
 
 def wire(dx: NDArray[np.int64], dy: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -59,9 +59,8 @@ class Netlist:
         self.arcs_of: dict[int, list[tuple[int, int]]] = defaultdict(list)
         nets, cells, setups, fixed = [], [], [], []
         for number, cell in enumerate(self.cells):
-            arcs = delays.cell_arcs(cell, int(self.z[number]) % 2)
             ways = defaultdict(list)
-            for (pin, output), ps in arcs.items():
+            for (pin, output), ps in delays.cell_arcs(cell).items():
                 ways[pin].append((output, ps))
             out = {self._port[net]: net for net in self.outputs[number]}
             for pin, bit in _connected(cell, "input"):

