@@ -43,8 +43,10 @@ def when_ready(m, offered, port):
     return offered & delay(m, port.ready, 1)
 
 
-def outcome(m, refused, *, read_error, write_error, reported):
-    """Return how the job ends that is reported next, as a `Status`.
+def outcome(m, refused, *, read_error, write_error, ends):
+    """Return how the last job ended, as a `Status`, from the cycle behind ``ends`` on.
+
+    It stays until the next job ends, so that who takes the report may do so late.
 
     Parameters
     ----------
@@ -52,17 +54,19 @@ def outcome(m, refused, *, read_error, write_error, reported):
         Why it is not taken, or `Status.PENDING`.
     read_error, write_error : Signal(1)
         Strobes: the memory refused a transfer of it, or a read of the job that is loaded ahead.
-    reported : Signal(1)
-        Strobe: its report is taken. An error in this very cycle counts for the next job.
+    ends : Signal(1)
+        Strobe: the job is over. An error in this very cycle counts for the next job.
     """
     failed_read, failed_write = Signal(), Signal()
+    status = Signal(8, reset_less=True)
     m.d.sync += [
-        failed_read.eq(read_error | (failed_read & ~reported)),
-        failed_write.eq(write_error | (failed_write & ~reported)),
+        failed_read.eq(read_error | (failed_read & ~ends)),
+        failed_write.eq(write_error | (failed_write & ~ends)),
     ]
-    return status_of(
-        m, Mux(refused == Status.PENDING, Status.OK, refused), failed_read, failed_write
-    )
+    reason = Mux(refused == Status.PENDING, Status.OK, refused)
+    with m.If(ends):
+        m.d.sync += status.eq(status_of(m, reason, failed_read, failed_write))
+    return status
 
 
 def status_of(m, refused, failed_read, failed_write):

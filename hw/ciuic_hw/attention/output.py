@@ -272,6 +272,7 @@ class AttentionOutput(Component):
         parity = Signal(init=1)
         completed = Signal(2)
         busy = Signal(32, reset_less=True)
+        ends = Signal()
         m.d.sync += [
             completed.eq((completed | self.complete) & ~(self._start << parity)),
             self.half_free.eq((self.half_free | (self._fetched_all << parity)) & ~self.half_take),
@@ -281,7 +282,7 @@ class AttentionOutput(Component):
             job.refused,
             read_error=self.read_error,
             write_error=self.write.error,
-            reported=self.done.valid & self.done.ready,
+            ends=ends,
         )
         m.d.comb += [
             self.half.eq(parity),
@@ -293,7 +294,7 @@ class AttentionOutput(Component):
                 m.d.comb += self.job.ready.eq(1)
                 m.d.sync += [job.eq(self.job.p), busy.eq(0)]
                 with m.If(self.job.valid):
-                    m.next = "REPORT"
+                    m.next = "END"
                     with m.If(self.job.p.refused == Status.PENDING):
                         m.d.sync += parity.eq(~parity)
                         m.next = "COMPUTE"
@@ -306,7 +307,10 @@ class AttentionOutput(Component):
                 m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(asked & ~self.write.busy):
-                    m.next = "REPORT"
+                    m.next = "END"
+            with m.State("END"):
+                m.d.comb += ends.eq(1)
+                m.next = "REPORT"
             with m.State("REPORT"):
                 m.d.comb += self.done.valid.eq(1)
                 with m.If(self.done.ready):

@@ -81,12 +81,13 @@ class Complete(Component):
         seen_read, seen_written = Signal(32), Signal(32)
         ports = [getattr(self, name) for name in self.engines]
         refused, mine = Signal(), Signal(len(ports))  # or whose answer it is
-        # Answers a cycle late, as engines are far away. They stay until they are taken.
+        # Answers a cycle late, as engines are far away. They stay until they are taken, a cycle
+        # after they were seen.
         answers = [delay(m, Value.cast(port.p), 1, reset_less=True) for port in ports]
         answer, answered = Signal(ports[0].p.shape()), Signal()
         final = Signal()  # no further descriptor was submitted
         following = Signal(32)
-        m.d.sync += self.note.ready.eq(0)
+        m.d.sync += [taker.ready.eq(0) for taker in (self.note, *ports)]
         m.d.sync += [following.eq(self.completed + 1), final.eq(following == self.doorbell)]
         offset, addr = Signal(32), Signal(self.config.address_bits)
         m.d.sync += [
@@ -131,7 +132,7 @@ class Complete(Component):
                     record.busy.eq(answer.busy),
                     record.tag.eq(note.tag),
                 ]
-                m.d.comb += [
+                m.d.sync += [
                     port.ready.eq(mine[number] & answered) for number, port in enumerate(ports)
                 ]
                 with m.If(refused | answered):

@@ -200,12 +200,13 @@ class Drain(Component):
         """Take jobs, and report each when its last write was acknowledged."""
         job = Signal(job_layout(self.config), reset_less=True)
         parity = Signal(init=1)
+        ends = Signal()
         status = outcome(
             m,
             job.refused,
             read_error=self.read_error | residual_error,
             write_error=self.write.error,
-            reported=self.done.valid & self.done.ready,
+            ends=ends,
         )
         m.d.comb += [
             self.done.p.status.eq(status),
@@ -223,14 +224,17 @@ class Drain(Component):
                 # Those that are refused begin as well, and end without a row.
                 m.d.comb += [walk.start.eq(1) for walk in walks]
                 m.d.sync += self.done.p.busy.eq(0)
-                m.next = "REPORT"
+                m.next = "END"
                 with m.If(job.refused == Status.PENDING):
                     m.d.sync += [self._active.eq(1), self._announcing.eq(1), parity.eq(~parity)]
                     m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.sync += self.done.p.busy.eq(self.busy[parity])
                 with m.If(idle & written):
-                    m.next = "REPORT"
+                    m.next = "END"
+            with m.State("END"):
+                m.d.comb += ends.eq(1)
+                m.next = "REPORT"
             with m.State("REPORT"):
                 m.d.comb += self.done.valid.eq(1)
                 with m.If(self.done.ready):
