@@ -133,7 +133,8 @@ class SkidBuffer(Component):
 class StreamFifo(Component):
     """A FIFO whose both ends may be far away: what fills and empties it meets registers only.
 
-    Who fills it knows that there is room: it takes an entry whenever one is offered.
+    Who fills it knows that there is room: it takes an entry whenever one is offered. Its block RAM
+    may be spread over the chip, so one register moves what is read, whether it is an entry or not.
 
     Parameters
     ----------
@@ -167,40 +168,48 @@ class StreamFifo(Component):
         width = Shape.cast(self.i.p.shape()).width
         bits = ceil_log2(self.depth)
         m.submodules.memory = memory = Memory(shape=width, depth=1 << bits, init=[])
-        m.submodules.output = output = StreamRegister(width)  # block RAM is slow to answer
         m.submodules.skid = skid = SkidBuffer(width)
-        connect(m, output.o, skid.i)
         write, read = memory.write_port(), memory.read_port()
         newest, oldest = Signal(bits), Signal(bits)
         level = Signal(bits + 1)  # entries in the memory, a cycle ago
         # Entries to be read in this cycle: whether there are some, whether it is one, or two.
         some, one, two, three = Signal(), Signal(), Signal(), Signal()
-        wrote, took = delay(m, self.i.valid, 1), delay(m, read.en, 1)
+        take = Signal()
+        # What was read goes on, as the skid buffer has room. Its own register holds the inverse, so
+        # that synthesis does not take the two for one.
+        moves = Signal(init=1)
+        fetched = Signal()  # what was read is an entry
+        output = Signal(width, reset_less=True)  # block RAM is slow to answer
+        wrote, took = delay(m, self.i.valid, 1), delay(m, take, 1)
         m.d.comb += [
             write.data.eq(self.i.p),
             write.addr.eq(newest),
             write.en.eq(self.i.valid),
             read.addr.eq(oldest),
-            read.en.eq(some & (~output.i.valid | output.i.ready)),
-            output.i.p.eq(read.data),
+            read.en.eq(moves),
+            take.eq(moves & some),
+            skid.i.p.eq(output),
             Value.cast(self.o.p).eq(skid.o.p),
             self.o.valid.eq(skid.o.valid),
             skid.o.ready.eq(self.o.ready),
         ]
-        m.d.sync += some.eq(self.i.valid | (some & ~(read.en & one)))
+        m.d.sync += [
+            some.eq(self.i.valid | (some & ~(take & one))),
+            moves.eq(~((~moves | skid.i.valid) & skid.o.valid & ~skid.o.ready)),
+        ]
+        with m.If(moves):
+            m.d.sync += [fetched.eq(some), skid.i.valid.eq(fetched), output.eq(read.data)]
         m.d.comb += three.eq(Mux(wrote == took, level == 3, Mux(wrote, level == 2, level == 4)))
-        with m.If(self.i.valid & ~read.en):
+        with m.If(self.i.valid & ~take):
             m.d.sync += [one.eq(~some), two.eq(one)]
-        with m.Elif(read.en & ~self.i.valid):
+        with m.Elif(take & ~self.i.valid):
             m.d.sync += [one.eq(two), two.eq(three)]
         with m.If(self.i.valid):
             m.d.sync += newest.eq(newest + 1)
-        with m.If(read.en):
+        with m.If(take):
             m.d.sync += oldest.eq(oldest + 1)
         with m.If(wrote != took):
             m.d.sync += level.eq(level + Mux(took, -1, 1))
-        with m.If(~output.i.valid | output.i.ready):
-            m.d.sync += output.i.valid.eq(some)
         return m
 
 
