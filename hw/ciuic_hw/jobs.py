@@ -15,10 +15,10 @@ def hand_out(m, ports, job, start):
     Parameters
     ----------
     ports
-        Streams of jobs, see `when_ready`. A job that is refused goes to the last alone, which
-        reports it.
+        Streams of jobs, see `when_ready`: a unit that sees ``valid`` takes the job. A job that is
+        refused goes to the last unit alone, which reports it.
     job
-        The job; must not change until all have it.
+        The job; must not change until the cycle behind that in which all have it.
     start : Signal(1)
         Strobe: offer it from the next cycle on.
     """

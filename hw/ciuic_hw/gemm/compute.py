@@ -113,7 +113,7 @@ class ComputeSequencer(Component):
         room = Signal()
         first_next = Mux(self.issue, last_row, first_row)  # the next row is the first of a tile
         m.d.comb += room.eq(
-            (active | starting)
+            active
             & self.accumulator_free.bit_select(accumulator, 1)
             & (self.bank_full | reach).bit_select(bank, 1)
         )
@@ -146,7 +146,7 @@ class ComputeSequencer(Component):
                 (slice_ended | (block_ended & (job.sliced | walk.last_n))) << bank
             ),
             walk.job.eq(self.job.p),
-            walk.start.eq(self.job.valid & self.job.ready),
+            walk.start.eq(self.job.valid),
             self.job.ready.eq(~active & ~starting),
         ]
         with m.If(self.swap):

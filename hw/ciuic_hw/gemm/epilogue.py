@@ -67,7 +67,7 @@ class ParameterLoader(Component):
         m.d.comb += [
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
-            walk.start.eq(self.job.valid & self.job.ready & self.job.p.parameters),
+            walk.start.eq(self.job.valid & self.job.p.parameters),
             request.valid.eq(active & settled & ~moved & (requested != 2)),
             request.p.addr.eq(job.p_addr + offset),
             request.p.nbytes.eq(walk.columns << exact_log2(PARAMETERS.nbytes)),
@@ -141,7 +141,7 @@ class ResidualLoader(Component):
         m.d.comb += [
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
-            walk.start.eq(self.job.valid & self.job.ready & self.job.p.residual),
+            walk.start.eq(self.job.valid & self.job.p.residual),
             self.request.valid.eq(active & walk.ready),
             self.request.p.addr.eq(walk.addr),
             self.request.p.nbytes.eq(walk.nbytes),

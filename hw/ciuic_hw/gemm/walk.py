@@ -31,7 +31,8 @@ class TileWalk(Component):
     Members
     -------
     start, job : In(1), In(job_layout)
-        Begin a job; ``current`` holds it from the next cycle on.
+        Begin a job; ``job`` must stay for a cycle. ``current`` holds it, and the members below hold
+        for its first place, from the second cycle behind ``start`` on.
     step : In(1)
         Go on to the next place.
     current : Out(job_layout)
@@ -74,8 +75,10 @@ class TileWalk(Component):
         blocks_left = Signal(job.n_blocks.shape(), reset_less=True)
         tiles_left = Signal(job.k_blocks.shape(), reset_less=True)
         then_last = Signal()  # behind this tile of M
+        # Behind this block of columns.
+        then_last_n, then_left = Signal(), Signal.like(blocks_left, reset_less=True)
         rest_rows = Signal.like(rows_left, reset_less=True)
-        start = self.start if self.along_k else delay(m, self.start, 1)
+        start = delay(m, self.start, 1)  # it has many registers to reach
         outer = delay(m, self.step & self.last_k, 1)  # the next block of columns
         rest = job.n[: exact_log2(cols)]  # columns of the last block, zero if it is full
         m.d.comb += [
@@ -88,6 +91,8 @@ class TileWalk(Component):
         m.d.sync += [
             then_last.eq(~less(job.tile_m << 1, rows_left)),
             rest_rows.eq(rows_left - job.tile_m),
+            then_last_n.eq(Mux(self.last_n, job.one_n, blocks_left == 2)),
+            then_left.eq(Mux(self.last_n, job.n_blocks, blocks_left - 1)),
         ]
         if self.along_k:
             # `step` comes late, so tiles are counted a cycle behind it.
@@ -101,10 +106,7 @@ class TileWalk(Component):
             with m.If(stepped):
                 m.d.sync += tiles_left.eq(Mux(turned, job.k_blocks, tiles_left - 1))
         with m.If(outer):
-            m.d.sync += [
-                self.last_n.eq(Mux(self.last_n, job.one_n, blocks_left == 2)),
-                blocks_left.eq(Mux(self.last_n, job.n_blocks, blocks_left - 1)),
-            ]
+            m.d.sync += [self.last_n.eq(then_last_n), blocks_left.eq(then_left)]
             with m.If(self.last_n):
                 m.d.sync += [
                     self.last_m.eq(then_last),

@@ -9,7 +9,7 @@ from ciuic.abi import OverlayConfig
 from ciuic.abi.numerics import W4_GROUP
 
 from ..axi.ports import ReadPort
-from ..streams import SkidBuffer
+from ..streams import SkidBuffer, delay
 from .job import job_layout
 from .walk import TileWalk
 
@@ -65,7 +65,7 @@ class WeightLoader(Component):
                 ).all()
             ),
             walk.job.eq(self.job.p),
-            walk.start.eq(self.job.valid & self.job.ready),
+            walk.start.eq(self.job.valid),
             self.job.ready.eq(~active),
         ]
         for port in range(config.ports):
@@ -158,13 +158,15 @@ class WeightFeeder(Component):
             }
         )
         m.submodules.waiting = waiting = SkidBuffer(kind)
-        active, finished = Signal(), Signal()
+        # Beats are of the job; there is one. The former has to be where memory's beats arrive.
+        active, busy = Signal(), Signal()
+        finished = Signal()
         scale_beats = config.scale_bytes // config.stream_bytes
         scales_left = Signal(range(scale_beats + 1), reset_less=True)
         scaling = Signal()  # some are left
         tiles_left = Signal(range(W4_GROUP // config.rows + 1))  # of the group
         place, next_place = (Signal(range(config.tile_beats)) for _ in range(2))
-        last, starting = Signal(), Signal()
+        last = Signal()
         turning = Signal()  # the walk goes on to the next block: a tile of one beat has to wait
         step = Signal(range(3))
         valid, take, weights = Signal(), Signal(), Signal()
@@ -180,18 +182,17 @@ class WeightFeeder(Component):
             waiting.i.p.scales.eq(scaling),
             waiting.i.p.w4.eq(job.w4),
             waiting.i.p.last.eq(~scaling & last),
-            self.error.eq(take & Cat(port.p.error for port in ports).any()),
             walk.job.eq(self.job.p),
             walk.step.eq(take & waiting.i.p.last),
             finished.eq(walk.step & walk.last),
-            self.job.ready.eq(~active & ~starting),
-            walk.start.eq(self.job.valid & self.job.ready),
+            self.job.ready.eq(~busy),
+            walk.start.eq(self.job.valid),
             next_place.eq(Mux(weights, Mux(last, 0, place + step), place)),
         ]
         m.d.sync += [
             place.eq(next_place),
             last.eq(next_place + step >= config.tile_beats),
-            starting.eq(walk.start),
+            self.error.eq(take & Cat(port.p.error for port in ports).any()),
         ]
         if config.tile_beats == 1:
             m.d.sync += turning.eq(walk.step & walk.last_k)
@@ -210,10 +211,13 @@ class WeightFeeder(Component):
                 ]
         with m.If(finished):
             m.d.sync += active.eq(0)
-        with m.If(starting):
+        with m.If(delay(m, walk.start, 2)):  # the walk is there
             m.d.sync += active.eq(1)
+        with m.If(delay(m, finished, 1)):
+            m.d.sync += busy.eq(0)
         with m.If(walk.start):
             m.d.sync += [
+                busy.eq(1),
                 scales_left.eq(scale_beats),
                 scaling.eq(self.job.p.w4),
                 tiles_left.eq(W4_GROUP // config.rows),
