@@ -8,9 +8,9 @@ from ciuic.abi import OverlayConfig
 
 from ..attention.ports import LanesPort
 from ..axi.ports import EngineSignature, ReadPort
-from ..streams import SkidBuffer
+from ..streams import SkidBuffer, StreamRegister
 from .datapath import SoftmaxDatapath
-from .layouts import result_beat_layout
+from .layouts import result_beat_layout, write_job_layout
 from .reader import RowReader
 from .writer import RowWriter
 
@@ -59,7 +59,10 @@ class SoftmaxEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.read.data), datapath.i)
         wiring.connect(m, reader.score_bytes, datapath.score_bytes)
         wiring.connect(m, reader.row, datapath.row)
-        wiring.connect(m, reader.job, writer.job)
+        # Many bits of the jobs that wait are written at once.
+        m.submodules.jobs = jobs = StreamRegister(write_job_layout(self.config))
+        wiring.connect(m, reader.job, jobs.i)
+        wiring.connect(m, jobs.o, writer.job)
         # The way back from memory's `ready` to the lanes' results is long.
         m.submodules.results = results = SkidBuffer(result_beat_layout(self.config))
         wiring.connect(m, datapath.o, results.i)

@@ -87,7 +87,7 @@ class RowReader(wiring.Component):
             lengths.first.eq(first),
             lengths.listed.eq((descriptor.flags & Flag.LENGTHS).any()),
         ]
-        self._check(m, descriptor)
+        runs = self._check(m, descriptor)
         error = self._lengths(m, descriptor, lengths, start)
         self._rows(m, descriptor, addresses, lengths, walking, error)
 
@@ -105,13 +105,15 @@ class RowReader(wiring.Component):
                 with m.If(self.descriptor.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
                 m.next = "JOB"
             with m.State("JOB"):
                 # Those that are refused begin as well, and end without a row.
                 m.d.comb += [self.job.valid.eq(1), start.eq(1)]
                 with m.If(self.job.ready):
                     m.next = "TAKE"
-                    with m.If(self.job.payload.runs):
+                    with m.If(runs):
                         m.next = "LENGTHS"
             with m.State("LENGTHS"):
                 m.d.comb += self.lengths.request.valid.eq(lengths.listed)
@@ -124,9 +126,12 @@ class RowReader(wiring.Component):
         return m
 
     def _check(self, m, descriptor):
-        """Say in the job whether the descriptor can be run, and why it cannot."""
-        status = Signal(Status)
-        narrow = Signal()
+        """Say in the job whether the descriptor can be run, and why it cannot; return whether.
+
+        It is known in the second cycle behind the descriptor.
+        """
+        status, known = Signal(Status), Signal(Status, reset_less=True)
+        narrow, runs = Signal(), Signal()
         wrong_size, wrong_format = Signal(4), Signal(4)
         m.d.sync += [
             narrow.eq(_mode(descriptor.out_format, RESULT_FORMATS)),
@@ -153,14 +158,16 @@ class RowReader(wiring.Component):
             m.d.comb += status.eq(Status.BAD_FORMAT)
         with m.Else():
             m.d.comb += status.eq(Status.OK)
+        m.d.sync += [known.eq(status), runs.eq(status == Status.OK)]
         m.d.comb += [
             self.job.payload.addr.eq(descriptor.o_addr),
             self.job.payload.stride.eq(descriptor.o_stride),
             self.job.payload.rows.eq(descriptor.m),
             self.job.payload.nbytes.eq(_nbytes(descriptor.n, RESULT_FORMATS, narrow)),
-            self.job.payload.runs.eq(status == Status.OK),
-            self.job.payload.status.eq(status),
+            self.job.payload.runs.eq(runs),
+            self.job.payload.status.eq(known),
         ]
+        return runs
 
     def _lengths(self, m, descriptor, lengths, start):
         """Read the lengths of the rows; return whether the memory refused some of them."""
