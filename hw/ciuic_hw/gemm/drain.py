@@ -212,8 +212,9 @@ class Drain(Component):
             self.done.p.status.eq(status),
             *(walk.job.eq(job) for walk in walks),
         ]
-        # Known late; rows leave long before they are.
+        # Known late; rows leave long before they are written.
         written = delay(m, ~(self._requesting | self.write.busy), 1)
+        over = delay(m, idle, 1)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
@@ -227,10 +228,12 @@ class Drain(Component):
                 m.next = "END"
                 with m.If(job.refused == Status.PENDING):
                     m.d.sync += [self._active.eq(1), self._announcing.eq(1), parity.eq(~parity)]
-                    m.next = "ROWS"
+                    m.next = "BEGIN"
+            with m.State("BEGIN"):  # `over` is that of the job before
+                m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.sync += self.done.p.busy.eq(self.busy[parity])
-                with m.If(idle & written):
+                with m.If(over & written):
                     m.next = "END"
             with m.State("END"):
                 m.d.comb += ends.eq(1)
