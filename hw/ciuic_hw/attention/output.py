@@ -156,7 +156,7 @@ class AttentionOutput(Component):
     def elaborate(self, platform):
         m = Module()
         self._job = Signal(attention_layout(self.config), reset_less=True)
-        self._start = Signal()  # strobe: all of the half may be read
+        self._start = Signal()  # strobe: all of the half may be read; it comes from a register
         asked = self._requests(m)
         self._fetch(m)
         self._words(m)
@@ -224,9 +224,9 @@ class AttentionOutput(Component):
                 m.d.sync += [block.eq(0), row.eq(row + 1), place.eq(row + 1)]
                 with m.If(last_row):
                     m.d.comb += fetched_all.eq(1)
-                    m.d.sync += active.eq(0)
+                    m.d.sync += [active.eq(0), row.eq(0), place.eq(0)]
         with m.If(self._start):
-            m.d.sync += [active.eq(1), row.eq(0), block.eq(0), place.eq(0)]
+            m.d.sync += active.eq(1)
 
     def _words(self, m):
         """Send what was fetched through the division, a beat a cycle."""
@@ -301,9 +301,10 @@ class AttentionOutput(Component):
             with m.State("COMPUTE"):
                 m.d.sync += busy.eq(self.busy[parity])
                 with m.If(completed.bit_select(parity, 1)):
+                    m.d.sync += self._start.eq(1)
                     m.next = "START"
             with m.State("START"):
-                m.d.comb += self._start.eq(1)
+                m.d.sync += self._start.eq(0)
                 m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(asked & ~self.write.busy):
