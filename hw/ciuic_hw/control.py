@@ -97,7 +97,7 @@ class ControlRegisters(Component):
         wdata = Signal.like(bus.wdata, reset_less=True)
         wstrb = Signal.like(bus.wstrb, reset_less=True)
         m.d.comb += [
-            write.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
+            write.eq(bus.awvalid & bus.wvalid & ~bus.bvalid),
             bus.awready.eq(write),
             bus.wready.eq(write),
             bus.bresp.eq(0),
@@ -164,7 +164,7 @@ class ControlRegisters(Component):
             values[high] = latched
         read, reading, answering = Signal(), Signal(), Signal()
         m.d.comb += [
-            read.eq(bus.arvalid & ~reading & ~answering & (~bus.rvalid | bus.rready)),
+            read.eq(bus.arvalid & ~reading & ~answering & ~bus.rvalid),
             bus.arready.eq(read),
             bus.rresp.eq(0),
         ]

@@ -8,6 +8,8 @@ __all__ = ["offer"]
 def offer(m, buses, channels, *, then):
     """Offer a request, within a state of an FSM, until all of its channels are taken.
 
+    The state ends in the second cycle behind that, so that the FSM looks at registers only.
+
     Parameters
     ----------
     buses
@@ -18,14 +20,12 @@ def offer(m, buses, channels, *, then):
         The state that follows.
     """
     taken = {channel: Signal(name=f"taken_{channel}") for channel in channels}
-    now = {channel: Signal(name=f"now_{channel}") for channel in channels}
     for channel in channels:
         ready = taken[channel]
         for bus, here in buses:
             m.d.comb += getattr(bus, f"{channel}valid").eq(here & ~taken[channel])
             ready |= here & getattr(bus, f"{channel}ready")
-        m.d.comb += now[channel].eq(ready)
-        m.d.sync += taken[channel].eq(now[channel])
-    with m.If(Cat(now.values()).all()):
+        m.d.sync += taken[channel].eq(ready)
+    with m.If(Cat(taken.values()).all()):
         m.d.sync += [one.eq(0) for one in taken.values()]
         m.next = then
