@@ -64,9 +64,11 @@ class CopyEngine(Component):
                     failed_write.eq(0),
                 ]
                 with m.If(self.descriptor.valid):
-                    m.next = "READ"
-                    with m.If(self.descriptor.p.n == 0):
-                        m.next = "REPORT"
+                    m.next = "LOOK"
+            with m.State("LOOK"):
+                m.next = "READ"
+                with m.If(nbytes == 0):
+                    m.next = "REPORT"
             with m.State("READ"):
                 m.d.comb += read.request.valid.eq(1)
                 with m.If(read.request.ready):

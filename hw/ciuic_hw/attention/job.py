@@ -92,19 +92,19 @@ class AttentionPlanner(Component):
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.descriptor.ready.eq(1)
-                with m.If(self.descriptor.valid):
-                    m.d.sync += [
+                limits = (
+                    (descriptor.m, config.accumulator_rows),
+                    *((getattr(descriptor, name), GEMM_MAX_K) for name in sizes),
+                )
+                m.d.sync += [
+                    *(
                         getattr(job, name).eq(getattr(descriptor, name))
                         for name in (*ADDRESSES, *STRIDES, "m", *sizes)
-                    ]
-                    limits = (
-                        (descriptor.m, config.accumulator_rows),
-                        *((getattr(descriptor, name), GEMM_MAX_K) for name in sizes),
-                    )
-                    m.d.sync += [
-                        wrong.eq(Cat(Cat(value == 0, value > limit) for value, limit in limits)),
-                        bad_format.eq(descriptor.out_format != Format.INT16),
-                    ]
+                    ),
+                    wrong.eq(Cat(Cat(value == 0, value > limit) for value, limit in limits)),
+                    bad_format.eq(descriptor.out_format != Format.INT16),
+                ]
+                with m.If(self.descriptor.valid):
                     m.next = "BLOCKS"
             with m.State("BLOCKS"):
                 m.d.sync += [

@@ -139,18 +139,18 @@ class JobPlanner(Component):
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.descriptor.ready.eq(1)
-                with m.If(self.descriptor.valid):
-                    m.d.sync += [
+                flags = descriptor.flags
+                m.d.sync += [
+                    *(
                         getattr(job, name).eq(getattr(descriptor, name))
                         for name in (*ADDRESSES, *STRIDES, "m", "k", "n")
-                    ]
-                    flags = descriptor.flags
-                    m.d.sync += [
-                        job.w4.eq((flags & Flag.W4) != 0),
-                        job.parameters.eq((flags & Flag.PARAMETERS) != 0),
-                        job.residual.eq((flags & Flag.RESIDUAL) != 0),
-                        job.requantize.eq(descriptor.out_format == Format.INT8),
-                    ]
+                    ),
+                    job.w4.eq((flags & Flag.W4) != 0),
+                    job.parameters.eq((flags & Flag.PARAMETERS) != 0),
+                    job.residual.eq((flags & Flag.RESIDUAL) != 0),
+                    job.requantize.eq(descriptor.out_format == Format.INT8),
+                ]
+                with m.If(self.descriptor.valid):
                     m.next = "BLOCKS"
             with m.State("BLOCKS"):
                 m.d.sync += [
