@@ -104,7 +104,7 @@ class QueryLoader(Component):
                     last_row.eq(self.job.p.m == 1),
                     row_word.eq(0),
                 ]
-                with m.If(self.job.valid & self.job.ready):
+                with m.If(self.job.valid):
                     m.d.sync += asking.eq(1)
                     m.next = "LOAD"
             with m.State("LOAD"):
@@ -215,7 +215,7 @@ class RowLoader(Component):
                     addr.eq(self.job.p.p_addr),
                     nbytes.eq(self.job.p.m << exact_log2(ATTENTION_ROW.nbytes)),
                 ]
-                with m.If(self.job.valid & self.job.ready):
+                with m.If(self.job.valid):
                     m.d.sync += loading.eq(1)
                     m.next = "ASK"
             with m.State("ASK"):

@@ -134,7 +134,8 @@ class AttentionSequencer(Component):
             self.value_target.first.eq(walk.first),
             self.value_target.last.eq(last_row & last_tile & walk.last),
             walk.step.eq(phase_ends),
-            walk.start.eq(self.job.valid & self.job.ready),
+            # A cycle after the job was taken, as it has many registers to reach.
+            walk.start.eq(delay(m, self.job.valid, 1)),
             walk.key_blocks.eq(self.job.p.key_blocks),
             self.job.ready.eq(~active),
         ]
@@ -170,9 +171,10 @@ class AttentionSequencer(Component):
         ]
         with m.If(walk.start):
             m.d.sync += [job.eq(self.job.p), active.eq(1), parity.eq(~parity)]
+        started = delay(m, walk.start, 1)
         for index in range(2):
             step = delay(m, self.issue & (parity == index), 1)
-            clear = delay(m, walk.start & (parity != index), 1)
+            clear = delay(m, started & (parity == index), 1)
             m.d.comb += self.busy[index].eq(count(m, step, clear, 32, name=f"busy_{index}"))
         return m
 

@@ -64,7 +64,7 @@ class TileLoader(Component):
         ]
         m.d.comb += [
             self.job.ready.eq(~active & (ahead != 0)),
-            walk.start.eq(self.job.valid & self.job.ready),
+            walk.start.eq(self.job.valid),
             walk.key_blocks.eq(self.job.p.key_blocks),
             walk.step.eq(active & taken.all()),
         ]

@@ -41,7 +41,7 @@ class ComputeSequencer(Component):
     job : In(stream)
         Jobs.
     bank_full, bank_release : In(2), Out(2)
-        Activation banks.
+        Activation banks; strobes, two cycles late, that one is no longer needed.
     progress_0, progress_1 : In
         Words of every row that are there in a bank that is not full.
     read_en, read_bank, read_word, read_block
@@ -90,7 +90,9 @@ class ComputeSequencer(Component):
         config = self.config
         m.submodules.walk = walk = TileWalk(config, along_k=True)
         job = walk.current
-        active, finished = Signal(), Signal()
+        # Rows are of the job; there is one. The former has to be where rows are decided on.
+        active, busy = Signal(), Signal()
+        finished, bank_ends = Signal(), Signal()
         parity = Signal(init=1)  # of the job that runs
         row = Signal(range(config.accumulator_rows))
         behind = Signal(range(config.accumulator_rows))  # rows of the tile behind this one
@@ -100,7 +102,6 @@ class ComputeSequencer(Component):
         bank, accumulator, slot = Signal(), Signal(), Signal()
 
         first_row, last_row = Signal(init=1), Signal()
-        starting = Signal()
         word_end, slice_end = Signal(), Signal()
         ends, slice_ended, block_ended = Signal(), Signal(), Signal()  # with this row; the last one
         # Whether the words of two steps ahead are there: known two cycles late, this one's are.
@@ -142,12 +143,10 @@ class ComputeSequencer(Component):
             walk.step.eq(self.issue & last_row),
             finished.eq(block_ended & walk.last_n & walk.last_m),
             self.accumulator_take.eq(block_ended << accumulator),
-            self.bank_release.eq(
-                (slice_ended | (block_ended & (job.sliced | walk.last_n))) << bank
-            ),
+            bank_ends.eq(slice_ended | (block_ended & (job.sliced | walk.last_n))),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid),
-            self.job.ready.eq(~active & ~starting),
+            self.job.ready.eq(~busy),
         ]
         with m.If(self.swap):
             m.d.sync += slot.eq(~slot)
@@ -178,16 +177,18 @@ class ComputeSequencer(Component):
             m.d.sync += [word.eq(0), last_word.eq(0), block.eq(0)]
         m.d.sync += [
             accumulator.eq(accumulator ^ block_ended),
-            bank.eq(bank ^ self.bank_release.any()),
+            bank.eq(bank ^ bank_ends),
+            self.bank_release.eq(bank_ends << bank),
         ]
         # Also while the first row waits, as the rows of a tile of M become known a cycle late.
         with m.If(first_next):
             m.d.sync += [behind.eq(walk.rows - 1), last_row.eq(walk.rows == 1)]
         with m.If(finished):
             m.d.sync += active.eq(0)
-        m.d.sync += starting.eq(walk.start)
-        with m.If(starting):
+        with m.If(delay(m, walk.start, 1)):
             m.d.sync += active.eq(1)
+        with m.If(delay(m, finished, 1)):
+            m.d.sync += busy.eq(0)
         with m.If(walk.start):
-            m.d.sync += parity.eq(~parity)
+            m.d.sync += [busy.eq(1), parity.eq(~parity)]
         return m

@@ -103,7 +103,7 @@ class RowWriter(wiring.Component):
         written = delay(m, row_written, 1)
         with m.If(take):
             m.d.sync += [stride.eq(job.stride), nbytes.eq(job.nbytes), refused.eq(job.status)]
-        busy = self._count(m, beat.payload.row, start, written)
+        busy = self._count(m, beat.payload.row, take, written)
         read_error = Signal()
         with m.If(start):
             m.d.sync += read_error.eq(0)
@@ -154,7 +154,7 @@ class RowWriter(wiring.Component):
                 owed.eq(1),
                 reason.eq(refused),
                 read.eq(read_error & (refused == Status.OK)),
-                words.eq(Mux(refused == Status.OK, busy, 0)),
+                words.eq(busy),
             ]
         with m.Elif(reporting & own.any()):
             m.d.sync += write_error.eq(write_error | error)
@@ -172,11 +172,11 @@ class RowWriter(wiring.Component):
                     self.done.payload.busy.eq(words),
                 ]
 
-    def _count(self, m, row, start, written):
+    def _count(self, m, row, take, written):
         """Return the words that the lanes took for the rows written, a cycle behind each."""
         busy = Signal(32, reset_less=True)
         words = delay(m, (row.span.last >> exact_log2(self.config.lanes)) + 1, 1)
-        with m.If(delay(m, start, 1)):
+        with m.If(delay(m, take, 1)):
             m.d.sync += busy.eq(0)
         with m.Elif(written):
             m.d.sync += busy.eq(busy + words)
