@@ -39,7 +39,7 @@ ATTENTION_REST = 7  # between two blocks of scores on the lanes
 ATTENTION_LANES = 56  # from the last scores of a block to its first probabilities in the array
 LENGTHS = 18  # around the latency of the lengths of rows
 LENGTH_BYTES = 4  # of the length of a row in memory
-COPY = 20  # around the beats of a copy
+COPY = 21  # around the beats of a copy
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class AttentionPlanner(Component):
         start = Signal()
         handed = hand_out(m, [getattr(self, unit) for unit in self.units], job, start)
         wrong = Signal(2 * 4)  # sizes that are zero, or too large
+        beyond = Signal(4)  # what does not fit into a bank, known a cycle late
         bad_size, bad_format = Signal(), Signal()
         words = scratchpad_words(config)
         rows_log2, cols_log2 = exact_log2(config.rows), exact_log2(config.cols)
@@ -88,6 +89,11 @@ class AttentionPlanner(Component):
             value_words.eq(_product(m, job.m, job.value_blocks[: len(value_words)])),
         ]
         sizes = ("k", "n", "d_v")
+        bounds = (
+            *((job.query_tiles, words), (query_words, words)),
+            *((value, config.attention_rows) for value in (job.value_blocks, value_words)),
+        )
+        m.d.sync += beyond.eq(Cat(value > bound for value, bound in bounds))
 
         with m.FSM():
             with m.State("TAKE"):
@@ -115,20 +121,12 @@ class AttentionPlanner(Component):
                 ]
                 m.next = "LIMIT"
             with m.State("LIMIT"):
-                m.d.sync += [
-                    bad_size.eq(
-                        bad_size
-                        | (job.query_tiles > words)
-                        | (job.value_blocks > config.attention_rows)
-                    ),
-                    waited.eq(waited + 1),
-                ]
+                m.d.sync += waited.eq(waited + 1)
                 with m.If(waited == _product_latency(job.m)):
                     m.d.sync += waited.eq(0)
                     m.next = "FIT"
             with m.State("FIT"):
-                fits = (query_words <= words) & (value_words <= config.attention_rows)
-                with m.If(bad_size | ~fits):
+                with m.If(bad_size | beyond.any()):
                     m.d.sync += job.refused.eq(Status.BAD_SIZE)
                 with m.Elif(bad_format):
                     m.d.sync += job.refused.eq(Status.BAD_FORMAT)
