@@ -110,6 +110,7 @@ MUTATIONS = (
         "softmax/normalize.py", "ProbabilityLane.latency - 1", "ProbabilityLane.latency", SOFTMAX
     ),
     Mutation("streams.py", "(m, came, was_waiting, moved)", "(m, came, waiting, moved)", SOFTMAX),
+    Mutation("streams.py", "(~moves | skid.i.valid)", "skid.i.valid", SOFTMAX),
     Mutation("softmax/gearbox.py", "active & output_end", "output_end", SOFTMAX),
     Mutation("overlay.py", "with m.If(stages[-1]):", "with m.If(stages[0]):", OVERLAY),
     Mutation("softmax/rows.py", "less(listed.last, reach)", "less(reach, listed.last)", SOFTMAX),
