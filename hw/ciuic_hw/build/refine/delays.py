@@ -52,13 +52,23 @@ def _bus(pin: str) -> str:
     return pin.rstrip("0123456789")
 
 
-def setup(kind: str, pin: str) -> int | None:
-    """Return how long before the clock an input must be there; None if no register is behind it."""
-    return _SETUP.get(kind, {}).get(_bus(pin))
+def setup(cell: dict, pin: str) -> int | None:
+    """Return how long before the clock an input must be there; None if no register is behind it.
+
+    As `launch` and `cell_arcs`, of a cell of nextpnr's JSON.
+    """
+    kind, bus = cell["type"], _bus(pin)
+    if kind == "MULT18X18D" and bus in {"A", "B"} and not _registered(cell, f"REG_INPUT{bus}_CLK"):
+        return 3486  # through the multiplier
+    return _SETUP.get(kind, {}).get(bus)
+
+
+def _registered(cell: dict, parameter: str) -> bool:
+    return bool(cell["parameters"].get(parameter, "NONE") != "NONE")
 
 
 def launch(cell: dict, pin: str) -> int | None:
-    """Return when an output of a cell of nextpnr's JSON follows the clock; None if it does not."""
+    """Return when an output follows the clock; None if it does not."""
     kind, parameters = cell["type"], cell["parameters"]
     if kind == "TRELLIS_FF":
         return 525
@@ -67,7 +77,7 @@ def launch(cell: dict, pin: str) -> int | None:
         registered = parameters.get(f"REGMODE_{port}", "NOREG") == "OUTREG"
         return 973 if registered else 5830
     if kind == "MULT18X18D":
-        return 735 if parameters.get("REG_OUTPUT_CLK", "NONE") != "NONE" else 3864
+        return 735 if _registered(cell, "REG_OUTPUT_CLK") else 3864
     return None
 
 

@@ -67,7 +67,7 @@ class Netlist:
                 net = self._net_of.get(bit)
                 if net is None or self.kinds[self.driver[net]] in CLOCKS:
                     continue
-                here, ps = len(nets), delays.setup(cell["type"], pin)
+                here, ps = len(nets), delays.setup(cell, pin)
                 nets.append(net)
                 cells.append(number)
                 setups.append(NEVER if ps is None else float(ps))
