@@ -36,7 +36,7 @@ class SerialBridge(Component):
 
     Latency
     -------
-    Two cycles between the last byte of a request and the first of its answer, beside those of
+    Three cycles between the last byte of a request and the first of its answer, beside those of
     registers or memory.
     """
 
