@@ -172,6 +172,48 @@ def test_both_halves_of_a_wide_mux_stay_in_one_slice() -> None:
     assert [sites.bel(cell) for cell in (0, 1)] == ["X4/Y2/SLICEC.K1", "X4/Y2/SLICEC.K0"]
 
 
+def test_a_ram_moves_with_its_write_port_and_the_luts_that_this_takes_up() -> None:
+    placed = Placed()
+    wires = {
+        f"WADO{bit}": placed.add("TRELLIS_RAMW", "X2/Y2/SLICEC.RAMW", {}, f"WADO{bit}")
+        for bit in range(1)
+    }
+    placed.lut("X2/Y2/SLICEA.K0", placed.net(), WAD0=wires["WADO0"])
+    for half in range(2):
+        placed.lut(f"X2/Y2/SLICEC.K{half}")
+    placed.lut("X5/Y2/SLICED.K0", placed.net())  # a tile that can be used
+    for name, mode in (("cell1", "DPRAM"), ("cell2", "RAMW_BLOCK"), ("cell3", "RAMW_BLOCK")):
+        placed.cells[name]["parameters"]["MODE"] = mode
+    netlist = placed.netlist
+    sites, unit = Sites(netlist), netlist.unit[0]
+    assert netlist.members[unit] == [0, 1, 2, 3]
+    assert not sites.shift([(unit, 3, 0, 2)])
+    assert sites.shift([(unit, 3, 0, 0)])
+    assert [sites.bel(cell).split("/")[2] for cell in range(4)] == [
+        *("SLICEC.RAMW", "SLICEA.K0", "SLICEC.K0", "SLICEC.K1")
+    ]
+
+
+def test_a_chain_costs_what_its_far_end_costs() -> None:
+    placed = Placed()
+    start = placed.ff("X2/Y2/SLICEA.FF0", placed.net())
+    carry = placed.lut("X10/Y2/SLICED.K1", start, output="FCO")
+    out = placed.lut("X11/Y2/SLICEA.K0", FCI=carry)
+    placed.ff("X31/Y2/SLICEA.FF0", out)
+    for name in ("cell1", "cell2"):
+        placed.cells[name]["parameters"]["MODE"] = "CCU2"
+    netlist = placed.netlist
+    sites, timing = Sites(netlist), timed(netlist)
+    assert netlist.members[netlist.unit[1]] == [1, 2]
+    cost = Cost(netlist, sites, timing, 6000.0)
+    wires = float(delays.wire(np.array(8), np.array(0)) + delays.wire(np.array(20), np.array(0)))
+    length = np.array(525 + 447 + 443 + wires)
+    assert timing.paths().max() == length
+    both = 2 * cost.of_paths(length)  # before the chain and behind it
+    here = cost.of(netlist.unit[1], np.array([10]), np.array([2]))
+    assert here[0] == pytest.approx(both + WIRE * (8 + 21))
+
+
 def test_memories_change_places_or_go_to_free_ones() -> None:
     placed = Placed()
     for bel in ("X4/Y22/EBR0", "X8/Y22/EBR2", "X4/Y46/EBR0"):

@@ -266,11 +266,11 @@ class ScoreStage(Component):
         m.d.sync += running.eq(largest)
         with m.If(late("taken", at) & late("last", at)):
             m.d.sync += octave.eq(largest)
-        return octave, at + 1
+        return delay(m, octave, 1, reset_less=True), at + 2  # all lanes are far from one
 
     def _probabilities(self, m, x, valid, octave):
         """Return the probabilities of a word, and how many cycles behind the row's octave."""
-        wait = self.steps + 1 + exact_log2(self.config.lanes)  # until the octave is there
+        wait = self.steps + 2 + exact_log2(self.config.lanes)  # until the octave is there
         valid = delay(m, valid, wait, reset_less=True)
         result = []
         for lane, value in enumerate(x):
