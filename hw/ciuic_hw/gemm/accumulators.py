@@ -115,14 +115,18 @@ class Accumulators(Component):
             place = Cat(was.row, was.bank) == Cat(read_target.row, read_target.bank)
             m.d.sync += same.eq(was_valid & place & ~read_target.first)
         from_sums, from_other, from_held = Signal(), Signal(), Signal()
-        # Half of the columns each; as they differ in their reset, synthesis does not make them one.
-        soon_again, last_again = Signal(), [Signal(name=f"last_{n}", init=n) for n in range(2)]
+        # A quarter of the columns each; synthesis does not make them one, as their resets differ.
+        soon_again = Signal()
+        last_again = [
+            Signal(name=f"last_{n}", init=n % 2, reset_less=n > 1)
+            for n in range(min(4, config.cols))
+        ]
         m.d.sync += [
             from_sums.eq(again[1]),
             from_other.eq(~again[1] & (again[2] | again[3])),
             from_held.eq(~(again[1] | again[2] | again[3] | stages[latency - 2][1].first)),
             soon_again.eq(again[0]),
-            *(half.eq(soon_again) for half in last_again),
+            *(quarter.eq(soon_again) for quarter in last_again),
             held.eq(read.data),
             older.eq(sums),
             other.eq(Mux(again[2], sums, older)),
@@ -143,8 +147,8 @@ class Accumulators(Component):
                 total, before_, term = (
                     one.word_select(col, bits) for one in (sums, present, scales.terms)
                 )
-                half = last_again[2 * col // config.cols]
-                m.d.sync += total.eq(Mux(half, total, before_) + term)
+                quarter = last_again[len(last_again) * col // config.cols]
+                m.d.sync += total.eq(Mux(quarter, total, before_) + term)
 
         taken, complete = Signal(2), Signal(2)
         m.d.comb += [self.free.eq(~taken), complete.eq((valid & target.last) << target.bank)]

@@ -11,7 +11,7 @@ from ciuic.abi.descriptors import MAX_SIZE
 from ..arithmetic import less
 from ..axi.ports import ReadPort, request_layout
 from ..layouts import DESCRIPTOR_LAYOUT
-from ..streams import PipelineFifo, SkidBuffer
+from ..streams import PipelineFifo, SkidBuffer, delay
 from .gearbox import Gearbox
 from .layouts import (
     RESULT_FORMATS,
@@ -82,7 +82,7 @@ class RowReader(wiring.Component):
             addresses.base.eq(descriptor.a_addr),
             addresses.stride.eq(descriptor.a_stride),
             addresses.rows.eq(descriptor.m),
-            lengths.start.eq(start),
+            lengths.start.eq(delay(m, start, 1)),
             lengths.limit.eq(limit),
             lengths.first.eq(first),
             lengths.listed.eq((descriptor.flags & Flag.LENGTHS).any()),

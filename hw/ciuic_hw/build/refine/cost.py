@@ -13,7 +13,7 @@ from .timing import Timing
 __all__ = ["Cost"]
 
 SOFTNESS = 400.0  # ps; a path that is longer by so much counts e times as much
-WIRE = 2e-4  # of a tile of wire, in paths that just meet the goal
+WIRE = 1e-3  # of a tile of wire, in paths that just meet the goal
 WIDE = 60  # nets with more pins count no wire, as all places are alike to them
 
 Array = NDArray[np.float64]
