@@ -31,7 +31,7 @@ EXAMPLES = """
 ciuic build                                  list the boards
 ciuic build --board pynq-z2                  synthesize: a minute or two
 ciuic build --board ecp5-85f --synth-only    without place and route
-ciuic build --board ecp5-85f --clock 40      place and route for 40 MHz: an hour or more
+ciuic build --board ecp5-85f --clock 40      place and route for 40 MHz: twenty minutes or more
 ciuic build --board pynq-z2 --synth-only     the same as without --synth-only
 ciuic build --board pynq-z2 --flow openxc7 --synth-only     with the processing system
 ciuic build --board pynq-z2 --flow openxc7 --chipdb xc7z020.bin --prjxray-db prjxray-db
