@@ -226,7 +226,7 @@ def test_memories_change_places_or_go_to_free_ones() -> None:
     assert sites.bel(0) == "X8/Y46/EBR2"
 
 
-def anything(seed: int, cells: int = 400, side: int = 16) -> Placed:
+def anything(seed: int, cells: int = 250, side: int = 16) -> Placed:
     """Return a design of LUTs, flip-flops and both together, wired and placed at random."""
     chosen = random.Random(seed)
     placed, driven = Placed(), []
@@ -238,21 +238,22 @@ def anything(seed: int, cells: int = 400, side: int = 16) -> Placed:
         for half in "01"
     ]
     chosen.shuffle(halves)
-    enables: dict[str, int] = {}
+    enables: dict[str, int | None] = {}  # of slices
+
+    def ff(half: str, net: int, pin: str, enable: int | None) -> int:
+        enable = enables.setdefault(half.split(".")[0], enable)
+        pins = {} if enable is None else {"CE": enable}
+        return placed.ff(half.format("FF"), net, pin=pin, CLK=CLOCK, **pins)
+
     for _ in range(20):
-        driven.append(placed.ff(halves.pop().format("FF"), placed.net(), CLK=CLOCK))
+        driven.append(ff(halves.pop(), placed.net(), "M", None))
     for _ in range(cells):
         half = halves.pop()
-        nets = chosen.sample(driven[-60:], chosen.randint(1, 4))
+        nets = chosen.sample(driven[-60:], min(chosen.randint(1, 4), len(driven)))
         kind = chosen.choice(("lut", "ff", "both"))
-        if kind == "ff":
-            enable = enables.setdefault(half.split(".")[0], chosen.choice(driven))
-            driven.append(placed.ff(half.format("FF"), nets[0], CLK=CLOCK, CE=enable))
-            continue
-        net = placed.lut(half.format("K"), *nets)
-        if kind == "both":
-            enable = enables.setdefault(half.split(".")[0], chosen.choice(driven))
-            net = placed.ff(half.format("FF"), net, pin="DI", CLK=CLOCK, CE=enable)
+        net = nets[0] if kind == "ff" else placed.lut(half.format("K"), *nets)
+        if kind != "lut":
+            net = ff(half, net, "M" if kind == "ff" else "DI", chosen.choice(driven))
         driven.append(net)
     return placed
 
