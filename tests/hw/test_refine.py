@@ -174,11 +174,8 @@ def test_both_halves_of_a_wide_mux_stay_in_one_slice() -> None:
 
 def test_a_ram_moves_with_its_write_port_and_the_luts_that_this_takes_up() -> None:
     placed = Placed()
-    wires = {
-        f"WADO{bit}": placed.add("TRELLIS_RAMW", "X2/Y2/SLICEC.RAMW", {}, f"WADO{bit}")
-        for bit in range(1)
-    }
-    placed.lut("X2/Y2/SLICEA.K0", placed.net(), WAD0=wires["WADO0"])
+    address = placed.add("TRELLIS_RAMW", "X2/Y2/SLICEC.RAMW", {}, "WADO0")
+    placed.lut("X2/Y2/SLICEA.K0", placed.net(), WAD0=address)
     for half in range(2):
         placed.lut(f"X2/Y2/SLICEC.K{half}")
     placed.lut("X5/Y2/SLICED.K0", placed.net())  # a tile that can be used
