@@ -487,3 +487,22 @@ def test_cells_take_as_long_as_nextpnr_says(placed_by_nextpnr: Path) -> None:
             compared.add(kind)
             assert step["delay"] * 1000 == pytest.approx(ps, abs=1), step
     assert compared >= {"clk-to-q", "setup", "logic"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_group_moves_that_makes_the_whole_dearer(seed: int, monkeypatch: Any) -> None:
+    search = Search(anything(seed).netlist, 8000.0)
+    monkeypatch.setattr(search, "improve", lambda unit: False)  # groups alone
+    bring_together, moved = search._bring_together, []
+
+    def checked(one: int, other: int) -> bool:
+        before = search.cost.total()
+        moved.append(bring_together(one, other))
+        after = search.cost.total()
+        assert after < before if moved[-1] else after == before
+        return moved[-1]
+
+    monkeypatch.setattr(search, "_bring_together", checked)
+    for _ in range(3):
+        search.regroup(4)
+    assert any(moved)
