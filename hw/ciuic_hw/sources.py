@@ -14,7 +14,7 @@ def build_hash() -> int:
     digest = sha256()
     for root in (Path(__file__).parent, Path(ciuic.abi.__file__).parent):
         for path in sorted(root.rglob("*.py")):
-            if path.name.startswith("hls_") or path.parent.name == "build":
+            if path.name.startswith("hls_") or "build" in path.relative_to(root).parts:
                 continue  # neither HLS kernels nor the tools' flow are part of this gateware
             if path == Path(boards.__file__):
                 continue  # the gateware is the same wherever it is

@@ -8,13 +8,13 @@ Cells: the slowest corner of Project Trellis' timing database (https://github.co
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CARRY", "COMB", "LUT_RAM_WRITE", "cell_arcs", "launch", "setup", "wire"]
+__all__ = ["cell_arcs", "launch", "setup", "wire"]
 
 WIRE = 620  # the least of a wire between two cells
 NEAR, FAR, REACH = 95, 45, 5  # for each tile of the first five of an axis, and of those beyond
 
 _LUT = dict.fromkeys("ABCD", 236)
-COMB = {
+_COMB = {
     **{(pin, "F"): ps for pin, ps in _LUT.items()},
     **dict.fromkeys(((pin, "OFX") for pin in _LUT), 401),
     ("M", "OFX"): 256,
@@ -22,13 +22,13 @@ COMB = {
     ("FXA", "OFX"): 239,
     ("FXB", "OFX"): 242,
 }
-CARRY = {  # either half of a slice; 71 ps is what both take, but nextpnr has each take it once it
+_CARRY = {  # either half of a slice; 71 ps is what both take, but nextpnr has each take it once it
     # has read its own JSON, which does not say which half is the upper one
     **{(pin, "F"): ps for pin, ps in _LUT.items()},
     **dict.fromkeys(((pin, "FCO") for pin in _LUT), 447),
     **{("FCI", "F"): 443, ("FCI", "FCO"): 71},
 }
-LUT_RAM_WRITE = {  # through the slice that holds the write port of a LUT RAM
+_LUT_RAM_WRITE = {  # through the slice that holds the write port of a LUT RAM
     **{("A0", "WADO3"): 0, ("B0", "WADO1"): 0, ("C0", "WADO2"): 0, ("D0", "WADO0"): 0},
     **{("A1", "WDO1"): 0, ("B1", "WDO3"): 0, ("C1", "WDO0"): 0, ("D1", "WDO2"): 0},
 }
@@ -84,10 +84,10 @@ def launch(cell: dict, pin: str) -> int | None:
 def cell_arcs(cell: dict) -> dict[tuple[str, str], int]:
     """Return the ways through a cell: (input, output) -> ps."""
     if cell["type"] == "TRELLIS_RAMW":
-        return LUT_RAM_WRITE
+        return _LUT_RAM_WRITE
     if cell["type"] != "TRELLIS_COMB":
         return {}
-    return CARRY if cell["parameters"].get("MODE") == "CCU2" else COMB
+    return _CARRY if cell["parameters"].get("MODE") == "CCU2" else _COMB
 
 
 def wire(dx: NDArray[np.int64], dy: NDArray[np.int64]) -> NDArray[np.float64]:
