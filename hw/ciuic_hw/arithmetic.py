@@ -1,8 +1,8 @@
 """Arithmetic in few levels of logic."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 
-__all__ = ["count", "countdown", "highest", "less"]
+__all__ = ["add", "count", "countdown", "highest", "less", "total"]
 
 
 def less(one: Value, other: Value) -> Value:
@@ -12,6 +12,46 @@ def less(one: Value, other: Value) -> Value:
     chain and several levels of logic behind it.
     """
     return (one - other)[-1]
+
+
+def add(m: Module, one: Value, other: Value) -> Value:
+    """Return the sum of two signed values as it was two cycles ago.
+
+    The upper half of the sum is made in the second of them, with the carry of the lower one.
+    """
+    bits = max(len(one), len(other)) + 1
+    half = bits // 2
+    terms = [Signal(signed(bits), name=f"term_{n}") for n in range(2)]
+    highs = [Signal(bits - half, name=f"high_{n}", reset_less=True) for n in range(2)]
+    low = Signal(half + 1, reset_less=True)
+    whole = Signal(signed(bits), reset_less=True)
+    m.d.comb += [term.eq(value) for term, value in zip(terms, (one, other), strict=True)]
+    m.d.sync += [
+        low.eq(terms[0][:half] + terms[1][:half]),
+        *(high.eq(term[half:]) for high, term in zip(highs, terms, strict=True)),
+        # A carry is added as one below the lowest bit.
+        whole.eq(Cat(low[:half], (Cat(C(1, 1), highs[0]) + Cat(low[half], highs[1]))[1:])),
+    ]
+    return whole
+
+
+def total(m: Module, base: Value, amount: Value, *, start: Value, step: Value) -> Value:
+    """Return a register that takes ``base`` at ``start`` and grows by ``amount`` with each step.
+
+    It is right from the second cycle behind a step on, as its upper half sees the carry of the
+    lower one a cycle late. The amount must hold for a cycle behind a step.
+    """
+    half = len(base) // 2
+    low, high = Signal(half, reset_less=True), Signal(len(base) - half, reset_less=True)
+    carry, stepped = Signal(reset_less=True), Signal()
+    m.d.sync += stepped.eq(step & ~start)
+    with m.If(step):
+        m.d.sync += Cat(low, carry).eq(low + amount[:half])
+    with m.If(stepped):
+        m.d.sync += high.eq((Cat(C(1, 1), high) + Cat(carry, amount[half:]))[1:])
+    with m.If(start):
+        m.d.sync += Cat(low, high).eq(base)
+    return Cat(low, high)
 
 
 def count(m: Module, step: Value, clear: Value, bits: int, *, name: str) -> Value:

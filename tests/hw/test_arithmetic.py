@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
-from ciuic_hw.arithmetic import count, countdown, highest, less
+from ciuic_hw.arithmetic import add, count, countdown, highest, less, total
 
 BITS = 6
 
@@ -44,6 +44,67 @@ def test_a_count_is_right_from_the_second_cycle_behind_a_step(seed: int) -> None
     simulator.add_testbench(testbench)
     simulator.run()
     assert max(expected) == (1 << BITS) - 1  # it wrapped
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sum_comes_two_cycles_later(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m = Module()
+    one, other = Signal(signed(BITS)), Signal(signed(BITS - 1))
+    summed = Signal(signed(BITS + 1))
+    m.d.comb += summed.eq(add(m, one, other))
+
+    async def testbench(ctx: Any) -> None:
+        sums: list[int] = []
+        for _ in range(3000):
+            terms = [int(rng.integers(-(1 << bits), 1 << bits)) for bits in (BITS - 1, BITS - 2)]
+            ctx.set(one, terms[0])
+            ctx.set(other, terms[1])
+            sums.append(sum(terms))
+            await ctx.tick()
+            if len(sums) > 1:
+                assert ctx.get(summed) == sums[-2], f"seed {seed}"
+
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("seed", range(3))
+def test_a_total_is_right_from_the_second_cycle_behind_a_step(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    m = Module()
+    base, amount, start, step = Signal(BITS), Signal(BITS - 1), Signal(), Signal()
+    summed = Signal(BITS)
+    m.d.comb += summed.eq(total(m, base, amount, start=start, step=step))
+
+    async def testbench(ctx: Any) -> None:
+        for _ in range(60):
+            expected = int(rng.integers(1 << BITS))
+            each = int(rng.integers(1 << BITS - 1))
+            ctx.set(base, expected)
+            ctx.set(start, 1)
+            ctx.set(step, int(rng.random() < 0.5))
+            await ctx.tick()
+            ctx.set(start, 0)
+            ctx.set(base, int(rng.integers(1 << BITS)))
+            ctx.set(amount, each)
+            assert ctx.get(summed) == expected, f"seed {seed}"
+            steps = rng.random(20) < rng.choice([0.3, 0.8])
+            for stepping in (*steps, *rng.integers(2, size=2)):
+                ctx.set(step, int(stepping))
+                await ctx.tick()
+                expected = (expected + each * int(stepping)) % (1 << BITS)
+                if not stepping:  # look once a step has settled
+                    assert ctx.get(summed) == expected, f"seed {seed}"
+
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
 
 
 @pytest.mark.rtl

@@ -14,7 +14,7 @@ from ciuic.abi.numerics import (
     RECIPROCAL_FRACTION,
 )
 
-from ..arithmetic import countdown, highest
+from ..arithmetic import add, countdown, highest, total
 from ..axi.ports import WritePort
 from ..jobs import outcome
 from ..softmax.table import Interpolator
@@ -48,7 +48,7 @@ class Quotient(Component):
         ``Quotient.latency`` cycles later.
     """
 
-    latency = 11 + Interpolator.latency
+    latency = 12 + Interpolator.latency
 
     def __init__(self, config: OverlayConfig):
         self.config = config
@@ -98,7 +98,7 @@ class Quotient(Component):
             # Two multipliers of 18 bits, each with its own registers.
             low, high = small[:RECIPROCAL_FRACTION], small[RECIPROCAL_FRACTION:].as_signed()
             low, high = pipe(low * inverse, 2), pipe(high * inverse, 2)
-            product = pipe(low + (high << RECIPROCAL_FRACTION))
+            product = add(m, low, high << RECIPROCAL_FRACTION)
             rounded = pipe(product + (1 << (QUOTIENT_SHIFT - 1)))[QUOTIENT_SHIFT:].as_signed()
             upper = rounded[RESULT_BITS - 1 :]
             limit = Mux(rounded[-1], INT16_MIN, INT16_MAX)
@@ -169,19 +169,17 @@ class AttentionOutput(Component):
         m.submodules.requests = requests = SkidBuffer(self.write.request.p.shape())
         connect(m, requests.o, flipped(self.write.request))
         request = requests.i
-        addr = Signal.like(request.p.addr, reset_less=True)
         more = countdown(m, job.m, start=self._start, step=asked)
-        stepped = delay(m, asked, 1)  # the address follows a cycle behind
+        # The address follows a cycle behind, and takes two.
+        stepped = delay(m, asked, 1)
+        settling = delay(m, stepped, 1)
+        addr = total(m, job.o_addr, job.o_stride, start=self._start, step=stepped)
         m.d.comb += [
-            request.valid.eq(more & ~stepped),
+            request.valid.eq(more & ~stepped & ~settling),
             request.p.addr.eq(addr),
             request.p.nbytes.eq(job.d_v << exact_log2(RESULT_BITS // 8)),
             asked.eq(request.valid & request.ready),
         ]
-        with m.If(stepped):
-            m.d.sync += addr.eq(addr + job.o_stride)
-        with m.If(self._start):
-            m.d.sync += addr.eq(job.o_addr)
         return ~more & ~requests.o.valid
 
     def _fetch(self, m):
@@ -196,6 +194,7 @@ class AttentionOutput(Component):
         active, settled, under_way = Signal(), Signal(), Signal(2)
         row = Signal.like(job.m)
         block = Signal.like(job.value_blocks)
+        final_row, final_block = (Signal.like(one, reset_less=True) for one in (row, block))
         place = Signal.like(self.place)
         last_block, last_row, fetched = Signal(), Signal(), Signal()
         may = delay(m, self.fetch_next, 1)
@@ -208,8 +207,11 @@ class AttentionOutput(Component):
             under_way.eq(Cat(fetched, under_way[0])),
             # Known in the second cycle of a job, and when the next fetch may be.
             settled.eq(active),
-            last_block.eq(block + 1 == job.value_blocks),
-            last_row.eq(row + 1 == job.m),
+            last_block.eq(block == final_block),
+            last_row.eq(row == final_row),
+            # Known long before the half is complete.
+            final_block.eq(job.value_blocks - 1),
+            final_row.eq(job.m - 1),
             valid.eq(under_way[1] | (valid & ~take)),
         ]
         with m.If(under_way[1]):

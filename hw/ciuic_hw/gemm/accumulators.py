@@ -17,6 +17,7 @@ from .scales import SCALE_LATENCY, SWAP_DELAY, Scales, accumulator_bits
 __all__ = ["FETCH_LATENCY", "Accumulators"]
 
 FETCH_LATENCY = 3  # a register, the memory and its output register
+LAG = 1  # cycles that the upper half of a sum is behind the lower one
 
 
 class Accumulators(Component):
@@ -76,14 +77,12 @@ class Accumulators(Component):
         # The targets travel beside the rows: through scratchpad, array and scales.
         latency = SCRATCHPAD_LATENCY + array_latency(config) + SCALE_LATENCY
         stages = [(self.issue, self.target)]
-        for step in range(latency + 1):
+        for step in range(latency + 1 + LAG):
             valid = Signal(name=f"valid_{step}")
             target = Signal(target_layout(config), name=f"target_{step}", reset_less=True)
             m.d.sync += [valid.eq(stages[-1][0]), target.eq(stages[-1][1])]
             stages.append((valid, target))
         _, sums_target = stages[latency - SCALE_LATENCY]
-        read_valid, read_target = stages[latency - 3]
-        add_valid, _ = stages[latency]
         valid, target = stages[latency + 1]
 
         m.submodules.scales = scales = Scales(config)
@@ -98,33 +97,83 @@ class Accumulators(Component):
 
         # A row is read, registered, looked at, added to and written: four cycles in which it may
         # come again. Then the sum is taken from where it is on its way.
-        m.submodules.memory = memory = Memory(
-            shape=config.cols * bits,
+        _, read_target = stages[latency - 3]
+        again = [Signal(name=f"again_{cycles}") for cycles in (1, 2, 3, 4)]
+        before = [stages[latency - 3 + cycles] for cycles in (1, 2, 3, 4)]
+        for same, (was_valid, was) in zip(again, before, strict=True):
+            place = Cat(was.row, was.bank) == Cat(read_target.row, read_target.bank)
+            m.d.sync += same.eq(was_valid & place & ~read_target.first)
+
+        # Sums are too wide for one cycle: the upper half of each is what the lower one is, `LAG`
+        # cycles later.
+        low_bits, places = bits // 2, range(0, config.cols * bits, bits)
+        carry, rows = C(0, config.cols), []
+        for name, low, high, lag in (
+            ("low", 0, low_bits, 0),
+            ("high", low_bits, bits, LAG),
+        ):
+            terms = Cat(scales.terms[place + low : place + high] for place in places)
+            row, carry = self._sum(
+                m,
+                name,
+                delay(m, terms, lag, reset_less=True),
+                carry,
+                again=[delay(m, same, lag) for same in again],
+                stages=stages[latency - 3 + lag :],
+            )
+            rows.append([row.word_select(col, high - low) for col in range(config.cols)])
+        m.d.comb += self.read_data.eq(Cat(*zip(*rows, strict=True)))
+
+        taken, complete = Signal(2), Signal(2)
+        m.d.comb += [self.free.eq(~taken), complete.eq((valid & target.last) << target.bank)]
+        m.d.sync += [
+            taken.eq((taken | self.take) & ~self.drained),
+            self.full.eq((self.full | complete) & ~self.drained),
+        ]
+        return m
+
+    def _sum(self, m, name, terms, carry, *, again, stages):
+        """Add terms into rows of a memory.
+
+        Parameters
+        ----------
+        terms, carry
+            For each column, what to add.
+        again
+            For a row that is read: whether it was read so many cycles before, from one on.
+        stages
+            The rows and whether they are valid, from reading on.
+
+        Returns
+        -------
+        tuple
+            The row that is drained, and the carries out of the sums.
+        """
+        config = self.config
+        (read_valid, read_target), (_, looked_at), _, (add_valid, _), (valid, target), *_ = stages
+        m.submodules[f"memory_{name}"] = memory = Memory(
+            shape=len(terms),
             depth=2 * config.accumulator_rows,
             init=[],
             attrs={"ram_style": "distributed"} if config.lut_accumulators else {},
         )
         write, read, drain = memory.write_port(), memory.read_port(), memory.read_port()
         sums, older, other, held, present = (
-            Signal(config.cols * bits, name=name, reset_less=True)
-            for name in ("sums", "older", "other", "held", "present")
+            Signal(len(terms), name=f"{kind}_{name}", reset_less=True)
+            for kind in ("sums", "older", "other", "held", "present")
         )
-        again = [Signal(name=f"again_{cycles}") for cycles in (1, 2, 3, 4)]
-        before = [stages[latency - 3 + cycles] for cycles in (1, 2, 3, 4)]
-        for same, (was_valid, was) in zip(again, before, strict=True):
-            place = Cat(was.row, was.bank) == Cat(read_target.row, read_target.bank)
-            m.d.sync += same.eq(was_valid & place & ~read_target.first)
+        carries = Signal(config.cols, name=f"carries_{name}", reset_less=True)
         from_sums, from_other, from_held = Signal(), Signal(), Signal()
         # A quarter of the columns each; synthesis does not make them one, as their resets differ.
         soon_again = Signal()
         last_again = [
-            Signal(name=f"last_{n}", init=n % 2, reset_less=n > 1)
+            Signal(name=f"last_{name}_{n}", init=n % 2, reset_less=n > 1)
             for n in range(min(4, config.cols))
         ]
         m.d.sync += [
             from_sums.eq(again[1]),
             from_other.eq(~again[1] & (again[2] | again[3])),
-            from_held.eq(~(again[1] | again[2] | again[3] | stages[latency - 2][1].first)),
+            from_held.eq(~(again[1] | again[2] | again[3] | looked_at.first)),
             soon_again.eq(again[0]),
             *(quarter.eq(soon_again) for quarter in last_again),
             held.eq(read.data),
@@ -140,20 +189,13 @@ class Accumulators(Component):
             write.data.eq(sums),
             drain.en.eq(delay(m, self.read_en, 1)),
             drain.addr.eq(delay(m, Cat(self.read_row, self.read_bank), 1, reset_less=True)),
-            self.read_data.eq(delay(m, drain.data, 1, reset_less=True)),
         ]
+        bits = len(terms) // config.cols
         with m.If(add_valid):
             for col in range(config.cols):
-                total, before_, term = (
-                    one.word_select(col, bits) for one in (sums, present, scales.terms)
-                )
+                total, before, term = (one.word_select(col, bits) for one in (sums, present, terms))
                 quarter = last_again[len(last_again) * col // config.cols]
-                m.d.sync += total.eq(Mux(quarter, total, before_) + term)
-
-        taken, complete = Signal(2), Signal(2)
-        m.d.comb += [self.free.eq(~taken), complete.eq((valid & target.last) << target.bank)]
-        m.d.sync += [
-            taken.eq((taken | self.take) & ~self.drained),
-            self.full.eq((self.full | complete) & ~self.drained),
-        ]
-        return m
+                # A carry is added as one below the lowest bit.
+                added = Cat(C(1, 1), Mux(quarter, total, before)) + Cat(carry[col], term)
+                m.d.sync += Cat(total, carries[col]).eq(added[1:])
+        return delay(m, drain.data, 1, reset_less=True), carries

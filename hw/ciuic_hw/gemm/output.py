@@ -7,6 +7,7 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from ciuic.abi import PARAMETERS, OverlayConfig
 from ciuic.abi.numerics import INT8_MAX, INT8_MIN, INT32_MAX, W4_SHIFT
 
+from ..arithmetic import add
 from ..axi.ports import beat_layout
 from ..layouts import record_layout
 from ..streams import PipelineFifo, SkidBuffer, StreamRegister, delay
@@ -18,7 +19,7 @@ __all__ = ["OutputStage"]
 SUM_BITS = 33  # an INT32 sum and an INT32 bias
 FACTOR_BITS = 17  # unsigned, of a multiplier's 18
 BEYOND = 1 << 10  # stands for all larger values: behind the residual they saturate, too
-LATENCY = 15  # of the arithmetic before the residual
+LATENCY = 16  # of the arithmetic before the residual
 ROOM_LATENCY = 2  # until the drain, far from the FIFO, knows of room in it
 WAITING = 64  # results that wait for the bus or for the residual
 
@@ -139,11 +140,11 @@ class OutputStage(Component):
         low = pipe(summed[:FACTOR_BITS])
         high = pipe(summed[FACTOR_BITS:].as_signed())
         low, high = pipe(low * multiplier, 2), pipe(high * multiplier, 2)
-        scaled = pipe((high << FACTOR_BITS) + low)
+        scaled = add(m, high << FACTOR_BITS, low)
 
         # Shift right by whole bytes, then by bits, and know whether anything was shifted out behind
         # the byte below the unit.
-        places = pipe(parameters.shift[:6], 10)
+        places = pipe(parameters.shift[:6], 11)
         in_bytes = pipe(Cat(scaled.word_select(i, 8).any() for i in range(7)))
         coarse = places[3:]
         shifted = pipe((pipe(scaled) << 8) >> (coarse << 3))
@@ -256,11 +257,12 @@ class OutputStage(Component):
             with m.If(skid.o.valid):
                 m.d.sync += packed.eq(Mux(total.ends, 0, merged))
 
-        # Steps that are not packed. One that enters is counted a cycle late, so `entered` is, too.
+        # Steps that are not packed, counted two cycles late: where they enter is far from here.
         inside = Signal(range(LATENCY + WAITING + 16))
-        entered, gone = delay(m, taken, 1), delay(m, skid.o.valid & move, 1)
-        m.d.sync += inside.eq(inside + entered - gone)
-        m.d.comb += self.empty.eq((inside == 0) & ~entered & ~self.beat.valid)
+        entered, gone = delay(m, taken, 1), delay(m, skid.o.valid & move, 2)
+        counted = delay(m, entered, 1)
+        m.d.sync += inside.eq(inside + counted - gone)
+        m.d.comb += self.empty.eq((inside == 0) & ~entered & ~counted & ~self.beat.valid)
 
 
 def _saturate(value):

@@ -7,7 +7,7 @@ from amaranth.utils import exact_log2
 
 from ciuic.abi.descriptors import MAX_SIZE
 
-from ..arithmetic import countdown, less
+from ..arithmetic import countdown, less, total
 from ..streams import SkidBuffer
 from .layouts import span_layout
 
@@ -173,7 +173,7 @@ class RowAddresses(wiring.Component):
     step : In(1)
         Strobe: go on to the next row.
     addr : Out
-        Of the current row.
+        Of the current row, from the second cycle behind ``step`` on.
     done : Out(1)
         There is no further row.
     """
@@ -194,10 +194,6 @@ class RowAddresses(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         more = countdown(m, self.rows, start=self.start, step=self.step)
-        addr = Signal.like(self.addr, reset_less=True)
+        addr = total(m, self.base, self.stride, start=self.start, step=self.step)
         m.d.comb += [self.done.eq(~more), self.addr.eq(addr)]
-        with m.If(self.start):
-            m.d.sync += addr.eq(self.base)
-        with m.Elif(self.step):
-            m.d.sync += addr.eq(addr + self.stride)
         return m
