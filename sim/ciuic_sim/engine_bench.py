@@ -13,13 +13,15 @@ import cocotb
 import numpy as np
 import numpy.typing as npt
 from amaranth.lib import data
-from ciuic_hw.axi.ports import beat_layout, request_layout
+from ciuic_hw.axi.ports import beat_layout, request_layout, requests_open
 from cocotb.triggers import RisingEdge
 
 from ciuic.abi import DESCRIPTOR, OverlayConfig
 
 from .bench import Bench
 from .streams import StreamDriver, StreamMonitor, pack, unpack
+
+BEATS_AHEAD = 2  # beats of results that the write channel takes before their request
 
 
 class EngineBench(Bench):
@@ -73,8 +75,21 @@ class EngineBench(Bench):
         self.descriptors = StreamDriver(self, "descriptor", pause=idle)
         self.done = StreamMonitor(self, "done", pause=backpressure)
         self._writes: deque[dict[str, int]] = deque()
-        StreamMonitor(self, "write__request", pause=backpressure, on_transfer=self._take_write)
-        self._written = StreamMonitor(self, "write__data", pause=backpressure)
+        StreamMonitor(
+            self,
+            "write__request",
+            pause=backpressure,
+            on_transfer=self._take_write,
+            room=lambda: len(self._writes) < requests_open(config),
+        )
+        self._due = 0  # beats that were requested, less those that were taken
+        self._written = StreamMonitor(
+            self,
+            "write__data",
+            pause=backpressure,
+            on_transfer=self._take_beat,
+            room=lambda: self._due > -BEATS_AHEAD,
+        )
         self._requests = request_layout(config)
         self._reads = [_ReadSide(self, name, idle, backpressure) for name in reads]
         self._status = data.StructLayout({"status": 8, "busy": 32})
@@ -129,7 +144,12 @@ class EngineBench(Bench):
         request = unpack(self._requests, payload)
         self.check_request(request, "write request")
         self._writes.append(request)
+        self._due += -(-request["nbytes"] // self.config.bus_bytes)
         self.dut.write__busy.value = 1
+
+    def _take_beat(self, beat: int) -> None:
+        self._written.taken.append(beat)
+        self._due -= 1
 
     async def _serve_writes(self) -> None:
         while True:

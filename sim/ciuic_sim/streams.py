@@ -105,6 +105,8 @@ class StreamMonitor(_Stream):
         Probability of a cycle in which ready is low.
     on_transfer
         Called with each payload in the cycle of its transfer, in place of collecting it.
+    room
+        Asked whether one more payload may be taken; always, by default.
 
     Attributes
     ----------
@@ -119,8 +121,10 @@ class StreamMonitor(_Stream):
         *,
         pause: float = 0,
         on_transfer: Callable[[int], None] | None = None,
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(bench, name)
+        self._room = room
         self.taken: deque[int] = deque()
         self._on_transfer = on_transfer or self.taken.append
         self._pauses: Iterator[bool] = bench.pauses(pause)
@@ -144,7 +148,7 @@ class StreamMonitor(_Stream):
             if valid and ready and payload is not None:
                 self._on_transfer(payload)
             held = payload if valid and not ready else None
-            ready = not next(self._pauses)
+            ready = not next(self._pauses) and self._room()
             self.ready.value = int(ready)
 
     async def take(self) -> int:

@@ -11,6 +11,7 @@ Rules:
 5. ``WritePort.busy`` is high from the cycle after a request is taken until the memory has
    acknowledged its last byte; ``WritePort.error`` is a strobe for an acknowledgement that is an
    error.
+6. No more write requests are open, taken and not acknowledged, than `requests_open` says.
 
 The port's owner (the engine) sees requests as outputs; the AXI side sees them flipped.
 """
@@ -30,6 +31,7 @@ __all__ = [
     "beat_layout",
     "lowest",
     "request_layout",
+    "requests_open",
     "selected",
 ]
 
@@ -42,6 +44,14 @@ def lowest(wanting):
 def request_layout(config: OverlayConfig) -> data.StructLayout:
     """Return the payload of a request: address and length in bytes."""
     return data.StructLayout({"addr": config.address_bits, "nbytes": 32})
+
+
+def requests_open(config: OverlayConfig) -> int:
+    """Return how many requests of a `WritePort` may be taken and not acknowledged, at most.
+
+    Those whose bursts are issued, and those in the buffers on both sides of that.
+    """
+    return config.outstanding + 16
 
 
 def beat_layout(config: OverlayConfig) -> data.StructLayout:

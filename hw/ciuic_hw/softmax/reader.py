@@ -8,11 +8,10 @@ from amaranth.utils import exact_log2
 from ciuic.abi import Flag, Status, numerics
 from ciuic.abi.descriptors import MAX_SIZE
 
-from ..arithmetic import less
+from ..arithmetic import countdown, less
 from ..axi.ports import ReadPort, request_layout
 from ..layouts import DESCRIPTOR_LAYOUT
 from ..streams import PipelineFifo, SkidBuffer, delay
-from .gearbox import Gearbox
 from .layouts import (
     RESULT_FORMATS,
     SCORE_FORMATS,
@@ -172,32 +171,35 @@ class RowReader(wiring.Component):
     def _lengths(self, m, descriptor, lengths, start):
         """Read the lengths of the rows; return whether the memory refused some of them."""
         nbytes = Signal(range((MAX_SIZE + 1) * LENGTH_BITS // 8), reset_less=True)
-        last_byte = Signal.like(nbytes)
-        m.d.sync += [
-            nbytes.eq(descriptor.m << exact_log2(LENGTH_BITS // 8)),
-            last_byte.eq(nbytes - 1),
-        ]
-        m.submodules.unpack = unpack = Gearbox(
-            [(self.config.bus_bytes, LENGTH_BITS // 8)], max_bytes=(MAX_SIZE + 1) * LENGTH_BITS // 8
-        )
-        read = self.lengths
-        # The way back to memory's queue is long.
-        m.submodules.listed = beats = SkidBuffer(read.data.payload.shape())
-        wiring.connect(m, wiring.flipped(read.data), beats.i)
+        m.d.sync += nbytes.eq(descriptor.m << exact_log2(LENGTH_BITS // 8))
+        # A beat waits here until its lengths are taken, or until the next rows' ones are requested.
+        # As rows are three cycles apart, the next beat may be late: its way is long.
+        beat, count = self.lengths.data, self.config.bus_bytes * 8 // LENGTH_BITS
+        held = Signal(count * LENGTH_BITS, reset_less=True)
+        some, left = Signal(), Signal(range(count))  # behind the one at hand
+        asked, step = Signal(), Signal()
+        more = countdown(m, descriptor.m, start=asked, step=step)  # lengths to be taken
         m.d.comb += [
-            read.request.payload.addr.eq(descriptor.p_addr),
-            read.request.payload.nbytes.eq(nbytes),
-            unpack.row.payload.last_byte.eq(last_byte),
-            unpack.row.valid.eq(read.request.valid & read.request.ready),
-            unpack.i.payload.eq(beats.o.payload.data),
-            unpack.i.valid.eq(beats.o.valid),
-            beats.o.ready.eq(unpack.i.ready),
-            lengths.i.payload.eq(unpack.o.payload.data),
-            lengths.i.valid.eq(unpack.o.valid),
-            unpack.o.ready.eq(lengths.i.ready),
+            self.lengths.request.payload.addr.eq(descriptor.p_addr),
+            self.lengths.request.payload.nbytes.eq(nbytes),
+            asked.eq(self.lengths.request.valid & self.lengths.request.ready),
+            beat.ready.eq(~some),
+            lengths.i.payload.eq(held),
+            lengths.i.valid.eq(some & more),
+            step.eq(lengths.i.valid & lengths.i.ready),
         ]
+        with m.If(~some):
+            m.d.sync += [
+                held.eq(beat.payload.data),
+                some.eq(beat.valid),
+                left.eq(count - 1),
+            ]
+        with m.Elif(step):
+            m.d.sync += [held.eq(held >> LENGTH_BITS), some.eq(left != 0), left.eq(left - 1)]
+        with m.If(asked):
+            m.d.sync += some.eq(0)
         error, refused = Signal(), Signal()
-        m.d.sync += refused.eq(beats.o.valid & beats.o.ready & beats.o.payload.error)
+        m.d.sync += refused.eq(beat.valid & beat.ready & beat.payload.error)
         with m.If(start):
             m.d.sync += error.eq(0)
         with m.Elif(refused):

@@ -7,10 +7,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from ciuic.abi import Status
-from ciuic.abi.descriptors import MAX_SIZE
 
 from ..arithmetic import countdown
-from ..axi.ports import EngineSignature, WritePort
+from ..axi.ports import EngineSignature, WritePort, requests_open
 from ..jobs import status_of
 from ..streams import SkidBuffer, delay
 from .layouts import ROWS_WAITING, result_beat_layout, write_job_layout
@@ -60,7 +59,7 @@ class RowWriter(wiring.Component):
         # Rows whose results come, not requested: how many, and whether there are some.
         begun, some = Signal(range(2 * ROWS_WAITING)), Signal()
         take, start, row_written = Signal(), Signal(), Signal()
-        requested, stepped = Signal(), Signal()
+        requested, stepped, settling = Signal(), Signal(), Signal()
         # Of the job that runs.
         stride, nbytes = (Signal(32, reset_less=True) for _ in range(2))
         refused = Signal(Status, reset_less=True)
@@ -77,7 +76,6 @@ class RowWriter(wiring.Component):
             self.job.ready.eq(jobs.w_rdy),
             job.eq(jobs.r_data),
             jobs.r_en.eq(take),
-            start.eq(take & job.runs),
             addresses.start.eq(start),
             addresses.base.eq(job.addr),
             addresses.stride.eq(stride),
@@ -86,7 +84,7 @@ class RowWriter(wiring.Component):
             request.payload.addr.eq(addresses.addr),
             request.payload.nbytes.eq(nbytes),
             # A request without data would keep the write channel from other engines.
-            request.valid.eq(some & ~addresses.done & ~stepped),
+            request.valid.eq(some & ~addresses.done & ~stepped & ~settling),
             requested.eq(request.valid & request.ready),
             self.write.data.payload.eq(beat.payload.data),
             # Beats of the next job wait until this one is complete.
@@ -95,7 +93,8 @@ class RowWriter(wiring.Component):
             row_written.eq(beat.valid & beat.ready & beat.payload.final),
         ]
         begins = delay(m, self.row_begin, 1)
-        m.d.sync += stepped.eq(requested)  # the address follows a cycle behind
+        # The address follows a cycle behind, and takes two.
+        m.d.sync += [stepped.eq(requested), settling.eq(stepped)]
         m.d.sync += [
             begun.eq(begun + begins - requested),
             some.eq(begins | begun[1:].any() | (some & ~requested)),
@@ -111,19 +110,24 @@ class RowWriter(wiring.Component):
             m.d.sync += read_error.eq(read_error | beat.payload.row.result.error)
 
         end, reporting = Signal(), Signal()
+        m.d.sync += [take.eq(0), start.eq(0)]
+        begin = [take.eq(1), start.eq(job.runs)]  # many registers hang on them
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += take.eq(jobs.r_rdy)
-                with m.If(take):
-                    m.next = "RUN"
+                with m.If(jobs.r_rdy):
+                    m.d.sync += begin
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                m.next = "RUN"
             with m.State("RUN"):
                 with m.If(addresses.done & ~more & ~reporting):
                     m.next = "END"
-            with m.State("END"):  # `busy` counts the last row; the next job begins
-                m.d.comb += [end.eq(1), take.eq(jobs.r_rdy)]
+            with m.State("END"):  # `busy` counts the last row
+                m.d.comb += end.eq(1)
                 m.next = "IDLE"
-                with m.If(take):
-                    m.next = "RUN"
+                with m.If(jobs.r_rdy):
+                    m.d.sync += begin
+                    m.next = "TAKE"
         self._report(m, end, reporting, requested, refused, read_error, busy)
         return m
 
@@ -133,11 +137,10 @@ class RowWriter(wiring.Component):
         Answers come in order. So those that were open when a job ended are its own, and so is a
         refusal until they are all there.
         """
-        open_ = Signal(range(2 * MAX_SIZE + 2))  # requests without acknowledgement, of two jobs
-        own, owed = (
-            Signal.like(open_, reset_less=True),
-            Signal(),
-        )  # those of the job that is reported; some are left
+        # Without acknowledgement: two more wait in the buffer here.
+        open_ = Signal(range(requests_open(self.config) + 3))
+        # Those of the job that is reported; some are left.
+        own, owed = Signal.like(open_, reset_less=True), Signal()
         acknowledged, error = self.write.acknowledged, self.write.error
         read, words = Signal(), Signal.like(busy, reset_less=True)
         reason = Signal(Status, reset_less=True)
