@@ -7,10 +7,12 @@ from amaranth.lib.wiring import Component, In
 from amaranth.utils import exact_log2
 
 from ..axi.bus import Axi4
-from ..streams import SkidBuffer
+from ..axi.ports import lowest
+from ..streams import PipelineFifo, delay
 
 __all__ = ["OnChipMemory"]
 
+WORDS_WAITING = 16  # that were read and not taken
 DECERR = 0b11  # A3.4.4: nothing is at the address
 
 
@@ -34,7 +36,7 @@ class OnChipMemory(Component):
 
     Latency
     -------
-    Four cycles from an address to its first beat; a beat a cycle.
+    Nine cycles from an address to its first beat; a beat a cycle.
     """
 
     def __init__(self, *, nbytes: int, managers: int, bus_bytes: int, address_bits: int):
@@ -65,63 +67,58 @@ class OnChipMemory(Component):
         word = Signal(high - low, name=f"{channel}_word")
         outside, taken = Signal(name=f"{channel}_outside"), Signal(name=f"{channel}_taken")
         beats = Signal(8, name=f"{channel}_beats")
-        earlier = 0
+        # A burst is chosen in one cycle and taken in the next: managers are far apart.
+        turn = Signal(self.managers, name=f"{channel}_turn")
+        valid = Cat(getattr(port, f"{channel}valid") for port in ports)
+        m.d.sync += turn.eq(Mux(idle & ~turn.any(), lowest(valid), 0))
+        m.d.comb += taken.eq(turn.any())
         for index, port in enumerate(ports):
-            addr, valid = getattr(port, f"{channel}addr"), getattr(port, f"{channel}valid")
-            ready = getattr(port, f"{channel}ready")
-            m.d.comb += ready.eq(idle & ~earlier)
-            with m.If(valid & ready):
-                m.d.comb += taken.eq(1)
-            with m.If(ready):  # until one is taken it does not matter what is there
+            addr = getattr(port, f"{channel}addr")
+            m.d.comb += getattr(port, f"{channel}ready").eq(turn[index])
+            with m.If(turn[index]):
                 m.d.sync += [
                     manager.eq(index),
                     word.eq(addr[low:high]),
                     outside.eq(addr[high:].any()),
                     beats.eq(getattr(port, f"{channel}len")),
                 ]
-            earlier |= valid
         return ports, manager, word, beats, outside, taken
 
     def _reads(self, m, memory):
-        # A word is asked for, comes from the block RAM, waits in its output register, and leaves
-        # through a buffer, so that no `ready` has to reach the RAM.
-        asking, coming, offered, refused = Signal(), Signal(), Signal(), Signal()
-        final, last = Signal(), Signal()
-        m.submodules.leaving = leaving = SkidBuffer(
-            data.StructLayout({"data": len(memory.data), "refused": 1, "last": 1})
+        # A word is asked for, comes from the block RAM, waits in its output register, and is stored
+        # for its manager: in a FIFO with room for all that is asked for, so that no `ready` has to
+        # reach the RAM.
+        asking = Signal()
+        ports, manager, word, beats, outside, taken = self._burst(m, "ar", ~asking)
+        m.submodules.results = results = PipelineFifo(
+            data.StructLayout(
+                {"data": len(memory.data), "refused": 1, "last": 1, "manager": len(manager)}
+            ),
+            depth=WORDS_WAITING,
+            latency=2,
         )
-        idle = ~(asking | coming | offered | leaving.o.valid)
-        ports, manager, word, beats, outside, taken = self._burst(m, "ar", idle)
-        waits = Signal.like(memory.data, reset_less=True)  # a reset would keep it out of the RAM
-        step, out = Signal(), leaving.o.p
+        ask = Signal()
         m.d.comb += [
-            step.eq(~offered | leaving.i.ready),
+            ask.eq(asking & results.room),
             memory.addr.eq(word),
-            memory.en.eq(step),
-            leaving.i.valid.eq(offered),
-            leaving.i.p.data.eq(waits),
-            leaving.i.p.refused.eq(refused),
-            leaving.i.p.last.eq(last),
+            memory.en.eq(1),
+            results.payload.data.eq(delay(m, memory.data, 1, reset_less=True)),
+            results.valid.eq(delay(m, ask, 2)),
         ]
+        for name, value in (("refused", outside), ("last", beats == 0), ("manager", manager)):
+            late = delay(m, value, 2, reset_less=True)
+            m.d.comb += getattr(results.payload, name).eq(late)
+        out = results.o.p
         for index, port in enumerate(ports):
-            with m.If(manager == index):
-                m.d.comb += [port.rvalid.eq(leaving.o.valid), leaving.o.ready.eq(port.rready)]
+            with m.If(out.manager == index):
+                m.d.comb += [port.rvalid.eq(results.o.valid), results.o.ready.eq(port.rready)]
             m.d.comb += [
                 port.rdata.eq(Mux(out.refused, 0, out.data)),
                 port.rlast.eq(out.last),
                 port.rresp.eq(Mux(out.refused, DECERR, 0)),
             ]
-        with m.If(step):
-            m.d.sync += [
-                waits.eq(memory.data),
-                refused.eq(outside),
-                coming.eq(asking),
-                offered.eq(coming),
-                final.eq(beats == 0),
-                last.eq(final),
-            ]
-            with m.If(asking):
-                m.d.sync += [word.eq(word + 1), beats.eq(beats - 1), asking.eq(beats != 0)]
+        with m.If(ask):
+            m.d.sync += [word.eq(word + 1), beats.eq(beats - 1), asking.eq(beats != 0)]
         with m.If(taken):
             m.d.sync += asking.eq(1)
 
