@@ -5,7 +5,9 @@ from amaranth.lib.wiring import Component
 
 from ciuic.abi import OverlayConfig, Status
 
+from .arithmetic import count
 from .axi.ports import EngineSignature
+from .streams import delay
 
 __all__ = ["CopyEngine"]
 
@@ -33,7 +35,9 @@ class CopyEngine(Component):
         source = Signal(self.config.address_bits)
         target = Signal(self.config.address_bits)
         nbytes = Signal(32)
-        busy = Signal(32)
+        idle = Signal()
+        # Far from what it counts; there is time until the last write is acknowledged.
+        busy = count(m, delay(m, self.active, 1), delay(m, idle, 1), 32, name="busy")
         failed_read, failed_write = Signal(), Signal()
         read, write = self.read, self.write
 
@@ -48,18 +52,17 @@ class CopyEngine(Component):
             self.active.eq(read.data.valid & read.data.ready),
         ]
         with m.If(self.active):
-            m.d.sync += [busy.eq(busy + 1), failed_read.eq(failed_read | read.data.p.error)]
+            m.d.sync += failed_read.eq(failed_read | read.data.p.error)
         with m.If(write.error):
             m.d.sync += failed_write.eq(1)
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.descriptor.ready.eq(1)
+                m.d.comb += [self.descriptor.ready.eq(1), idle.eq(1)]
                 m.d.sync += [
                     source.eq(self.descriptor.p.a_addr),
                     target.eq(self.descriptor.p.o_addr),
                     nbytes.eq(self.descriptor.p.n),
-                    busy.eq(0),
                     failed_read.eq(0),
                     failed_write.eq(0),
                 ]

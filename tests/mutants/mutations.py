@@ -97,9 +97,9 @@ MUTATIONS = (
     Mutation("gemm/drain.py", "Mux(ends, 0, place + 1)", "Mux(ends, 0, place)"),
     Mutation("gemm/weights.py", "scaling.eq(scales_left != 1)", "scaling.eq(0)"),
     Mutation("gemm/drain.py", "self.read_row.eq(Mux(turned, 0, row))", "self.read_row.eq(row)"),
-    Mutation(
-        "gemm/walk.py", "Mux(stepped, tiles_left == 3, tiles_left == 2)", "tiles_left == 2", SINGLE
-    ),
+    Mutation("gemm/walk.py", "Mux(stepped, near[1], near[0])", "near[0]", SINGLE),
+    Mutation("gemm/walk.py", "Mux(turned, job.near_k,", "Mux(0, job.near_k,", SINGLE),
+    Mutation("gemm/accumulators.py", "+ Cat(carry[col], term)", "+ Cat(C(0, 1), term)"),
     # Softmax engine.
     Mutation("arithmetic.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
     Mutation(
@@ -117,12 +117,10 @@ MUTATIONS = (
     Mutation("softmax/rows.py", "Mux(empty, 0, low - 1)", "low - 1", SOFTMAX),
     Mutation("softmax/rows.py", "reach.eq(reach + 1)", "reach.eq(reach + 2)", SOFTMAX),
     Mutation("softmax/rows.py", "lane <= row.last[", "lane < row.last[", SOFTMAX),
-    Mutation(
-        "softmax/rows.py",
-        "addr.eq(addr + self.stride)",
-        "addr.eq(addr)",
-        SOFTMAX,
-    ),
+    Mutation("arithmetic.py", "eq(low + amount[:half])", "eq(low)", SOFTMAX),
+    Mutation("softmax/reader.py", "some.eq(left != 0)", "some.eq(0)", SOFTMAX),
+    Mutation("softmax/reader.py", "eq(some & more)", "eq(some)", SOFTMAX_RTL),
+    Mutation("softmax/writer.py", "~stepped & ~settling", "~stepped", SOFTMAX_RTL),
     Mutation(
         "softmax/reader.py",
         "requests.i.valid.eq(described & ~row.words.empty)",
@@ -274,12 +272,12 @@ MUTATIONS = (
     ),
     # The overlay on an ECP5.
     Mutation("ecp5/memory.py", "outside.eq(addr[high:].any())", "outside.eq(0)", ECP5),
-    Mutation("ecp5/memory.py", "step.eq(~offered | leaving.i.ready)", "step.eq(1)", ECP5),
-    Mutation("ecp5/memory.py", "coming | offered | leaving.o.valid)", "coming | offered)", ECP5),
+    Mutation("ecp5/memory.py", "ask.eq(asking & results.room)", "ask.eq(asking)", ECP5),
+    Mutation("ecp5/memory.py", "(out.manager == index)", "(manager == index)", ECP5),
     Mutation(
         "ecp5/memory.py", "[memory.addr.eq(word), memory.en.eq(0)]", "memory.addr.eq(word)", ECP5
     ),
-    Mutation("ecp5/memory.py", "ready.eq(idle & ~earlier)", "ready.eq(idle)", ECP5),
+    Mutation("ecp5/memory.py", "Mux(idle & ~turn.any()", "Mux(idle", ECP5),
     Mutation("ecp5/bridge.py", "WORD_BYTES).eq(-1)", "WORD_BYTES).eq(1)", ECP5),
     Mutation("ecp5/bridge.py", "word.eq(word >> 8)", "word.eq(word >> 4)", ECP5),
     Mutation("ecp5/uart.py", "line & ~taken[0]", "~taken[0]", ECP5),

@@ -93,28 +93,30 @@ class AttentionPlanner(Component):
             *((job.query_tiles, words), (query_words, words)),
             *((value, config.attention_rows) for value in (job.value_blocks, value_words)),
         )
-        m.d.sync += beyond.eq(Cat(value > bound for value, bound in bounds))
+        # Sizes are looked at where they are: descriptors come from far.
+        limits = {"m": config.accumulator_rows, **dict.fromkeys(sizes, GEMM_MAX_K)}
+        came = {name: Signal.like(getattr(descriptor, name), reset_less=True) for name in limits}
+        m.d.sync += [
+            beyond.eq(Cat(value > bound for value, bound in bounds)),
+            wrong.eq(Cat(Cat(came[name] == 0, came[name] > limits[name]) for name in limits)),
+            bad_size.eq(wrong.any()),
+        ]
 
         with m.FSM():
             with m.State("TAKE"):
                 m.d.comb += self.descriptor.ready.eq(1)
-                limits = (
-                    (descriptor.m, config.accumulator_rows),
-                    *((getattr(descriptor, name), GEMM_MAX_K) for name in sizes),
-                )
                 m.d.sync += [
+                    *(one.eq(getattr(descriptor, name)) for name, one in came.items()),
                     *(
                         getattr(job, name).eq(getattr(descriptor, name))
                         for name in (*ADDRESSES, *STRIDES, "m", *sizes)
                     ),
-                    wrong.eq(Cat(Cat(value == 0, value > limit) for value, limit in limits)),
                     bad_format.eq(descriptor.out_format != Format.INT16),
                 ]
                 with m.If(self.descriptor.valid):
                     m.next = "BLOCKS"
             with m.State("BLOCKS"):
                 m.d.sync += [
-                    bad_size.eq(wrong.any()),
                     job.query_tiles.eq((job.k + (config.rows - 1)) >> rows_log2),
                     job.value_blocks.eq((job.d_v + (config.cols - 1)) >> cols_log2),
                     job.key_blocks.eq((job.n + (config.cols - 1)) >> cols_log2),

@@ -312,8 +312,9 @@ class ScoreStage(Component):
             read.addr.eq(delay(m, Cat(self.read_row, self.read_bank), 1, reset_less=True)),
             self.activations.eq(delay(m, read.data, SCRATCHPAD_LATENCY - 2, reset_less=True)),
         ]
-        block = late("block", at)
-        with m.If(write.en & late("last_row", at)):
+        # Who waits for it is far away.
+        block, complete = late("block", at + 1), delay(m, write.en & late("last_row", at), 1)
+        with m.If(complete):
             m.d.sync += self.probabilities_full.bit_select(block, 1).eq(1)
 
     def _align(self, m, late, octave, octave_after, probabilities, after):

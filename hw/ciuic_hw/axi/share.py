@@ -5,7 +5,7 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from ciuic.abi import OverlayConfig
 
-from ..streams import SkidBuffer
+from ..streams import SkidBuffer, delay
 from .ports import ReadPort, beat_layout
 
 __all__ = ["SharedRead"]
@@ -17,7 +17,8 @@ class SharedRead(Component):
     Members
     -------
     second : In(1)
-        The second engine has the port, else the first; constant while either has reads in flight.
+        The second engine has the port, else the first, from the next cycle on; constant while
+        either has reads in flight.
     port_0, port_1 : In(ReadPort)
         The engines' ports.
     port : Out(ReadPort)
@@ -33,11 +34,12 @@ class SharedRead(Component):
 
     def elaborate(self, platform):
         m = Module()
+        second = delay(m, self.second, 1)  # it comes from far
         m.d.comb += self.port.request.p.eq(
-            Mux(self.second, self.port_1.request.p, self.port_0.request.p)
+            Mux(second, self.port_1.request.p, self.port_0.request.p)
         )
         for index, user in enumerate((self.port_0, self.port_1)):
-            mine = self.second == index
+            mine = second == index
             m.submodules[f"data_{index}"] = data = SkidBuffer(beat_layout(self.config))
             connect(m, data.o, flipped(user.data))
             m.d.comb += [

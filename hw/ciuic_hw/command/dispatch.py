@@ -76,16 +76,20 @@ class Dispatch(Component):
         descriptor = self.fetched.p.descriptor
         # What a descriptor is, a cycle after it is there.
         checked, taken = Signal(), Signal()
-        engine = Signal(self.note.p.engine.shape())
-        status = Signal(8)
+        engine, its_engine = (Signal(self.note.p.engine.shape()) for _ in range(2))
+        status, good = Signal(8), Signal()  # why it is refused; it is not
         known, misaligned = Signal(), Signal()
         low = exact_log2(self.config.alignment)
         m.d.comb += misaligned.eq(Cat(getattr(descriptor, name)[:low] for name in ALIGNED).any())
-        m.d.sync += [checked.eq(self.fetched.valid & ~taken), status.eq(Status.PENDING)]
+        m.d.sync += [
+            checked.eq(self.fetched.valid & ~taken),
+            status.eq(Status.PENDING),
+            good.eq(known & ~self.fetched.p.error & ~misaligned),
+        ]
         with m.Switch(descriptor.opcode):
             for number, opcodes in enumerate(self.engines.values()):
                 with m.Case(*opcodes):
-                    m.d.comb += known.eq(1)
+                    m.d.comb += [known.eq(1), its_engine.eq(number)]
                     m.d.sync += engine.eq(number)
         with m.If(self.fetched.p.error):
             m.d.sync += status.eq(Status.READ_ERROR)
@@ -98,31 +102,29 @@ class Dispatch(Component):
         # it stays so: what it waits for only gets done.
         started, flying = Signal(32), Signal(32)
         working = Signal.like(engine)
-        free, good = Signal(), Signal()
-        idle, turn = Signal(), Signal()  # no engine works; what it waits for is done
+        # No engine works, or its own; what it waits for is done; descriptors may start at all.
+        idle, same, turn, open_ = Signal(), Signal(), Signal(), Signal()
         offered = Signal(len(self.engines))
         handed = Signal()
-        m.d.comb += [
-            good.eq(status == Status.PENDING),
-            free.eq(idle | (good & (engine == working))),
-        ]
         m.d.sync += [
+            same.eq(its_engine == working),
+            open_.eq(self.run & self.note.ready),
             flying.eq(started - self.completed),
             idle.eq(flying == 0),
             turn.eq((descriptor.after == 0) | (flying < descriptor.after)),
         ]
         due = Signal()
-        m.d.comb += due.eq(checked & ~taken & self.run & self.note.ready & free & turn)
-        m.d.sync += [
-            offered.eq(Mux(handed, 0, offered | Mux(due & good, 1 << engine, 0))),
-            taken.eq(handed | (due & ~good)),
-        ]
+        m.d.comb += due.eq(checked & ~taken & open_ & turn & (idle | (good & same)))
+        m.d.sync += taken.eq(handed | (due & ~good))
         for number, name in enumerate(self.engines):
             port = getattr(self, name)
             m.d.comb += [
                 port.p.eq(descriptor),
                 port.valid.eq(when_ready(m, offered[number], port)),
             ]
+            m.d.sync += offered[number].eq(
+                Mux(offered[number], ~port.valid, due & good & (engine == number))
+            )
         m.d.comb += [
             handed.eq(Cat(getattr(self, name).valid for name in self.engines).any()),
             self.fetched.ready.eq(taken),

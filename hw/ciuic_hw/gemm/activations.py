@@ -190,6 +190,9 @@ class ActivationLoader(Component):
                 self._stride[bank].eq(stride),
             ]
 
+        block_ends = Signal()  # blocks are counted a cycle later
+        with m.If(delay(m, block_ends, 1)):
+            m.d.sync += blocks_left.eq(blocks_left - 1)
         with m.FSM(name="request"):
             with m.State("IDLE"):
                 m.d.comb += self.job.ready.eq(1)
@@ -246,7 +249,8 @@ class ActivationLoader(Component):
                 ]
                 m.next = "SETTLE"
                 with m.If(last_part):
-                    m.d.sync += [offset.eq(0), k_left.eq(job.k), blocks_left.eq(blocks_left - 1)]
+                    m.d.comb += block_ends.eq(1)
+                    m.d.sync += [offset.eq(0), k_left.eq(job.k)]
                     with m.If(last_block):
                         m.next = "TURN"
             with m.State("TURN"):  # to the next tile

@@ -63,14 +63,20 @@ class ParameterLoader(Component):
         stepped = delay(m, asked, 1)  # the walk still shows the block
         moved = delay(m, asked | walk.start, 1)
         settled = Signal()  # the walk shows the place
-        m.d.sync += settled.eq(~moved)
+        addr = Signal.like(request.p.addr, reset_less=True)
+        nbytes = Signal.like(request.p.nbytes, reset_less=True)
+        m.d.sync += [
+            settled.eq(~moved),
+            addr.eq(job.p_addr + offset),
+            nbytes.eq(walk.columns << exact_log2(PARAMETERS.nbytes)),
+        ]
         m.d.comb += [
             self.job.ready.eq(~active),
             walk.job.eq(self.job.p),
             walk.start.eq(self.job.valid & self.job.p.parameters),
             request.valid.eq(active & settled & ~moved & (requested != 2)),
-            request.p.addr.eq(job.p_addr + offset),
-            request.p.nbytes.eq(walk.columns << exact_log2(PARAMETERS.nbytes)),
+            request.p.addr.eq(addr),
+            request.p.nbytes.eq(nbytes),
             asked.eq(request.valid & request.ready),
             walk.step.eq(asked),
         ]

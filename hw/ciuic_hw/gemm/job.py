@@ -51,6 +51,7 @@ def job_layout(config: OverlayConfig) -> data.StructLayout:
             "tile_m": range(config.accumulator_rows + 1),  # rows of A in a scratchpad bank
             "one_m": 1,  # a single tile along M
             "one_k": 1,  # and along K
+            "near_k": 2,  # two tiles along K; three
             "one_n": 1,  # and along N
             "sliced": 1,  # a single row is longer than a bank
             "w4": 1,
@@ -166,7 +167,11 @@ class JobPlanner(Component):
                 m.d.sync += [
                     fits[log2].eq(job.row_words << log2 <= words) for log2 in range(len(fits))
                 ]
-                m.d.sync += [job.one_k.eq(job.k_blocks == 1), job.one_n.eq(job.n_blocks == 1)]
+                m.d.sync += [
+                    job.one_k.eq(job.k_blocks == 1),
+                    job.near_k.eq(Cat(job.k_blocks == 2, job.k_blocks == 3)),
+                    job.one_n.eq(job.n_blocks == 1),
+                ]
                 m.next = "TILES"
             with m.State("TILES"):
                 m.d.sync += [job.tile_m.eq(1), job.sliced.eq(~fits[0])]

@@ -97,14 +97,18 @@ class TileWalk(Component):
         if self.along_k:
             # `step` comes late, so tiles are counted a cycle behind it.
             stepped, turned = delay(m, self.step, 1), delay(m, self.last_k, 1)
-            then_last_k = Mux(stepped, tiles_left == 3, tiles_left == 2)
+            near = Signal(2)  # two are left; three are
+            then_last_k = Mux(stepped, near[1], near[0])
             with m.If(self.step):
                 m.d.sync += [
                     self.first_k.eq(self.last_k),
                     self.last_k.eq(Mux(self.last_k, job.one_k, then_last_k)),
                 ]
             with m.If(stepped):
-                m.d.sync += tiles_left.eq(Mux(turned, job.k_blocks, tiles_left - 1))
+                m.d.sync += [
+                    tiles_left.eq(Mux(turned, job.k_blocks, tiles_left - 1)),
+                    near.eq(Mux(turned, job.near_k, Cat(near[1], tiles_left == 4))),
+                ]
         with m.If(outer):
             m.d.sync += [self.last_n.eq(then_last_n), blocks_left.eq(then_left)]
             with m.If(self.last_n):
@@ -125,6 +129,7 @@ class TileWalk(Component):
             if self.along_k:
                 m.d.sync += [
                     tiles_left.eq(self.job.k_blocks),
+                    near.eq(self.job.near_k),
                     self.first_k.eq(1),
                     self.last_k.eq(self.job.one_k),
                 ]

@@ -165,8 +165,12 @@ class WeightFeeder(Component):
         scales_left = Signal(range(scale_beats + 1), reset_less=True)
         scaling = Signal()  # some are left
         tiles_left = Signal(range(W4_GROUP // config.rows + 1))  # of the group
-        place, next_place = (Signal(range(config.tile_beats)) for _ in range(2))
+        place = Signal(range(config.tile_beats))
         last = Signal()
+
+        def is_last(place):
+            return place + step >= config.tile_beats
+
         turning = Signal()  # the walk goes on to the next block: a tile of one beat has to wait
         step = Signal(range(3))
         valid, take, weights = Signal(), Signal(), Signal()
@@ -187,11 +191,12 @@ class WeightFeeder(Component):
             finished.eq(walk.step & walk.last),
             self.job.ready.eq(~busy),
             walk.start.eq(self.job.valid),
-            next_place.eq(Mux(weights, Mux(last, 0, place + step), place)),
         ]
         m.d.sync += [
-            place.eq(next_place),
-            last.eq(next_place + step >= config.tile_beats),
+            place.eq(Mux(weights, Mux(last, 0, place + step), place)),
+            last.eq(
+                Mux(weights, Mux(last, is_last(0), is_last(place + step)), is_last(place)),
+            ),
             self.error.eq(take & Cat(port.p.error for port in ports).any()),
         ]
         if config.tile_beats == 1:
