@@ -75,16 +75,17 @@ def countdown(m: Module, number: Value, *, start: Value, step: Value) -> Value:
     counted a cycle behind it, and whether one step alone is left is known before it comes.
     """
     more, last, stepped = Signal(), Signal(), Signal()
+    near = Signal(2)  # two are left; three are
     left = Signal(number.shape(), reset_less=True)
     m.d.sync += stepped.eq(step)
     with m.If(start):
         m.d.sync += [more.eq(1), last.eq(number == 1)]
     with m.Elif(step):
-        m.d.sync += [more.eq(~last), last.eq(Mux(stepped, left == 3, left == 2))]
+        m.d.sync += [more.eq(~last), last.eq(Mux(stepped, near[1], near[0]))]
     with m.If(start):
-        m.d.sync += left.eq(number)
+        m.d.sync += [left.eq(number), near.eq(Cat(number == 2, number == 3))]
     with m.Elif(stepped):
-        m.d.sync += left.eq(left - 1)
+        m.d.sync += [left.eq(left - 1), near.eq(Cat(near[1], left == 4))]
     return more
 
 

@@ -18,7 +18,7 @@ from .axi.read import ReadChannel, connect_axi_read
 from .axi.share import SharedRead
 from .axi.write import WriteChannel, connect_axi_write
 from .command.complete import Complete
-from .command.dispatch import Dispatch
+from .command.dispatch import NOTES_WAITING, Dispatch
 from .command.fetch import Fetch
 from .control import ADDRESS_BITS, ControlRegisters
 from .copy import CopyEngine
@@ -47,7 +47,6 @@ READ_DEPTHS = {
     "weights": 512,
 }
 STRIPE_DEPTHS = {"weights": READ_DEPTHS["weights"]}  # of the ports that carry weights only
-NOTES = 4  # descriptors between dispatch and completion
 
 
 class Overlay(Component):
@@ -113,7 +112,9 @@ class Overlay(Component):
         writer = WriteChannel(config, write_ports)
         fetch, dispatch = Fetch(config), Dispatch(config, {name: OPCODES[name] for name in engines})
         complete = Complete(config, tuple(engines))
-        notes = SyncFIFOBuffered(width=Shape.cast(dispatch.note.p.shape()).width, depth=NOTES)
+        notes = SyncFIFOBuffered(
+            width=Shape.cast(dispatch.note.p.shape()).width, depth=NOTES_WAITING
+        )
         for port, channel in enumerate(readers):
             m.submodules[f"reader_{port}"] = reset(channel)
             axi = getattr(self, f"memory_{port}") if port else self.memory

@@ -22,7 +22,7 @@ RESULTS = {Format.Q0_16: np.uint16, Format.Q0_8: np.uint8}
 SCORES_AT, LENGTHS_AT, RESULTS_AT = 0x0, 0x70000, 0x80000
 SLOT_BYTES, LENGTHS_BYTES = 0x8000, 0x1000  # of operands in one of several slots
 UNTOUCHED = 0xA5
-PIPELINE_CYCLES = 100
+PIPELINE_CYCLES = 104
 DESCRIPTOR_CYCLES = 12
 EDGES = sorted({1, 2, CONFIG.lanes - 1, CONFIG.lanes, CONFIG.lanes + 1, 2 * CONFIG.lanes + 1})
 

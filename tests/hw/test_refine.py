@@ -80,12 +80,12 @@ def test_arrivals_add_up() -> None:
     timing = timed(placed.netlist)
     logic = 525 + delays.WIRE + 236
     assert [delays.wire(np.array(dx), np.array(dy)) for dx, dy in ((0, 0), (-3, 5), (10, 2))] == [
-        620,
-        620 + 8 * 95,
-        620 + 7 * 95 + 5 * 45,
+        670,
+        670 + 3 * 68 + 5 * 106,
+        670 + 5 * 68 + 5 * 44 + 2 * 106,
     ]
-    pair = logic + (620 + 7 * 95 + 5 * 45) + 236  # the flip-flop is behind its LUT in no time
-    reset = logic + (620 + 10 * 95 + 32 * 45) + 424
+    pair = logic + (670 + 5 * 68 + 5 * 44 + 2 * 106) + 236  # the flip-flop follows in no time
+    reset = logic + (670 + 5 * 68 + 5 * 44 + 5 * 106 + 27 * 53) + 424 - 160
     assert timing.paths().tolist() == [pair, reset]
     ways = timing.through(np.arange(len(placed.netlist.pin_net)))
     assert max(ways) == reset

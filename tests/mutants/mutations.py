@@ -101,7 +101,7 @@ MUTATIONS = (
     Mutation("gemm/walk.py", "Mux(turned, job.near_k,", "Mux(0, job.near_k,", SINGLE),
     Mutation("gemm/accumulators.py", "+ Cat(carry[col], term)", "+ Cat(C(0, 1), term)"),
     # Softmax engine.
-    Mutation("arithmetic.py", "Mux(stepped, left == 3, left == 2)", "left == 2", SOFTMAX_RTL),
+    Mutation("arithmetic.py", "Mux(stepped, near[1], near[0])", "near[0]", SOFTMAX_RTL),
     Mutation(
         "softmax/datapath.py", "one.ready.eq(rows.i.valid &", "one.ready.eq(one.valid &", SOFTMAX
     ),
@@ -144,7 +144,7 @@ MUTATIONS = (
         "pipe(less(one, other))",
         SOFTMAX,
     ),
-    Mutation("softmax/maximum.py", "fresh | less(", "less(", SOFTMAX),
+    Mutation("softmax/maximum.py", "pipe(fresh | less(", "pipe(less(", SOFTMAX),
     Mutation(
         "softmax/exponential.py",
         "delay(m, self.multiplier, 5,",
@@ -163,7 +163,7 @@ MUTATIONS = (
     Mutation(
         "softmax/exponential.py", "beyond | fine[numerics.SCALED_BITS :].any()", "beyond", SOFTMAX
     ),
-    Mutation("softmax/exponential.py", "Mux(final, 0, total)", "total", SOFTMAX),
+    Mutation("softmax/exponential.py", "Mux(final, 0, low_sum)", "low_sum", SOFTMAX),
     Mutation("softmax/exponential.py", "Mux(far, 0, table.value)", "table.value", SOFTMAX),
     Mutation("softmax/normalize.py", "Mux(final, half, reached[-1])", "reached[-1]", SOFTMAX),
     Mutation("softmax/normalize.py", "| (narrow & result[NARROW])", "| 0", SOFTMAX),

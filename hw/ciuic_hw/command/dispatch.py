@@ -12,7 +12,10 @@ from ..jobs import when_ready
 from ..layouts import DESCRIPTOR_LAYOUT
 from .fetch import FETCHED_LAYOUT
 
-__all__ = ["Dispatch", "note_layout"]
+__all__ = ["NOTES_WAITING", "Dispatch", "note_layout"]
+
+NOTES_WAITING = 4  # of descriptors between dispatch and completion
+FLYING_BITS = (2 * NOTES_WAITING + 8).bit_length()  # their number, with those on the way
 
 
 def note_layout(engines: int) -> data.StructLayout:
@@ -100,7 +103,7 @@ class Dispatch(Component):
 
         # Whose turn it is. `started` counts descriptors handed out. Once it is a descriptor's turn
         # it stays so: what it waits for only gets done.
-        started, flying = Signal(32), Signal(32)
+        started, flying = Signal(FLYING_BITS), Signal(FLYING_BITS)
         working = Signal.like(engine)
         # No engine works, or its own; what it waits for is done; descriptors may start at all.
         idle, same, turn, open_ = Signal(), Signal(), Signal(), Signal()
@@ -111,7 +114,11 @@ class Dispatch(Component):
             open_.eq(self.run & self.note.ready),
             flying.eq(started - self.completed),
             idle.eq(flying == 0),
-            turn.eq((descriptor.after == 0) | (flying < descriptor.after)),
+            turn.eq(
+                (descriptor.after == 0)
+                | descriptor.after[FLYING_BITS:].any()
+                | (flying < descriptor.after[:FLYING_BITS])
+            ),
         ]
         due = Signal()
         m.d.comb += due.eq(checked & ~taken & open_ & turn & (idle | (good & same)))

@@ -71,10 +71,14 @@ class WeightLoader(Component):
         for port in range(config.ports):
             request = getattr(self, f"request_{port}")
             stripe = Signal(config.address_bits, name=f"stripe_{port}", reset_less=True)
-            m.d.sync += stripe.eq(job.w_addr + port * job.w_stride)
+            addr = Signal(config.address_bits, name=f"addr_{port}", reset_less=True)
+            m.d.sync += [
+                stripe.eq(job.w_addr + port * job.w_stride),
+                addr.eq(stripe + offset),
+            ]
             m.d.comb += [
                 request.valid.eq(active & settled.all() & ~done[port]),
-                request.p.addr.eq(stripe + offset),
+                request.p.addr.eq(addr),
                 request.p.nbytes.eq(nbytes),
             ]
         with m.If(walk.start):

@@ -175,7 +175,7 @@ class RowSum(wiring.Component):
     @staticmethod
     def latency(lanes):
         """Return the cycles from the last word to the total."""
-        return exact_log2(lanes) + 3
+        return exact_log2(lanes) + 4
 
     def elaborate(self, platform):
         m = Module()
@@ -189,15 +189,27 @@ class RowSum(wiring.Component):
                 delay(m, one + other, 1, reset_less=True)
                 for one, other in zip(terms[::2], terms[1::2], strict=True)
             ]
-        depth = self.latency(self.lanes) - 1
-        taken = delay(m, self.taken, depth)
-        final = delay(m, self.final, depth)
-        running = Signal.like(self.total)
-        total = running + terms[0]
-        m.d.sync += self.valid.eq(taken & final)
-        m.d.comb += self.total.eq(delay(m, total[: len(running)], 1, reset_less=True))
+        depth = self.latency(self.lanes) - 2
+        taken, final = (delay(m, one, depth) for one in (self.taken, self.final))
+        # The upper half of the sum is a cycle behind the lower one, whose carry it needs.
+        half = len(self.total) // 2
+        term = Signal.like(self.total)
+        low, high = Signal(half), Signal(len(term) - half)
+        low_sum, high_sum = Signal(half + 1), Signal.like(high)
+        kept = delay(m, low_sum, 1, reset_less=True)
+        taken_above, final_above = delay(m, taken, 1), delay(m, final, 1)
+        above = Cat(kept[half], delay(m, term[half:], 1, reset_less=True))
+        m.d.comb += [
+            term.eq(terms[0]),
+            low_sum.eq(low + term[:half]),
+            high_sum.eq((Cat(C(1, 1), high) + above)[1:]),
+            self.valid.eq(delay(m, taken & final, 2)),
+            self.total.eq(delay(m, Cat(kept[:half], high_sum), 1, reset_less=True)),
+        ]
         with m.If(taken):
-            m.d.sync += running.eq(Mux(final, 0, total))
+            m.d.sync += low.eq(Mux(final, 0, low_sum))
+        with m.If(taken_above):
+            m.d.sync += high.eq(Mux(final_above, 0, high_sum))
         return m
 
     @staticmethod

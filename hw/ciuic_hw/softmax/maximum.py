@@ -57,7 +57,7 @@ class MaximumStage(wiring.Component):
     @property
     def latency(self):
         """Cycles from the last word to the maximum."""
-        return 2 * exact_log2(self.lanes) + 3
+        return 2 * exact_log2(self.lanes) + 6
 
     def elaborate(self, platform):
         m = Module()
@@ -77,9 +77,10 @@ class MaximumStage(wiring.Component):
         def pipe(value):
             return delay(m, value, 1, reset_less=True)
 
-        scores, inside, empty = pipe(self.i.payload), pipe(words.valid), pipe(row.empty)
+        scores, inside = pipe(self.i.payload), pipe(words.valid)
+        some = pipe(self.taken & ~row.empty)
         candidates = [
-            pipe(Mux(inside[lane] & ~empty, scores[lane], numerics.INT32_MIN))
+            pipe(Mux(inside[lane] & some, scores[lane], numerics.INT32_MIN))
             for lane in range(self.lanes)
         ]
         while len(candidates) > 1:  # compared in one cycle, chosen in the next
@@ -87,18 +88,18 @@ class MaximumStage(wiring.Component):
                 pipe(Mux(pipe(less(other, one)), pipe(one), pipe(other)))
                 for one, other in zip(candidates[::2], candidates[1::2], strict=True)
             ]
-        depth = self.latency - 1
-        taken = delay(m, self.taken, depth)
-        final = delay(m, self.row_end, depth)
-
-        running, largest = Signal(SCORE, reset_less=True), Signal(SCORE)
-        fresh = Signal(init=1)  # what comes is of another row than `running`
-        larger = fresh | less(running, candidates[0])
-        m.d.comb += [
-            largest.eq(Mux(larger, candidates[0], running)),
-            self.maximum.eq(pipe(largest)),
-        ]
-        m.d.sync += self.valid.eq(final)
+        # A word, or none, comes in every cycle: the larger one of it and the one before is compared
+        # with what was the largest two cycles ago, so that there is a cycle to choose, too.
+        word = candidates[0]
+        taken, final = (delay(m, one, self.latency - 4) for one in (self.taken, self.row_end))
+        fresh = Signal(init=1)  # nothing of the row came before
         with m.If(taken):
-            m.d.sync += [running.eq(largest), fresh.eq(final)]
+            m.d.sync += fresh.eq(final)
+        larger = pipe(fresh | less(pipe(word), word))
+        both = pipe(Mux(larger, pipe(word), delay(m, word, 2, reset_less=True)))
+        largest = Signal(SCORE, reset_less=True)
+        alone = delay(m, fresh | delay(m, fresh, 1), 2)  # nor before the word ahead of it
+        beyond = pipe(alone | less(largest, both))
+        m.d.sync += largest.eq(Mux(beyond, pipe(both), pipe(largest)))
+        m.d.comb += [self.maximum.eq(largest), self.valid.eq(delay(m, final, 4))]
         return m

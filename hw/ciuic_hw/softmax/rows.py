@@ -30,7 +30,7 @@ class RowLengths(wiring.Component):
         Strobe: begin with the first row of an operation.
     first, limit : In(range(max_row))
         Each less one: elements that the causal mask leaves of the first row, one more of each row
-        after it, and elements of a whole row.
+        after it, and elements of a whole row. They are there in the cycle before ``start``.
     listed : In(1)
         Rows also end where ``i`` says; constant from ``start`` on.
     i : In(stream)
@@ -57,6 +57,7 @@ class RowLengths(wiring.Component):
         step, known = Signal(), Signal()
         before_limit = Signal.like(reach)
         grows = Signal()  # the row after the next has more elements
+        first_grows = Signal()
         # A length beyond the longest row is as good as that of the longest.
         length = data.StructLayout({"low": len(reach), "beyond": 1})
         m.submodules.length = length = SkidBuffer(length)
@@ -77,11 +78,11 @@ class RowLengths(wiring.Component):
             known.eq(clipped.o.valid | ~self.listed),
             clipped.o.ready.eq(step & self.listed),
         ]
-        m.d.sync += before_limit.eq(self.limit - 1)
+        m.d.sync += [before_limit.eq(self.limit - 1), first_grows.eq(self.first != self.limit)]
         with m.If(self.start):
             m.d.sync += [
                 reach.eq(self.first),
-                grows.eq(self.first != self.limit),
+                grows.eq(first_grows),
                 self.o.valid.eq(0),
             ]
         with m.Elif(step):

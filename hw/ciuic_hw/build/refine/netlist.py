@@ -70,7 +70,7 @@ class Netlist:
                 here, ps = len(nets), delays.setup(cell, pin)
                 nets.append(net)
                 cells.append(number)
-                setups.append(NEVER if ps is None else float(ps))
+                setups.append(NEVER if ps is None else float(ps + delays.entry(cell, pin)))
                 fixed.append(self._in_place(net, pin))
                 self.inputs[number].append(here)
                 self.fanout[net].append(here)
