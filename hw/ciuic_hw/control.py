@@ -162,20 +162,22 @@ class ControlRegisters(Component):
             low, high = regs.counter(name)
             values[low] = getattr(self, f"count_{name}")[:32]
             values[high] = latched
-        read, reading, answering = Signal(), Signal(), Signal()
+        read, coming, reading, answering = Signal(), Signal(), Signal(), Signal()
+        addr = delay(m, bus.araddr[2:], 1, reset_less=True)  # it comes from far
         m.d.comb += [
-            read.eq(bus.arvalid & ~reading & ~answering & ~bus.rvalid),
+            read.eq(bus.arvalid & ~coming & ~reading & ~answering & ~bus.rvalid),
             bus.arready.eq(read),
             bus.rresp.eq(0),
         ]
         m.d.sync += [
-            reading.eq(read),
+            coming.eq(read),
+            reading.eq(coming),
             answering.eq(reading),
             bus.rvalid.eq(answering | bus.rvalid & ~bus.rready),
         ]
         chosen = {register: Signal(name=f"r_{register.name}") for register in values}
         for register, one in chosen.items():
-            m.d.sync += one.eq(bus.araddr[2:] == register.offset // 4)
+            m.d.sync += one.eq(addr == register.offset // 4)
         counting = {
             regs.counter(name)[0]: getattr(self, f"count_{name}")[32:] for name in regs.COUNTERS
         }

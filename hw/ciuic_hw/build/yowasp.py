@@ -21,7 +21,7 @@ __all__ = ["build", "constraints"]
 TOP = "ciuic_top"
 STEPS = ("netlist", "synthesis", "placement", "better places", "routing", "bitstream")
 CRYSTAL = "clk"  # the port
-ASKED = 0.93  # of the period, of paths with estimated wires; routed ones scatter by 200 ps
+ASKED = 0.87  # of the period, of paths with estimated wires; some routed ones are 0.8 ns longer
 
 
 def build(
