@@ -168,7 +168,7 @@ class Overlay(Component):
             complete.base.eq(control.completion_base),
             complete.log2.eq(control.ring_log2),
             complete.doorbell.eq(control.doorbell),
-            control.busy.eq(run & (complete.completed != control.doorbell)),
+            control.busy.eq(delay(m, run & (complete.completed != control.doorbell), 1)),
             control.halted.eq(complete.halted),
             control.code.eq(complete.code),
             control.completed.eq(complete.completed),

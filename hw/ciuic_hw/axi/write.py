@@ -141,6 +141,9 @@ class WriteChannel(Component):
             following.o.ready.eq(new_head),
         ]
         mine, active = Signal(len(datas)), Signal()  # whose burst it is, if there is one
+        # The same for data, whose many bits are elsewhere; synthesis does not make it one with
+        # `mine`, as its reset differs.
+        source = Signal(len(datas), init=1)
         draining = delay(m, self.drain, 1)  # it comes from far
         left = Signal(8)  # beats behind this one
         final, ends = Signal(), Signal()  # last beat of the burst, and of its request
@@ -151,7 +154,7 @@ class WriteChannel(Component):
         m.submodules.output = output = SkidBuffer(beat)
         taken = Signal()
         m.d.comb += [
-            output.i.p.data.eq(selected(mine, (port.p for port in datas))),
+            output.i.p.data.eq(selected(source, (port.p for port in datas))),
             output.i.p.strb.eq(Mux(draining, 0, Mux(final & ends, tail, -1))),
             output.i.p.last.eq(final),
             output.i.p.owner.eq(mine),
@@ -172,6 +175,7 @@ class WriteChannel(Component):
             m.d.sync += [
                 active.eq(following.o.valid),
                 mine.eq(Mux(following.o.valid, 1 << head.port, 0)),
+                source.eq(Mux(following.o.valid, 1 << head.port, 0)),
                 left.eq(head.len),
                 final.eq(head.len == 0),
                 ends.eq(head.last),
