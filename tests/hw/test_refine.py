@@ -211,6 +211,20 @@ def test_memories_change_places_or_go_to_free_ones() -> None:
     assert sites.bel(0) == "X8/Y46/EBR2"
 
 
+def test_multipliers_with_the_same_controls_change_places() -> None:
+    placed = Placed()
+    for bel, enable in (("X4/Y58/MULT18_0", 1), ("X8/Y34/MULT18_4", 1), ("X9/Y34/MULT18_5", 2)):
+        placed.add("MULT18X18D", bel, {"A0": placed.net(), "CLK0": CLOCK, "CE0": enable}, "P0")
+    placed.add("DP16KD", "X8/Y22/EBR2", {"ADB1": placed.net()}, "DOB0")
+    sites = Sites(placed.netlist)
+    assert not sites.shift([(0, 5, -24, 0), (2, -5, 24, 0)])  # their enables differ
+    assert not sites.shift([(0, 0, -24, 0)])  # none was there
+    assert not sites.shift([(0, 4, -36, 0), (3, -4, 36, 0)])  # that is a memory
+    assert sites.in_the_way(0, 4, -24, 0) == {1}
+    assert sites.shift([(0, 4, -24, 0), (1, -4, 24, 0)])
+    assert [sites.bel(cell) for cell in (0, 1)] == ["X8/Y34/MULT18_4", "X4/Y58/MULT18_0"]
+
+
 def anything(seed: int, cells: int = 250, side: int = 16) -> Placed:
     """Return a design of LUTs, flip-flops and both together, wired and placed at random."""
     chosen = random.Random(seed)

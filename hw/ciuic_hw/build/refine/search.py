@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .cost import SOFTNESS, Cost
 from .netlist import Netlist
-from .sites import HALVES, Sites
+from .sites import FREE, HALVES, Sites
 from .timing import Timing
 
 __all__ = ["Search"]
@@ -99,8 +99,9 @@ class Search:
 
     def _places(self, unit: int, column: int, row: int) -> tuple[Index, Index]:
         """Return tiles that may be good for a unit: here, where wires pull it, and on the way."""
-        if self.sites.memory[self.netlist.members[unit][0]]:
-            return np.nonzero(self.sites.memory_tiles)
+        block = self.sites.block[self.netlist.members[unit][0]]
+        if block != FREE:
+            return np.nonzero(self.sites.block_tiles[block])
         cells, weight = self.cost.pull(unit)
         if not len(cells):
             return np.array([], np.int64), np.array([], np.int64)
@@ -186,7 +187,7 @@ class Search:
         queue, seen, group = deque([unit]), {unit}, []
         while queue and len(group) < size:
             here = queue.popleft()
-            if not self.sites.movable(here) or self.sites.memory[n.members[here][0]]:
+            if not self.sites.movable(here) or self.sites.block[n.members[here][0]] != FREE:
                 continue
             group.append(here)
             for cell in n.members[here]:

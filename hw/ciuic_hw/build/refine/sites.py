@@ -4,13 +4,14 @@ A logic tile has four slices of two halves; each half has a place for a LUT and 
 The rules are those of nextpnr (``ecp5/arch_place.cc``, ``slices_compatible``).
 """
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
 
 from .netlist import Netlist
 
-__all__ = ["HALVES", "Sites"]
+__all__ = ["FREE", "HALVES", "Sites"]
 
 HALVES = 8  # of a tile's slices
 FF, RAMW = (
@@ -18,7 +19,8 @@ FF, RAMW = (
     2 * HALVES,
 )  # where flip-flops begin in a tile's places, and a RAM's write port is
 LOGIC = {"TRELLIS_COMB": 0, "TRELLIS_FF": FF, "TRELLIS_RAMW": RAMW}
-MEMORY = "DP16KD"
+MEMORY, MULTIPLIER = "DP16KD", "MULT18X18D"
+CONTROL = re.compile(r"(CLK|CE|RST)\d")  # pins that the multipliers of a DSP block may share
 FREE = -1
 
 Move = tuple[int, int, int, int]  # a unit; columns, rows and halves
@@ -27,7 +29,8 @@ Move = tuple[int, int, int, int]  # a unit; columns, rows and halves
 class Sites:
     """Places of cells; `x`, `y` and `z` (half of the tile's slices) hold them by cell.
 
-    Memories can be where a column and a row of them cross; other hard blocks stay where they are.
+    Memories can be where a column and a row of them cross, and multipliers where one was that has
+    the same clocks, enables and resets; other hard blocks stay where they are.
     """
 
     def __init__(self, netlist: Netlist) -> None:
@@ -35,25 +38,47 @@ class Sites:
         self.x, self.y, self.z = netlist.x.copy(), netlist.y.copy(), netlist.z.copy()
         kinds = netlist.kinds
         self._kind = [LOGIC.get(kind, 0) for kind in kinds]
-        self.memory = [kind == MEMORY for kind in kinds]
         self._rules()
         self._tiles: dict[tuple[int, int], list[int]] = {}
-        memories = [cell for cell, is_memory in enumerate(self.memory) if is_memory]
-        self._memory_bel = {int(self.x[c]): netlist.bels[c].split("/")[2] for c in memories}
-        for row in {int(self.y[cell]) for cell in memories}:
-            for column in self._memory_bel:
-                self._tiles[column, row] = [FREE]
+        shape = int(self.x.max()) + 1, int(self.y.max()) + 1
+        self._hard_blocks(shape)
         for cell, kind in enumerate(kinds):
-            if kind in LOGIC or kind == MEMORY:
+            if kind in LOGIC or self.block[cell] != FREE:
                 place = int(self.x[cell]), int(self.y[cell])
                 tile = self._tiles.setdefault(place, [FREE] * (RAMW + 1))
                 tile[self._kind[cell] + int(self.z[cell]) * (kind != "TRELLIS_RAMW")] = cell
-        shape = int(self.x.max()) + 1, int(self.y.max()) + 1
-        self.logic_tiles, self.memory_tiles = np.zeros(shape, bool), np.zeros(shape, bool)
-        for place, tile in self._tiles.items():
-            (self.memory_tiles if len(tile) == 1 else self.logic_tiles)[place] = True
+        self.logic_tiles = np.zeros(shape, bool)
+        for place in self._tiles.keys() - self._blocks.keys():
+            self.logic_tiles[place] = True
         self._movable: dict[int, bool] = {}
         self._step: dict[int, int] = {}
+
+    def _hard_blocks(self, shape: tuple[int, int]) -> None:
+        """Find places of hard blocks that can be moved, and number what can change places."""
+        self.block = [FREE] * len(self.netlist.cells)  # such a number, of each cell
+        self.block_tiles: list[np.ndarray] = []  # where those of a number can be
+        self._blocks: dict[tuple[int, int], int] = {}
+        self._block_bel: dict[tuple[int, int], str] = {}
+        numbers: dict[object, int] = {}
+        for cell, json in enumerate(self.netlist.cells):
+            if json["type"] in {MEMORY, MULTIPLIER}:
+                nets = sorted(json["connections"].items()) if json["type"] == MULTIPLIER else ()
+                controls = str([one for one in nets if CONTROL.fullmatch(one[0])])
+                self.block[cell] = numbers.setdefault((json["type"], controls), len(numbers))
+        for number in range(len(numbers)):
+            cells = [cell for cell, one in enumerate(self.block) if one == number]
+            places = {
+                (int(self.x[cell]), int(self.y[cell])): self.netlist.bels[cell].split("/")[2]
+                for cell in cells
+            }
+            if self.netlist.kinds[cells[0]] == MEMORY:
+                rows = {row for _, row in places}
+                places = {(column, row): bel for (column, _), bel in places.items() for row in rows}
+            tiles = np.zeros(shape, bool)
+            for place, bel in places.items():
+                self._tiles[place] = [FREE]
+                self._blocks[place], self._block_bel[place], tiles[place] = number, bel, True
+            self.block_tiles.append(tiles)
 
     def _rules(self) -> None:
         """Number what must be the same in a slice, and in a tile."""
@@ -79,12 +104,14 @@ class Sites:
                 self._carry[cell] = parameters.get("MODE") == "CCU2"
 
     def movable(self, unit: int) -> bool:
-        """Return whether a unit is of tiles' logic in one row, or a memory."""
+        """Return whether a unit is of tiles' logic in one row, or a block with others like it."""
         if unit not in self._movable:
             members = self.netlist.members[unit]
             kinds = {self.netlist.kinds[cell] for cell in members}
             rows = {int(self.y[cell]) for cell in members}
-            self._movable[unit] = len(rows) == 1 and (kinds <= LOGIC.keys() or kinds == {MEMORY})
+            self._movable[unit] = len(rows) == 1 and (
+                kinds <= LOGIC.keys() or (len(members) == 1 and self.block[members[0]] != FREE)
+            )
         return self._movable[unit]
 
     def step(self, unit: int) -> int:
@@ -95,7 +122,7 @@ class Sites:
             slices = {(column, half // 2) for column, half in halves}
             tied = any(
                 self._carry[cell]
-                or self.memory[cell]
+                or self.block[cell] != FREE
                 or self._mode(cell) in {"DPRAM", "RAMW_BLOCK"}
                 for cell in members
             )
@@ -125,8 +152,9 @@ class Sites:
         """Return which other units are where a unit would go; None if there are no such places."""
         found = set()
         for cell in self.netlist.members[unit]:
-            tile = self._tiles.get((int(self.x[cell]) + dx, int(self.y[cell]) + dy))
-            if tile is None or (len(tile) == 1) != self.memory[cell]:
+            place = int(self.x[cell]) + dx, int(self.y[cell]) + dy
+            tile = self._tiles.get(place)
+            if tile is None or self._blocks.get(place, FREE) != self.block[cell]:
                 return None
             other = tile[self._place(cell, int(self.z[cell]) + dz)]
             if other != FREE and self.netlist.unit[other] != unit:
@@ -153,7 +181,7 @@ class Sites:
 
     def _place(self, cell: int, z: int) -> int:
         kind = self._kind[cell]
-        return kind if kind == RAMW or self.memory[cell] else kind + z
+        return kind if kind == RAMW or self.block[cell] != FREE else kind + z
 
     def _lift(self, cell: int) -> None:
         tile = self._tiles[int(self.x[cell]), int(self.y[cell])]
@@ -166,14 +194,16 @@ class Sites:
     def _put(self, cell: int, x: int, y: int, z: int) -> bool:
         """Put a cell there if it may be there beside what is there already."""
         tile = self._tiles.get((x, y))
-        if tile is None or not 0 <= z < HALVES or (len(tile) == 1) != self.memory[cell]:
+        if tile is None or not 0 <= z < HALVES:
+            return False
+        if self._blocks.get((x, y), FREE) != self.block[cell]:
             return False
         if tile[self._place(cell, z)] != FREE:
             return False
         kind = self._kind[cell]
         if kind == FF and not self._ff_may(cell, tile, z):
             return False
-        if kind == 0 and not self.memory[cell] and not self._lut_may(cell, tile, z):
+        if kind == 0 and self.block[cell] == FREE and not self._lut_may(cell, tile, z):
             return False
         self._set(cell, x, y, z)
         return True
@@ -211,8 +241,8 @@ class Sites:
         """Return nextpnr's name of the place of a cell."""
         x, y, z = int(self.x[cell]), int(self.y[cell]), int(self.z[cell])
         kind = self.netlist.kinds[cell]
-        if kind == MEMORY:
-            return f"X{x}/Y{y}/{self._memory_bel[x]}"
+        if self.block[cell] != FREE:
+            return f"X{x}/Y{y}/{self._block_bel[x, y]}"
         if kind not in LOGIC:
             return self.netlist.bels[cell]
         if kind == "TRELLIS_RAMW":
