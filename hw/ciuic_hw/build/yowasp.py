@@ -132,7 +132,7 @@ def _refine(folder: Path, clock_hz: float) -> None:
 def _route(board: Board, folder: Path, clock_hz: float) -> tuple[tuple[Use, ...], Clock]:
     """Route what is placed; return what was used, and the timing."""
     options = [
-        *("--json", "refined.json", "--no-pack", "--router", "router1"),
+        *("--json", "refined.json", "--no-pack", "--router", "router1", "--seed", "1"),
         *("--report", "route.json", "--textcfg", "overlay.config"),
     ]
     _nextpnr(board, folder, clock_hz, options)
