@@ -25,7 +25,7 @@ ECP5 = BOARDS["ecp5-85f"]
 
 
 def everything() -> tuple[Module, list[Signal]]:
-    """Return a design with carry chains, wide muxes, LUT RAM, block RAM and a multiplier."""
+    """Return a design with carry chains, wide muxes, LUT RAM, block RAM and two multipliers."""
     m = Module()
     data, out = Signal(name="data"), Signal(name="out")
     shift, count, total = Signal(64), Signal(12), Signal(24)
@@ -36,6 +36,7 @@ def everything() -> tuple[Module, list[Signal]]:
     m.submodules.large = large = Memory(shape=16, depth=1024, init=[])
     factors, chosen = [], Signal()
     products = [Signal(32, name=f"product_{stage}", reset_less=True) for stage in range(3)]
+    others = [Signal(32, name=f"other_{stage}", reset_less=True) for stage in range(3)]
     for memory, domain in ((small, "comb"), (large, "sync")):
         write, read = memory.write_port(), memory.read_port(domain=domain)
         address = Signal.like(read.addr)
@@ -46,7 +47,8 @@ def everything() -> tuple[Module, list[Signal]]:
         m.d.sync += [held.eq(read.data), factors[-1].eq(held)]
     m.d.sync += [
         Cat(products).eq(Cat((factors[0] * factors[1])[:32], products)),
-        chosen.eq(Array(products[-1])[shift[:5]] ^ chosen),
+        Cat(others).eq(Cat((factors[0] * total[:16])[:32], others)),
+        chosen.eq(Array(products[-1])[shift[:5]] ^ Array(others[-1])[shift[5:10]] ^ chosen),
     ]
     with m.If(count[:4].all()):
         m.d.sync += out.eq(chosen)
@@ -158,6 +160,26 @@ def test_nextpnr_takes_the_places_and_finds_the_clock_faster(placed_by_nextpnr: 
     ]
     assert clocks[1] > clocks[0]
     assert 1e6 / clocks[1] == pytest.approx(last, rel=0.15)  # estimates are near what is routed
+
+
+@pytest.mark.rtl
+def test_nextpnr_takes_multipliers_that_changed_places(placed_by_nextpnr: Path) -> None:
+    design = json.loads((placed_by_nextpnr / "placed.json").read_text())
+    refine(design, 1e6)
+    cells = design["modules"]["top"]["cells"].values()
+    one, other = (cell["attributes"] for cell in cells if cell["type"] == "MULT18X18D")
+    one["NEXTPNR_BEL"], other["NEXTPNR_BEL"] = other["NEXTPNR_BEL"], one["NEXTPNR_BEL"]
+    route(placed_by_nextpnr, design, "changed")
+    before, after = (
+        settings(placed_by_nextpnr / f"{name}.config") for name in ("at-once", "changed")
+    )
+    assert before != after  # one has registers at both inputs, the other at one
+    assert all("MULT18" in line for line in before ^ after)
+    kept = [
+        sorted(re.sub(r".*MULT18_\d", "", line) for line in lines - others)
+        for lines, others in ((before, after), (after, before))
+    ]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.rtl
