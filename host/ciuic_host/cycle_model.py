@@ -25,13 +25,13 @@ from .memory_timing import MemoryTiming
 
 FETCH = 17  # from the doorbell to the start of a descriptor, around its beats
 COMPLETE = 23  # from the end of a descriptor to the interrupt, around the beats of its record
-SOFTMAX = 89  # around the stages of a softmax
+SOFTMAX = 92  # around the stages of a softmax
 SOFTMAX_READ = 8  # around the latency of its scores
 SOFTMAX_TREE = 4  # for each doubling of the lanes
 SOFTMAX_ROW = 6  # between the requests of the scores of two rows
 SOFTMAX_RESULT = 4  # between those of the results of two rows
 SOFTMAX_NEXT = 12  # from a softmax's last row to the next one's first
-ATTENTION = 82  # around the stages of an attention
+ATTENTION = 83  # around the stages of an attention
 ATTENTION_PHASE = 2  # between two phases of an attention
 ATTENTION_ROWS = 4  # between the requests of two queries, and between two blocks of columns
 ATTENTION_ROW_GAP = 2  # for each query of a job that follows none, beside its beats: one to three

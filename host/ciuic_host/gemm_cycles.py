@@ -278,8 +278,11 @@ class _Engine:
                                 ends = row == rows - 1 and done + now == beats
                                 yield Burst(job, now, use, chunk, ends)
 
-    def _all_weights(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the job, the beats, and the other beats that come along, of bursts of weights."""
+    def _all_weights(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield of bursts of weights the job, the beats, the other beats that come along, a pace.
+
+        That is how many cycles it is behind the last one: a block of columns is a request.
+        """
         page = PAGE_BYTES // self.config.bus_bytes
         for job, shape in enumerate(self.shapes):
             beats = shape.block_weights
@@ -287,12 +290,13 @@ class _Engine:
                 position = 0
                 for block in range(shape.n_blocks):
                     extra = shape.extra_reads(block, rows)
-                    left = beats
+                    left, pace = beats, REQUEST
                     while left:
                         # Weights lie at the beginning of a page, which no burst crosses.
                         now = min(MAX_BURST, left, page - position % page)
                         left, position = left - now, position + now
-                        yield job, now, 0 if left else extra
+                        yield job, now, 0 if left else extra, pace
+                        pace = BURST
 
     def _all_tiles(self) -> Iterator[Tile]:
         chunk = 0  # first of the tile of rows
@@ -343,7 +347,7 @@ class _Engine:
             free = max(free, released[burst.use - 2] if burst.use - 2 < len(released) else UNKNOWN)
         return max(self.available[burst.job], self.read_issued + REQUEST, free, self._outstanding())
 
-    def _weights_ready(self, job: int, beats: int, _extra: int) -> float:
+    def _weights_ready(self, job: int, beats: int, _extra: int, pace: int) -> float:
         room = self.weights_asked + beats - WEIGHTS_QUEUE
         free = 0.0
         if room > 0:
@@ -354,7 +358,7 @@ class _Engine:
                 self.consumed[tile] - self.consumed[tile - 1]
             )
             free = self.first[tile] + inside * (self.last[tile] - self.first[tile])
-        return max(self.available[job], self.weights_issued + BURST, free, self._outstanding())
+        return max(self.available[job], self.weights_issued + pace, free, self._outstanding())
 
     def _carry(self, beats: int, issued: float) -> float:
         """Return when the first beat of a burst is there."""
