@@ -22,6 +22,7 @@ from .memory_timing import MemoryTiming
 from .transport import PAGE_BYTES
 
 SLAB_WORDS = 16  # of activations, of every row at a time
+WORDS_AHEAD = 2  # of the one that the array takes must be there
 ACTIVATIONS_QUEUE, WEIGHTS_QUEUE, OTHERS_QUEUE = 128, 512, 32  # beats
 MAX_BURST = 256  # beats
 REQUEST = 6  # cycles between two requests of a port
@@ -308,7 +309,10 @@ class _Engine:
             for number, rows in enumerate(shape.tiles):
                 for block in range(shape.n_blocks):
                     for k in range(shape.k_blocks):
-                        part = k // per_word // words
+                        word = k // per_word
+                        if not shape.sliced:  # words ahead must be there, too
+                            word = min(word + WORDS_AHEAD, shape.row_words - 1)
+                        part = word // words
                         last_k = k == shape.k_blocks - 1
                         if shape.sliced:
                             releases = last_k or (k + 1) // per_word // words != part
