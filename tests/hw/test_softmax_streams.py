@@ -177,7 +177,7 @@ def test_row_lengths_are_those_of_mask_and_list(
 
     async def producer(ctx: Any) -> None:
         source = np.random.default_rng(1)
-        await ctx.tick().repeat(2)
+        await ctx.tick().repeat(3)
         for length in lengths if listed else []:
             await offer(ctx, dut.i, length, source, pause)
 
@@ -186,6 +186,7 @@ def test_row_lengths_are_those_of_mask_and_list(
         ctx.set(dut.first, first)
         ctx.set(dut.limit, limit)
         ctx.set(dut.listed, listed)
+        await ctx.tick()
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)

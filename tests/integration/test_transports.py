@@ -264,7 +264,11 @@ def cycle_error(pair: tuple[Overlay, Overlay]) -> float:
 
 @pytest.mark.rtl
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (1, 576, 192), (2, 300, 64), (8, 64, 64), (64, 64, 64), (100, 200, 100)]
+    "shape",
+    [
+        *((1, 1, 1), (1, 576, 192), (2, 300, 64), (8, 64, 64), (64, 64, 64), (100, 200, 100)),
+        *((17, 577, 1), (3, 1, 577), (17, 3, 577)),  # bursts of operands in an order that matters
+    ],
 )
 def test_the_emulated_cycles_of_a_gemm_are_those_of_the_rtl(
     pair: tuple[Overlay, Overlay], rng: np.random.Generator, shape: tuple[int, int, int]
