@@ -14,6 +14,13 @@ from ciuic_hw.arithmetic import add, count, countdown, highest, less, total
 BITS = 6
 
 
+def simulate(m: Module, testbench: Any) -> None:
+    simulator = Simulator(m)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
 @pytest.mark.rtl
 @pytest.mark.parametrize("seed", range(3))
 def test_a_count_is_right_from_the_second_cycle_behind_a_step(seed: int) -> None:
@@ -39,10 +46,7 @@ def test_a_count_is_right_from_the_second_cycle_behind_a_step(seed: int) -> None
                 await ctx.tick()
                 assert ctx.get(counted) == now
 
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    simulate(m, testbench)
     assert max(expected) == (1 << BITS) - 1  # it wrapped
 
 
@@ -66,10 +70,7 @@ def test_a_sum_comes_two_cycles_later(seed: int) -> None:
             if len(sums) > 1:
                 assert ctx.get(summed) == sums[-2], f"seed {seed}"
 
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    simulate(m, testbench)
 
 
 @pytest.mark.rtl
@@ -101,10 +102,7 @@ def test_a_total_is_right_from_the_second_cycle_behind_a_step(seed: int) -> None
                 if not stepping:  # look once a step has settled
                     assert ctx.get(summed) == expected, f"seed {seed}"
 
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    simulate(m, testbench)
 
 
 @pytest.mark.rtl
@@ -137,10 +135,7 @@ def test_a_countdown_ends_with_its_last_step(seed: int) -> None:
                 await ctx.tick()
                 assert not ctx.get(more), f"seed {seed}"
 
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
+    simulate(m, testbench)
 
 
 def test_less_and_highest_for_all_values() -> None:

@@ -15,6 +15,7 @@ from amaranth.sim import Simulator
 from ciuic_hw.softmax.gearbox import Gearbox
 from ciuic_hw.softmax.maximum import MaximumStage
 from ciuic_hw.softmax.rows import RowAddresses, RowLengths, RowWords
+from ciuic_hw.softmax.writer import RowWriter
 from ciuic_hw.streams import PipelineFifo, delay
 
 from ciuic.abi import OverlayConfig, numerics
@@ -286,3 +287,30 @@ def test_maximum_stage_finds_the_largest_valid_score(lanes: int, pause: float) -
 
     simulate(dut, producer, rows, room, monitor)
     assert found == [max([low, *row[:length]]) for row, length in zip(scores, lengths, strict=True)]
+
+
+def test_rows_that_wait_are_requested_where_they_are() -> None:
+    """Rows of a job may have begun before it: then requests come as fast as addresses do."""
+    config = OverlayConfig(name="test", rows=8, cols=8)
+    dut = RowWriter(config)
+    job = {"addr": 0xFFF0, "stride": 8, "rows": 6, "nbytes": 8, "runs": 1, "status": 0}
+    found: list[int] = []
+
+    async def testbench(ctx: Any) -> None:
+        ctx.set(dut.row_begin, 1)
+        await ctx.tick().repeat(job["rows"])
+        ctx.set(dut.row_begin, 0)
+        ctx.set(dut.job.payload, job)
+        ctx.set(dut.job.valid, 1)
+        ctx.set(dut.write.request.ready, 1)
+        await ctx.tick()
+        ctx.set(dut.job.valid, 0)
+        for _ in range(60):
+            *_, valid, request = await ctx.tick().sample(
+                dut.write.request.valid, dut.write.request.payload
+            )
+            if valid:
+                found.append(request.addr)
+
+    simulate(dut, testbench)
+    assert found == [job["addr"] + row * job["stride"] for row in range(job["rows"])]

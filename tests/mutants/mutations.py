@@ -9,6 +9,7 @@ SINGLE = "sim/benches/test_gemm.py::test_gemm_engine[one-beat-tiles]"
 OVERLAY = "sim/benches/test_overlay.py"
 SOFTMAX = "tests/hw/test_softmax_engine.py"
 SOFTMAX_STAGES = "tests/hw/test_softmax_pipelines.py"
+SOFTMAX_STREAMS = "tests/hw/test_softmax_streams.py"
 SOFTMAX_RTL = "sim/benches/test_softmax.py::test_softmax_engine[lanes-4]"
 SOFTMAX_WIDE = "sim/benches/test_softmax.py::test_softmax_engine[lanes-16-wide-bus]"
 ATTENTION = "sim/benches/test_attention.py::test_attention_engine[plain]"
@@ -17,7 +18,7 @@ ZYNQ_RTL = "sim/benches/test_zynq.py"
 ECP5 = "tests/hw/test_ecp5.py"
 CHANNELS = "tests/hw/test_axi_channels.py"
 BENCHES = (
-    *(GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_STAGES, SOFTMAX_RTL, SOFTMAX_WIDE),
+    *(GEMM, SINGLE, OVERLAY, SOFTMAX, SOFTMAX_STAGES, SOFTMAX_STREAMS, SOFTMAX_RTL, SOFTMAX_WIDE),
     *(ATTENTION, ZYNQ, ZYNQ_RTL, ECP5, CHANNELS),
 )
 # An engine that hangs makes every test wait for its own limit, so only these run on a mutation.
@@ -27,6 +28,7 @@ TESTS = {
     OVERLAY: ".*",
     SOFTMAX: "",  # in Amaranth's simulator; stops at the first test that fails
     SOFTMAX_STAGES: "",
+    SOFTMAX_STREAMS: "",
     **{SOFTMAX_RTL: ".*", SOFTMAX_WIDE: ".*"},
     ATTENTION: "bad_desc|corners|rows_see|slowly|chained_heads",
     ZYNQ: "",
@@ -121,6 +123,7 @@ MUTATIONS = (
     Mutation("arithmetic.py", "eq(low + amount[:half])", "eq(low)", SOFTMAX),
     Mutation("softmax/reader.py", "some.eq(left != 0)", "some.eq(0)", SOFTMAX),
     Mutation("softmax/reader.py", "eq(some & more)", "eq(some)", SOFTMAX_WIDE),
+    Mutation("softmax/writer.py", "~stepped & ~settling", "~stepped", SOFTMAX_STREAMS),
     Mutation(
         "softmax/reader.py",
         "requests.i.valid.eq(described & ~row.words.empty)",
